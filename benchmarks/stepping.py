@@ -1,0 +1,203 @@
+"""Seconds of single training steps, as the product takes them: a cohort through `fit`, and a cell through pyvene."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import torch
+
+from workers.alignment import Column
+from workers.cell import Cohort, JobCell, Stream
+from workers.checkpoint import CheckpointFile
+from workers.engine.base import AbstractEngine
+from workers.engine.reference import ReferenceEngine
+from workers.engine.suffix import SuffixEngine
+from workers.methods.base import FitContext, rows_of, to_device
+from workers.methods.boundless_das import fit
+from workers.methods.settings import method_settings
+from workers.models import LanguageModel
+from workers.pairs import PairSet
+
+Point = tuple[int, int]  # layer, position
+N_WARM_UP: Final = 1  # steps at the beginning that do not count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """One step: elapsed seconds, and seconds of the processor, which other programs on the machine hardly touch."""
+
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(slots=True)
+class StepClock:
+    """A monitor that takes the time of each step, and the share of each phase."""
+
+    device: torch.device
+    steps: list[StepTime] = field(default_factory=list)
+    phases_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _marks: list[tuple[float, float]] = field(default_factory=list)
+
+    def mark(self) -> None:
+        """A step ends here."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._marks.append((time.perf_counter(), time.process_time()))
+        if len(self._marks) > 1:
+            (wall, cpu), (wall_now, cpu_now) = self._marks[-2:]
+            self.steps.append(StepTime(wall_s=wall_now - wall, cpu_s=cpu_now - cpu))
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = self._now()
+        yield
+        if len(self._marks) > N_WARM_UP:
+            self.phases_s[name] += self._now() - started
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+    def advance(self, *, cell_steps: int, pairs: int) -> None:
+        self.mark()
+
+    def resumed(self, *, cell_steps: int) -> None:
+        self.mark()
+
+    def checkpoint_due(self) -> bool:
+        return False
+
+    def checkpoint_written(self, seconds: float) -> None: ...
+
+    def report(self, metrics: Mapping[str, float]) -> None: ...
+
+    @property
+    def measured(self) -> list[StepTime]:
+        """The steps after the warm-up."""
+        return self.steps[N_WARM_UP:]
+
+
+def make_cohort(points: Sequence[Point], engine: str, batch_size: int) -> Cohort:
+    """A cohort of Boundless DAS cells with the paper's settings, one epoch."""
+    stream = Stream(
+        model={},
+        task={},
+        hypothesis="benchmark",
+        seed=1,
+        data={},
+        method=method_settings("boundless_das", {"epochs": 1, "batch_size": batch_size}),
+        engine=engine,
+    )
+    cells = tuple(
+        JobCell(key=f"{layer}.{position}", layer=layer, position=position, token="") for layer, position in points
+    )
+    return Cohort(experiment="benchmark", stream=stream, cells=cells)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A short training: its clock, and what came out."""
+
+    clock: StepClock
+    columns: list[Column]
+    engine: AbstractEngine
+
+
+def time_fit(
+    model: LanguageModel,
+    pairs: PairSet,
+    points: Sequence[Point],
+    engine_name: str,
+    *,
+    batch_size: int,
+    micro_batch: int = 0,
+    variables: tuple[str, ...] = ("P",),
+) -> Fitted:
+    """A training of the cells at `points`, one step for each batch in `pairs`."""
+    clock, cohort = StepClock(model.device), make_cohort(points, engine_name, batch_size)
+    engine: AbstractEngine = ReferenceEngine(model)
+    if engine_name == "suffix":
+        prefix_P = torch.from_numpy(pairs.base_BT[0, : pairs.n_common_prefix]).to(model.device)
+        engine = SuffixEngine(model, layers=[layer for layer, _ in points], prefix_P=prefix_P)
+    with TemporaryDirectory() as folder:
+        context = FitContext(
+            cohort=cohort,
+            engine=engine,
+            hidden_size=model.hidden_size,
+            variables=variables,
+            train=pairs,
+            validation=pairs,
+            device=model.device,
+            micro_batch=micro_batch or batch_size,
+            checkpoint=CheckpointFile(Path(folder), cohort.key(), "benchmark-0001"),
+            monitor=clock,
+        )
+        return Fitted(clock=clock, columns=fit(context), engine=engine)
+
+
+def time_pyvene(
+    model: LanguageModel, pairs: PairSet, point: Point, *, batch_size: int, micro_batch: int = 0
+) -> StepClock:
+    """The clock of a training of one cell by pyvene, as its Boundless DAS tutorial writes it."""
+    import pyvene
+
+    layer, position = point
+    config = pyvene.IntervenableConfig(
+        model_type=type(model.model),
+        representations=[pyvene.RepresentationConfig(layer, "block_output", "pos", 1)],
+        intervention_types=pyvene.BoundlessRotatedSpaceIntervention,
+    )
+    intervenable = pyvene.IntervenableModel(config, model.model)
+    intervention: Any = next(iter(intervenable.interventions.values())).to(model.device)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": intervention.rotate_layer.parameters(), "lr": 1e-3},
+            {"params": [intervention.intervention_boundaries], "lr": 1e-2},
+        ]
+    )
+    batches = to_device(pairs, model.device)
+    clock = StepClock(model.device)
+    clock.mark()
+    for start in range(0, len(pairs), batch_size):
+        intervention.set_temperature(torch.tensor(50.0, device=model.device))
+        for first in range(start, start + batch_size, micro_batch or batch_size):
+            part = rows_of(batches, first, first + (micro_batch or batch_size))
+            _, output = intervenable(
+                {"input_ids": part.base_BT}, [{"input_ids": part.source_BT}], {"sources->base": position}
+            )
+            loss = torch.nn.functional.cross_entropy(output.logits[:, -1].float(), part.label_B)
+            loss = loss + intervention.intervention_boundaries.sum()
+            (loss * len(part) / batch_size).backward()
+        optimizer.step()
+        intervenable.set_zero_grad()
+        clock.mark()
+    return clock
+
+
+def largest_that_fits(run: Callable[[int], StepClock], batch_size: int) -> tuple[StepClock, int]:
+    """The clock of `run(micro_batch)` with the largest micro-batch that memory allows, and that size."""
+    micro_batch = batch_size
+    while True:
+        try:
+            return run(micro_batch), micro_batch
+        except torch.OutOfMemoryError:
+            if micro_batch == 1:
+                raise
+            micro_batch //= 2
+        torch.cuda.empty_cache()
+
+
+def median_of(times: Sequence[StepTime], what: str) -> float:
+    """The median step's `wall_s` or `cpu_s`."""
+    return statistics.median(getattr(step, what) for step in times)

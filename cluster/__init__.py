@@ -1,0 +1,1 @@
+"""Where jobs run: this machine, SLURM, Ray. Knows nothing of cells."""

@@ -1,0 +1,153 @@
+"""The seam to the places where jobs run. A backend knows commands, GPUs and folders; it knows nothing of cells.
+
+Errors, by what the caller does next:
+
+    ClusterError
+    |- ClusterUsageError      the spec or the machine must be mended (message says what and how); nothing was submitted
+    |- ClusterUnavailable     the scheduler did not answer: ask again later; says nothing about any job
+    `- SubmissionIncomplete   some jobs were accepted; `.handles` names them
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class ClusterError(Exception):
+    """Root of what a backend raises."""
+
+
+class ClusterUsageError(ClusterError):
+    """The request or the machine must be mended first; nothing was submitted."""
+
+
+class ClusterUnavailable(ClusterError):
+    """The scheduler did not answer. That says nothing about a job."""
+
+
+class SubmissionIncomplete(ClusterError):
+    """Only some jobs were accepted: `handles` maps their names to the scheduler's ids."""
+
+    def __init__(self, message: str, handles: Mapping[str, str]) -> None:
+        super().__init__(message, handles)
+        self.message = message
+        self.handles = dict(handles)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class JobState(StrEnum):
+    """What the scheduler says of a job. A job that it does not know (any more) is UNKNOWN, never FAILED."""
+
+    PENDING = "PENDING"
+    HELD = "HELD"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMEOUT = "TIMEOUT"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    NODE_FAIL = "NODE_FAIL"
+    PREEMPTED = "PREEMPTED"
+    UNKNOWN = "UNKNOWN"
+
+    def is_active(self) -> bool:
+        """The job waits or runs."""
+        return self in (JobState.PENDING, JobState.HELD, JobState.RUNNING)
+
+    def is_finished(self) -> bool:
+        """The job has ended and will not run again by itself."""
+        return not self.is_active() and self is not JobState.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """What to run: a command on `n_gpus` GPUs in a process of its own, its output appended to `log`.
+
+    `argv` ends with exit code 75 (EX_TEMPFAIL) when it was interrupted and wrote a checkpoint: the same command goes
+    on. It reads CAUSALSWEEP_BACKEND, _SCHEDULER_JOB_ID, _NODE and _DEADLINE (Unix seconds) from its environment.
+    """
+
+    name: str  # unique in the sweep
+    label: str  # for people
+    argv: tuple[str, ...]
+    log: Path
+    time_s: float  # the planner's upper estimate
+    n_gpus: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """What the scheduler says of one handle now."""
+
+    state: JobState
+    detail: str = ""  # the scheduler's own word for the state, and its reason of waiting
+    node: str = ""
+    gpu: str = ""  # CUDA_VISIBLE_DEVICES on that node, where known
+    elapsed_s: float = 0.0
+    restarts: int = 0
+
+
+class Control(StrEnum):
+    """What can be done to jobs that are already submitted."""
+
+    CANCEL = "cancel"  # SIGTERM, a checkpoint, then the end
+    KILL = "kill"  # at once
+    HOLD = "hold"
+    RELEASE = "release"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of `doctor`: what was looked at, what was found, and the remedy where it will hurt."""
+
+    check: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+class AbstractCluster(ABC):
+    """A place to run jobs. Every backend passes tests/contract/test_cluster.py.
+
+    A backend is made from the sweep's folder and its options, keeps its own files under `folder/cluster/`, and can be
+    made again at any time, in any process that sees the folder.
+    """
+
+    watch: tuple[str, ...] = ()  # lines for people: where else to look on while the jobs run
+
+    @abstractmethod
+    def submit(self, requests: Sequence[JobRequest], *, token: str) -> dict[str, str]:
+        """The scheduler's id of each request by name. Nothing of the caller's need keep running.
+
+        `token` is unique to this call; a call repeated with the same token submits nothing twice, also when the first
+        one died or timed out half-way. Raises: ClusterUsageError, ClusterUnavailable, SubmissionIncomplete.
+        """
+
+    @abstractmethod
+    def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
+        """The state of each handle, by a number of calls to the scheduler that does not grow with the handles.
+
+        A handle that the scheduler does not show is UNKNOWN. Raises: ClusterUnavailable.
+        """
+
+    @abstractmethod
+    def control(self, handles: Sequence[str], action: Control) -> None:
+        """Do `action` to each handle that is still active; the others are left alone.
+
+        Raises: ClusterUnavailable, ClusterUsageError (the backend cannot do it).
+        """
+
+    @abstractmethod
+    def limit(self, n_jobs: int | None) -> None:
+        """Let at most `n_jobs` of this sweep's jobs run at once from now on (None: as many as fit)."""
+
+    @abstractmethod
+    def doctor(self) -> list[Finding]:
+        """What this backend allows and what will hurt, each with its remedy."""

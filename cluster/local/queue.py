@@ -1,0 +1,225 @@
+"""The local backend's files, all below `folder/cluster/local/`, and what they say of a job.
+
+    queue/TOKEN.json    one call of submit: its requests in order         written once, by the caller
+    orders/HANDLE.json  what the user wants of a job: cancel, hold, ...   written by the callers of control
+    runs/HANDLE.json    who runs it, where, since when, how it ended      written by the job's runner alone
+    settings.json       workers and devices                               written by the callers of submit
+    limit.json          at most so many at once                           written by the callers of limit
+    dispatcher.json     who starts the waiting jobs                       written by the dispatcher that holds the lock
+
+A handle is `TOKEN.INDEX`. A job is claimed by creating its run record, which only one process can.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cluster.backend import Control, JobRequest, JobState, JobStatus
+from cluster.files import create_json, get_json, put_json
+from cluster.process import ProcessId, exit_text, request_from_json, request_to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How many jobs run side by side, and the GPUs that they share (none: no GPU is assigned)."""
+
+    workers: int
+    devices: tuple[str, ...] = ()
+
+    def gpus(self, slots: tuple[int, ...]) -> str:
+        """CUDA_VISIBLE_DEVICES of a job in these slots; empty where there are no devices."""
+        return ",".join(dict.fromkeys(self.devices[slot % len(self.devices)] for slot in slots)) if self.devices else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What a job's runner wrote down. Times are Unix seconds; `ended` is 0.0 while it runs."""
+
+    runner: ProcessId
+    slots: tuple[int, ...]
+    gpu: str
+    started: float
+    child: ProcessId | None = None
+    restarts: int = 0
+    ended: float = 0.0
+    exit_code: int = 0  # as in Popen.returncode
+    cancelled: bool = False
+    error: str = ""  # why the command could not be started
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> RunRecord:
+        """The record that `asdict` and JSON made."""
+        child = ProcessId(**raw["child"]) if raw["child"] else None
+        runner = ProcessId(**raw["runner"])
+        return cls(**{**raw, "runner": runner, "child": child, "slots": tuple(raw["slots"])})
+
+    def is_running(self) -> bool:
+        """Whether it occupies its slots: not ended, and the runner or the command itself lives here."""
+        return not self.ended and (self.runner.is_alive() or (self.child is not None and self.child.is_alive()))
+
+    def status(self) -> JobStatus:
+        """What the record, and a look at the processes that it names, say of the job."""
+        state, detail = self._state()
+        return JobStatus(
+            state=state,
+            detail=detail,
+            node=self.runner.host,
+            gpu=self.gpu,
+            elapsed_s=(self.ended or time.time()) - self.started,
+            restarts=self.restarts,
+        )
+
+    def _state(self) -> tuple[JobState, str]:
+        if self.ended:
+            if self.exit_code == 0 and not self.error and not self.cancelled:
+                return JobState.COMPLETED, ""
+            state = JobState.CANCELLED if self.cancelled else JobState.FAILED
+            return state, self.error or exit_text(self.exit_code)
+        if not self.runner.is_here():
+            return JobState.UNKNOWN, f"it was started on {self.runner.host}; ask there"
+        if self.is_running():
+            return JobState.RUNNING, ""
+        if self.runner.boot != ProcessId.boot_id():
+            return JobState.NODE_FAIL, "this machine was restarted while it ran"
+        return JobState.FAILED, "its processes are gone and left no exit code: killed from outside"
+
+
+class Queue:
+    """The files of one sweep's local backend. Creating the object touches nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "cluster" / "local"
+        self._batches: dict[str, list[JobRequest]] = {}  # a batch never changes once it is written
+
+    @cached_property
+    def lock(self) -> Path:
+        """Held by the dispatcher while it works."""
+        return self.root / "dispatcher.lock"
+
+    @cached_property
+    def log(self) -> Path:
+        """What the dispatchers and runners themselves have to say."""
+        return self.root / "dispatcher.log"
+
+    # ------------------------------------------------------------------ what callers write
+
+    def add(self, token: str, requests: list[JobRequest], settings: Settings) -> None:
+        """Queue the requests, unless this token did so before."""
+        put_json(self.root / "settings.json", asdict(settings))
+        value = {"requests": [request_to_json(request) for request in requests]}
+        create_json(self.root / "queue" / f"{token}.json", value)
+
+    def give_order(self, handle: str, action: Control) -> None:
+        """Write down what is wanted of a job; the last order counts."""
+        put_json(self.root / "orders" / f"{handle}.json", {"action": action})
+
+    def set_limit(self, n_jobs: int | None) -> None:
+        """Write down how many jobs may run at once."""
+        put_json(self.root / "limit.json", {"n_jobs": n_jobs})
+
+    # ------------------------------------------------------------------ what the dispatcher and the runners write
+
+    def announce_dispatcher(self, dispatcher: ProcessId) -> None:
+        """Write down who starts the waiting jobs."""
+        put_json(self.root / "dispatcher.json", asdict(dispatcher))
+
+    def claim(self, handle: str, record: RunRecord) -> bool:
+        """Whether the job is the caller's to run: true for one caller, ever."""
+        return create_json(self._run(handle), asdict(record))
+
+    def put_run(self, handle: str, record: RunRecord) -> None:
+        """Replace the record of a job that the caller has claimed."""
+        put_json(self._run(handle), asdict(record))
+
+    # ------------------------------------------------------------------ what they say
+
+    def has_dispatcher(self) -> bool:
+        """Whether somebody is there to start what waits."""
+        raw = get_json(self.root / "dispatcher.json")
+        return raw is not None and ProcessId(**raw).is_alive()
+
+    def has_settings(self) -> bool:
+        """Whether anything was ever submitted here."""
+        return (self.root / "settings.json").exists()
+
+    def settings(self) -> Settings:
+        """The settings of the latest submission."""
+        raw = get_json(self.root / "settings.json")
+        return Settings(workers=raw["workers"], devices=tuple(raw["devices"]))
+
+    def limit(self) -> int | None:
+        """How many jobs may run at once now, None where nobody said."""
+        raw = get_json(self.root / "limit.json")
+        return raw["n_jobs"] if raw else None
+
+    def batch(self, token: str) -> list[JobRequest]:
+        """The requests of one submission, none where there was no such."""
+        if token not in self._batches:
+            raw = get_json(self.root / "queue" / f"{token}.json")
+            if raw is None:
+                return []
+            self._batches[token] = [request_from_json(item) for item in raw["requests"]]
+        return self._batches[token]
+
+    def request(self, handle: str) -> JobRequest | None:
+        """The request behind a handle, or None where it was never submitted here."""
+        token, _, index = handle.rpartition(".")
+        batch = self.batch(token) if token and index.isdigit() else []
+        return batch[int(index)] if index.isdigit() and int(index) < len(batch) else None
+
+    def order(self, handle: str) -> Control | None:
+        """The last order for a job; None where there is none or it was released."""
+        raw = get_json(self.root / "orders" / f"{handle}.json")
+        action = Control(raw["action"]) if raw else None
+        return None if action is Control.RELEASE else action
+
+    def run(self, handle: str) -> RunRecord | None:
+        """The run record of a job, or None while it waits."""
+        raw = get_json(self._run(handle))
+        return RunRecord.from_json(raw) if raw else None
+
+    def claimed(self) -> set[str]:
+        """The handles of all jobs that were ever started."""
+        return set(_stems(self.root / "runs"))
+
+    def startable(self) -> Iterator[str]:
+        """The handles of the jobs that wait and may start, first come first."""
+        claimed = self.claimed()
+        ordered = set(_stems(self.root / "orders"))
+        for token in self.tokens():
+            for index in range(len(self.batch(token))):
+                handle = f"{token}.{index}"
+                if handle not in claimed and (handle not in ordered or self.order(handle) is None):
+                    yield handle
+
+    def status(self, handle: str) -> JobStatus:
+        """What the files say of a job."""
+        record = self.run(handle)
+        if record is not None:
+            return record.status()
+        if self.request(handle) is None:
+            return JobStatus(state=JobState.UNKNOWN, detail="never submitted here")
+        match self.order(handle):
+            case Control.HOLD:
+                return JobStatus(state=JobState.HELD)
+            case Control.CANCEL | Control.KILL:
+                return JobStatus(state=JobState.CANCELLED, detail="before it started")
+        gone = "" if self.has_dispatcher() else "nobody is there to start it: the dispatcher was killed; resume"
+        return JobStatus(state=JobState.PENDING, detail=gone)
+
+    def _run(self, handle: str) -> Path:
+        return self.root / "runs" / f"{handle}.json"
+
+    def tokens(self) -> list[str]:
+        """Every submission's token, oldest first."""
+        files = [(path.stat().st_mtime_ns, path.stem) for path in (self.root / "queue").glob("[!.]*.json")]
+        return [token for _, token in sorted(files)]
+
+
+def _stems(folder: Path) -> Iterator[str]:
+    return (path.name.removesuffix(".json") for path in folder.glob("[!.]*.json"))

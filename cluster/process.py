@@ -1,0 +1,112 @@
+"""Processes: who one is, and how a job's command is started, signalled and ended. What the backends share.
+
+Linux only: a process is told from a later one with the same number by its start time in /proc (proc(5), field 22 of
+`stat`) and by the boot of its machine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cluster.backend import JobRequest
+
+EXIT_INTERRUPTED: Final = 75  # of a command: it wrote a checkpoint, and the same command goes on from there
+
+ENV_BACKEND: Final = "CAUSALSWEEP_BACKEND"
+ENV_SCHEDULER_JOB_ID: Final = "CAUSALSWEEP_SCHEDULER_JOB_ID"
+ENV_NODE: Final = "CAUSALSWEEP_NODE"
+ENV_DEADLINE: Final = "CAUSALSWEEP_DEADLINE"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """One process, told from every other process of any machine."""
+
+    host: str
+    boot: str
+    pid: int
+    started: int  # clock ticks after boot
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId:
+        """The process that has this number here and now. Raises: ProcessLookupError."""
+        return cls(socket.gethostname(), cls.boot_id(), pid, _started(pid))
+
+    @staticmethod
+    def boot_id() -> str:
+        """What tells this boot of this machine from every other."""
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+    def is_here(self) -> bool:
+        """Whether this is its machine: elsewhere nobody can say whether it lives."""
+        return self.host == socket.gethostname()
+
+    def is_alive(self) -> bool:
+        """Whether it runs on this machine now; a zombie does not."""
+        try:
+            return self == ProcessId.of(self.pid)
+        except ProcessLookupError:
+            return False
+
+
+def _started(pid: int) -> int:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(f"no process {pid}") from None
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    if fields[0] in "ZX":
+        raise ProcessLookupError(f"process {pid} has ended")
+    return int(fields[19])
+
+
+def start_command(request: JobRequest, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """The job's command, running as the leader of a session of its own, its output appended to the job's log.
+
+    Raises: OSError (no such program, no such folder).
+    """
+    request.log.parent.mkdir(parents=True, exist_ok=True)
+    with open(request.log, "ab") as log:
+        return subprocess.Popen(
+            request.argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def signal_group(leader: int, signum: int) -> None:
+    """Send `signum` to every process of the leader's group; nothing where none is left."""
+    try:
+        os.killpg(leader, signum)
+    except ProcessLookupError:
+        return
+
+
+def exit_text(code: int) -> str:
+    """How a process ended, for people: `exit code 3`, `killed by SIGKILL`. `code` is as in Popen.returncode."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def request_to_json(request: JobRequest) -> dict[str, Any]:
+    """The request as plain JSON values."""
+    return {**asdict(request), "log": str(request.log)}
+
+
+def request_from_json(raw: Mapping[str, Any]) -> JobRequest:
+    """The request that `request_to_json` wrote."""
+    return JobRequest(**{**raw, "argv": tuple(raw["argv"]), "log": Path(raw["log"])})

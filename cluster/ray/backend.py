@@ -1,0 +1,206 @@
+"""The Ray backend, where the user is: hands submissions to a cluster and reads what became of them from the folder."""
+
+from __future__ import annotations
+
+import platform
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, final
+
+from cluster.backend import (
+    AbstractCluster,
+    ClusterUnavailable,
+    ClusterUsageError,
+    Control,
+    Finding,
+    JobRequest,
+    JobState,
+    JobStatus,
+)
+from cluster.ray.api import LOOPBACK, RayApi, RayJobStatus
+from cluster.ray.checking import REACH, SAME, check_cluster, mismatch_of
+from cluster.ray.options import parse_options
+from cluster.ray.reading import QUIET_S, give_orders, poll, set_limit
+from cluster.ray.record import DispatcherState, Phase, Record, Submission
+from cluster.ray.starting import start_dispatcher
+
+SUBMIT_S: Final = 180.0  # from handing a submission in to its dispatcher's word on every node
+LOST_S: Final = 120.0  # likewise when Ray does not answer: its processes outlive their head by 60 s
+SKEW_S: Final = 5.0
+
+
+@final
+class RayCluster(AbstractCluster):
+    """A running Ray cluster that sees the sweep's folder. Options: see OPTIONS. Never imports Ray."""
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        """Raises: ClusterUsageError (an option is unknown, missing or wrong)."""
+        self.address, self._options = parse_options(options)
+        self._record = Record(folder.resolve())
+        self._api = RayApi(self.address)
+        self.watch = _watch(self.address)
+
+    def submit(self, requests: Sequence[JobRequest], *, token: str) -> dict[str, str]:
+        """See AbstractCluster. Returns when the dispatcher has looked at every node and begun.
+
+        Raises: ClusterUsageError (no Ray there, other versions, too few GPUs, a node that does not see the folder),
+        ClusterUnavailable (the same call again goes on where this one ended).
+        """
+        if not requests:
+            return {}
+        name = self._record.name(token)
+        state = self._record.state(name)
+        if state is not None and state.phase is Phase.REFUSED:  # and mended since
+            self._api.delete_job(name)
+            self._record.forget(name)
+            state = None
+        if state is None:
+            check_cluster(self._api, requests, self._options)
+            self._hand_in(token, requests)
+        state = self._begun(name)
+        if state.phase is Phase.REFUSED:
+            raise ClusterUsageError(f"Ray at {self.address} cannot run the jobs: {state.message}")
+        handles = self._submission(name).handles()
+        if handles.keys() != {request.name for request in requests}:
+            raise ClusterUsageError(f"token {token!r} was used before, for other jobs: {', '.join(sorted(handles))}")
+        return handles
+
+    def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
+        """See AbstractCluster. What the dispatchers wrote down, with one question to Ray for each that is at work."""
+        return poll(self._record, handles, self._fate)
+
+    def handles(self) -> list[str]:
+        """Every handle that was ever given out for the sweep, first come first."""
+        return [handle for submission in self._record.submissions() for handle in submission.handles().values()]
+
+    def control(self, handles: Sequence[str], action: Control) -> None:
+        """See AbstractCluster. The order is written down; the dispatcher obeys within a second or two."""
+        give_orders(self._record, handles, action)
+
+    def limit(self, n_jobs: int | None) -> None:
+        """See AbstractCluster. What runs above the new limit runs on."""
+        set_limit(self._record, n_jobs)
+
+    def doctor(self) -> list[Finding]:
+        """See AbstractCluster. A dispatcher without jobs is sent to look at the nodes."""
+        try:
+            versions, nodes = self._api.versions(), self._api.nodes()
+        except (ClusterUnavailable, ClusterUsageError) as error:
+            return [Finding(check="Ray", ok=False, found=str(error), remedy=REACH)]
+        mismatch = mismatch_of(self._api)
+        n_gpus = sum(node.n_gpus for node in nodes)
+        found = ", ".join(f"{node.name}: {node.n_gpus:g}" for node in nodes) or "no node"
+        findings = [
+            Finding(check="Ray", ok=True, found=f"{versions.ray} on Python {versions.python} at {self.address}"),
+            Finding(check="versions", ok=not mismatch, found=mismatch or "the same here and there", remedy=SAME),
+            Finding(check="GPUs", ok=n_gpus > 0, found=found, remedy="give each node its own: ray start --num-gpus N"),
+            self._openness(),
+        ]
+        return findings if mismatch else findings + self._seen_from_nodes()
+
+    # ------------------------------------------------------------------ handing in
+
+    def _hand_in(self, token: str, requests: Sequence[JobRequest]) -> None:
+        try:
+            submission = self._record.add(token, requests, self._options)
+        except OSError as error:
+            raise ClusterUsageError(f"{self._record.root}: cannot write: {error.strerror}") from error
+        start_dispatcher(self._api, self._record, submission)
+
+    def _begun(self, name: str) -> DispatcherState:
+        """The dispatcher's state once it has looked at the nodes. Raises: ClusterUsageError, ClusterUnavailable."""
+        deadline = time.monotonic() + SUBMIT_S
+        while time.monotonic() < deadline:
+            job = self._api.job(name)
+            state = self._record.state(name)
+            if state is not None and state.phase is not Phase.PROBING:
+                return state
+            if job is not None and job.status.is_over():
+                said = self._api.job_log(name).strip().splitlines()[-3:]
+                raise ClusterUsageError(
+                    f"the head node could not start the dispatcher: {' | '.join(said) or job.message}"
+                )
+            time.sleep(0.2)
+        raise ClusterUnavailable(f"{self.address}: the dispatcher {name} has not begun after {SUBMIT_S:.0f} s")
+
+    # ------------------------------------------------------------------ reading
+
+    def _submission(self, name: str) -> Submission:
+        submission = self._record.submission(name)
+        if submission is None:
+            raise ClusterUsageError(f"no submission {name} in {self._record.root}")
+        return submission
+
+    def _fate(self, submission: Submission, quiet_s: float) -> JobStatus | None:
+        """What has become of the active jobs of a dispatcher that is not at work any more; None while it is."""
+        quiet = f"its dispatcher's last sign of life is {quiet_s:.0f} s old"
+        try:
+            job = self._api.job(submission.name)
+        except (ClusterUnavailable, ClusterUsageError) as error:
+            if quiet_s < QUIET_S:
+                return None
+            return JobStatus(state=_lost_if(quiet_s > LOST_S), detail=f"{error}; {quiet}")
+        if job is None:  # the head was restarted and remembers nothing
+            detail = f"Ray at {self.address} does not know it; {quiet}"
+            return JobStatus(state=_lost_if(True), detail=detail) if quiet_s > QUIET_S else None
+        if job.status is RayJobStatus.STOPPED:
+            return JobStatus(state=JobState.CANCELLED, detail="its dispatcher was stopped in Ray")
+        if job.status.is_over():
+            return JobStatus(state=_lost_if(True), detail=f"its dispatcher died: {_first(job.message)}")
+        return None
+
+    # ------------------------------------------------------------------ doctor
+
+    def _openness(self) -> Finding:
+        host = urllib.parse.urlsplit(self.address).hostname
+        if self._api.asks_for_token():
+            return Finding(check="access", ok=True, found="Ray asks for its token")
+        return Finding(
+            check="access",
+            ok=host in LOOPBACK,
+            found=f"no token; whoever reaches {self.address} can run programs there",
+            remedy="`ray start --dashboard-host 127.0.0.1` and an ssh tunnel, or RAY_AUTH_MODE=token on both sides",
+        )
+
+    def _seen_from_nodes(self) -> list[Finding]:
+        token = f"doctor-{time.time_ns()}"
+        name = self._record.name(token)
+        try:
+            self._hand_in(token, [])
+            nodes = self._begun(name).nodes
+        except (ClusterUnavailable, ClusterUsageError) as error:
+            return [
+                Finding(check="dispatcher", ok=False, found=str(error), remedy="see the job's log in the dashboard")
+            ]
+        finally:
+            self._record.forget(name)
+        remedy = (
+            f"mount {self._record.folder} and this Python at the same paths on every node, and keep the clocks together"
+        )
+        return [
+            Finding(
+                check=f"node {node.node}",
+                ok=not node.problem and abs(node.clock_skew_s) < SKEW_S,
+                found=node.problem or f"sees the folder; its clock differs by {node.clock_skew_s:.1f} s",
+                remedy=remedy,
+            )
+            for node in nodes
+        ]
+
+
+def _first(message: str) -> str:
+    """What Ray says of a job that failed, without the log that it appends."""
+    return message.partition(", last available logs")[0].partition("\n")[0]
+
+
+def _lost_if(is_lost: bool) -> JobState:
+    return JobState.NODE_FAIL if is_lost else JobState.UNKNOWN
+
+
+def _watch(address: str) -> tuple[str, ...]:
+    url = urllib.parse.urlsplit(address)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    tunnel = f"ssh -N -L {port}:{url.hostname}:{port} {platform.node()}"
+    return (f"dashboard: {address}", f"from your own machine: {tunnel}")

@@ -1,0 +1,104 @@
+"""Numbers of running jobs as gauges at Ray's metrics port, for Prometheus and Grafana.
+
+A job publishes by replacing the file that `CAUSALSWEEP_METRICS_FILE` names with a JSON list of readings:
+
+    [{"name": "cells_done", "value": 3, "combine": "sum", "tags": {"hypothesis": "left_boundary", "layer": "15"}}]
+
+`combine` says how the readings of several jobs with the same name and tags become one number: `sum` (the last reading
+of each job, ended ones too), `max`, or `now` (added over the jobs that run). What the names mean is the job's affair.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+PREFIX: Final = "causalsweep_"  # Ray puts `ray_` before it
+COMBINE: Final = frozenset({"sum", "max", "now"})
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One number of one job."""
+
+    name: str
+    value: float
+    combine: str
+    tags: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Reading:
+        """A reading of a metrics file. Raises: ValueError, KeyError, TypeError, AttributeError (it is none)."""
+        if raw["combine"] not in COMBINE:
+            raise ValueError(f"combine: {raw['combine']!r} is none of {', '.join(sorted(COMBINE))}")
+        tags = tuple(sorted((str(name), str(value)) for name, value in raw.get("tags", {}).items()))
+        return cls(str(raw["name"]), float(raw["value"]), raw["combine"], tags)
+
+
+def read_metrics(path: Path) -> tuple[Reading, ...] | None:
+    """The readings in a metrics file, or None where there are none to be had."""
+    try:
+        return tuple(Reading.from_json(raw) for raw in json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.warning("%s: not a list of readings: %s", path, error)
+        return None
+
+
+def combined(readings: Mapping[str, Iterable[Reading]], running: set[str]) -> dict[Reading, float]:
+    """One number for each name and set of tags (its reading with the value 0), from the last readings of each job."""
+    result: dict[Reading, float] = {}
+    for job, of_job in readings.items():
+        for reading in of_job:
+            series = Reading(reading.name, 0.0, reading.combine, reading.tags)
+            if reading.combine == "max":
+                result[series] = max(result.get(series, reading.value), reading.value)
+            else:
+                counts = reading.combine == "sum" or job in running
+                result[series] = result.get(series, 0.0) + (reading.value if counts else 0.0)
+    return result
+
+
+class Gauges:
+    """The gauges of one dispatcher. Use only in a process that is connected to Ray."""
+
+    def __init__(self, sweep: str) -> None:
+        self.sweep = sweep
+        self._gauges: dict[str, Any] = {}
+        self._readings: dict[str, tuple[Reading, ...]] = {}  # the last ones, by handle
+
+    def read(self, handle: str, path: Path) -> None:
+        """Take over what a job has published since."""
+        readings = read_metrics(path)
+        if readings is not None:
+            self._readings[handle] = readings
+
+    def export(self, states: Mapping[str, int], running: set[str]) -> None:
+        """Set every gauge: how many jobs are in each state, and the jobs' own readings."""
+        for state, count in states.items():
+            self._set("jobs", count, (("state", state),))
+        for series, value in combined(self._readings, running).items():
+            self._set(series.name, value, series.tags)
+
+    def summary(self, running: set[str]) -> str:
+        """One line for people: each name's number over all tags."""
+        bare = {job: tuple(replace(one, tags=()) for one in of_job) for job, of_job in self._readings.items()}
+        return ", ".join(f"{series.name} {value:.4g}" for series, value in combined(bare, running).items())
+
+    def _set(self, name: str, value: float, tags: tuple[tuple[str, str], ...]) -> None:
+        from ray.util.metrics import Gauge  # here: `combined` is tested without Ray
+
+        labels = {"sweep": self.sweep, **dict(tags)}
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(PREFIX + name, description=name.replace("_", " "), tag_keys=tuple(labels))
+        try:
+            self._gauges[name].set(value, tags=labels)
+        except ValueError as error:  # tags that this name did not have at first
+            _log.warning("%s: %s", name, error)

@@ -1,0 +1,237 @@
+"""The Ray backend's files, all below `folder/cluster/ray/`, each with one writer and replaced whole.
+
+    SUBMISSION.json             one call of submit: its requests in order    written once, by the caller
+    state/SUBMISSION.json       what became of each job, and a heartbeat     written by the dispatcher alone
+    orders/SUBMISSION/N.json    one call of control                          written once, by the caller
+    metrics/HANDLE.json         numbers that a running job publishes         written by the job
+    limit.json                  at most so many at once                      written by the callers of limit
+
+A submission's name is made from the token alone, so the same token is the same submission; it is the Ray Job's
+`submission_id` too. A handle is `SUBMISSION.INDEX`. Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from cluster.backend import Control, JobRequest, JobState, JobStatus
+from cluster.files import create_json, get_json, put_json
+from cluster.process import request_from_json, request_to_json
+
+LIMIT: Final = "limit.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayJobOptions:
+    """How every job of a submission runs."""
+
+    cpus_per_job: float = 1.0
+    max_restarts: int = 5  # runs after the first, of a job that was interrupted or lost its process or node
+    resources: Mapping[str, float] = field(default_factory=dict)  # Ray's custom resources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One call of submit."""
+
+    name: str
+    sweep: str
+    submitted: float
+    options: RayJobOptions
+    requests: tuple[JobRequest, ...]
+
+    def handle(self, index: int) -> str:
+        """The handle of the request at `index`."""
+        return f"{self.name}.{index}"
+
+    def handles(self) -> dict[str, str]:
+        """Each request's handle by its name."""
+        return {request.name: self.handle(index) for index, request in enumerate(self.requests)}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Submission:
+        """The submission that `Record.add` wrote."""
+        requests = tuple(request_from_json(item) for item in raw["requests"])
+        return cls(**{**raw, "options": RayJobOptions(**raw["options"]), "requests": requests})
+
+
+class Phase(StrEnum):
+    """How far a dispatcher is."""
+
+    PROBING = "probing"
+    REFUSED = "refused"  # the message says what to mend; no job was started
+    RUNNING = "running"
+    ENDED = "ended"  # every job is finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """What the dispatcher knows of one job."""
+
+    state: JobState = JobState.PENDING
+    detail: str = ""
+    node: str = ""
+    gpu: str = ""
+    started: float = 0.0  # of its latest run
+    ended: float = 0.0
+    restarts: int = 0
+
+    def status(self, now: float) -> JobStatus:
+        """The same for the seam."""
+        elapsed_s = (self.ended or now) - self.started if self.started else 0.0
+        return JobStatus(
+            state=self.state,
+            detail=self.detail,
+            node=self.node,
+            gpu=self.gpu,
+            elapsed_s=elapsed_s,
+            restarts=self.restarts,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReport:
+    """What the dispatcher saw of one node before it began; `problem` is empty where jobs can run there."""
+
+    node: str
+    problem: str = ""
+    clock_skew_s: float = 0.0  # the node's clock less the head's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatcherState:
+    """What a dispatcher says of itself and its jobs. `updated` is its heartbeat."""
+
+    phase: Phase
+    updated: float
+    message: str = ""
+    nodes: tuple[NodeReport, ...] = ()
+    jobs: tuple[JobRecord, ...] = ()
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> DispatcherState:
+        """The state that `Record.put_state` wrote."""
+        return cls(
+            phase=Phase(raw["phase"]),
+            updated=raw["updated"],
+            message=raw["message"],
+            nodes=tuple(NodeReport(**node) for node in raw["nodes"]),
+            jobs=tuple(JobRecord(**{**job, "state": JobState(job["state"])}) for job in raw["jobs"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One call of control: what to do to which of a submission's jobs."""
+
+    action: Control
+    indices: tuple[int, ...]
+
+
+class Record:
+    """The files of one sweep. Creating the object touches nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "cluster" / "ray"
+
+    def name(self, token: str) -> str:
+        """The submission's name: readable, and no two sweeps on one cluster share it."""
+        text = token if token.startswith(self.folder.name) else f"{self.folder.name}-{token}"
+        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:80]
+        identity = hashlib.sha256(f"{self.folder}\n{token}".encode()).hexdigest()
+        return f"{readable}-{identity[:8]}"
+
+    def path(self, name: str) -> Path:
+        """The file that a dispatcher is given."""
+        return self.root / f"{name}.json"
+
+    def metrics_path(self, handle: str) -> Path:
+        """The file in which a running job may publish numbers."""
+        return self.root / "metrics" / f"{handle}.json"
+
+    # ------------------------------------------------------------------ what callers write
+
+    def add(self, token: str, requests: Sequence[JobRequest], options: RayJobOptions) -> Submission:
+        """The submission of this token: the one that is there, or this one, now written. Raises: OSError."""
+        name = self.name(token)
+        raw = {
+            "name": name,
+            "sweep": self.folder.name,
+            "submitted": time.time(),
+            "options": asdict(options),
+            "requests": [request_to_json(request) for request in requests],
+        }
+        create_json(self.path(name), raw)
+        return Submission.from_json(get_json(self.path(name)))
+
+    def give_order(self, name: str, order: Order) -> None:
+        """Write down what is wanted of some jobs; orders are obeyed as they were given."""
+        file = self.root / "orders" / name / f"{time.time_ns():020d}-{secrets.token_hex(4)}.json"
+        put_json(file, {"action": order.action, "indices": order.indices})
+
+    def set_limit(self, n_jobs: int | None) -> None:
+        """Write down how many jobs of the sweep may run at once."""
+        put_json(self.root / LIMIT, {"n_jobs": n_jobs})
+
+    def forget(self, name: str) -> None:
+        """Remove a submission of which no job was started."""
+        for path in (self._state_path(name), self.path(name)):
+            path.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------ what the dispatcher writes
+
+    def put_state(self, name: str, state: DispatcherState) -> None:
+        """Replace what is known of a submission's jobs."""
+        put_json(self._state_path(name), asdict(state))
+
+    def claim(self, name: str, state: DispatcherState) -> bool:
+        """Whether the submission is the caller's to run: true for one dispatcher, ever."""
+        return create_json(self._state_path(name), asdict(state))
+
+    # ------------------------------------------------------------------ what they say
+
+    def submission(self, name: str) -> Submission | None:
+        """The submission of this name, or None where there was none. Raises: OSError, ValueError."""
+        raw = get_json(self.path(name))
+        return Submission.from_json(raw) if raw else None
+
+    def submissions(self) -> list[Submission]:
+        """Every submission of the sweep, oldest first."""
+        found = (self.submission(path.stem) for path in self.root.glob("[!.]*.json") if path.name != LIMIT)
+        return sorted((one for one in found if one), key=lambda one: (one.submitted, one.name))
+
+    def state(self, name: str) -> DispatcherState | None:
+        """What the dispatcher said last, or None where it has not begun."""
+        raw = get_json(self._state_path(name))
+        return DispatcherState.from_json(raw) if raw else None
+
+    def states(self) -> Iterator[tuple[str, DispatcherState]]:
+        """Every dispatcher of the sweep that ever began."""
+        for path in sorted((self.root / "state").glob("[!.]*.json")):
+            state = self.state(path.stem)
+            if state is not None:
+                yield path.stem, state
+
+    def orders(self, name: str, seen: set[str]) -> list[Order]:
+        """The orders that were given since, oldest first; their files are added to `seen`."""
+        fresh = [path for path in sorted((self.root / "orders" / name).glob("[!.]*.json")) if path.name not in seen]
+        seen.update(path.name for path in fresh)
+        read = [get_json(path) for path in fresh]
+        return [Order(action=Control(raw["action"]), indices=tuple(raw["indices"])) for raw in read if raw]
+
+    def limit(self) -> int | None:
+        """How many jobs of the sweep may run at once; None: as many as fit."""
+        raw = get_json(self.root / LIMIT)
+        return raw["n_jobs"] if raw else None
+
+    def _state_path(self, name: str) -> Path:
+        return self.root / "state" / f"{name}.json"

@@ -1,0 +1,127 @@
+"""A search over a command's settings on Ray, from the side of who asks: hand it in, read how it goes.
+
+    FOLDER/search.json              what to search                            written once, by the caller
+    FOLDER/trials.json              every trial, its settings and measures    written by the driver (tune.py) alone
+    FOLDER/trials/ID/settings.json  a trial's settings                        written before its command starts
+
+A trial runs `command` with the trial's folder as its last argument. The command publishes what it measures in the file
+that `CAUSALSWEEP_METRICS_FILE` names (see metrics.py): the metric, and `steps_done` of `steps_total`. When it is killed
+and started again with the same folder, it goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.backend import ClusterError, ClusterUnavailable, ClusterUsageError, JobRequest
+from cluster.files import create_json, get_json
+from cluster.ray.api import RayApi, RayJobStatus
+from cluster.ray.checking import check_cluster
+from cluster.ray.record import RayJobOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """A setting between two numbers, drawn evenly, or evenly in its logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: ClusterUsageError."""
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ClusterUsageError(f"{self}: `low` must be below `high`, and above 0 where `log` is set")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What to search, and how far.
+
+    ASHA (Li et al., 2020): a trial is measured `n_rungs` times on its way; at rungs 1, 3, 9, ... only the best third
+    goes on.
+    """
+
+    command: tuple[str, ...]
+    space: Mapping[str, Range | tuple[Any, ...]]  # a range, or the values to choose from
+    metric: str  # the name of a reading; the larger the better
+    n_trials: int
+    n_rungs: int = 9
+    n_gpus: int = 1
+    cpus_per_trial: float = 1.0
+    max_failures: int = 3  # of one trial
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        space = {key: asdict(value) if isinstance(value, Range) else list(value) for key, value in self.space.items()}
+        return {name: getattr(self, name) for name in self.__slots__} | {"space": space}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Search:
+        """The search that `to_json` made."""
+        space = {
+            key: Range(**value) if isinstance(value, dict) else tuple(value) for key, value in raw["space"].items()
+        }
+        return cls(**{**raw, "space": space, "command": tuple(raw["command"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One trial so far. `values` are the metric's at the rungs that it has reached."""
+
+    name: str
+    settings: Mapping[str, Any]
+    state: str  # Ray Tune's word: PENDING, RUNNING, PAUSED, TERMINATED, ERROR
+    values: tuple[float, ...] = ()
+    error: str = ""
+
+
+def start_search(address: str, folder: Path, search: Search) -> str:
+    """The id of the Ray Job that now runs the search in `folder`; the one that did, where it was started before.
+
+    Raises: ClusterUsageError (as a submission: no Ray there, other versions, too few GPUs), ClusterUnavailable.
+    """
+    api, path = RayApi(address), folder / "search.json"
+    request = JobRequest(
+        name="a trial", label="", argv=search.command, log=folder / "log", time_s=0.0, n_gpus=search.n_gpus
+    )
+    check_cluster(api, [request], RayJobOptions(cpus_per_job=search.cpus_per_trial))
+    create_json(path, search.to_json())
+    name = f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    command = shlex.join([sys.executable, "-P", "-m", "cluster.ray.tune", str(path)])
+    api.start_job(name, f"exec {command}", {"job_name": folder.name, "trials": str(search.n_trials)})
+    return name
+
+
+def read_trials(folder: Path) -> tuple[Trial, ...]:
+    """The trials that have begun, in that order."""
+    raw: Sequence[Mapping[str, Any]] = get_json(folder / "trials.json") or ()
+    return tuple(Trial(**{**one, "values": tuple(one["values"])}) for one in raw)
+
+
+def wait_for_search(address: str, name: str, *, patience_s: float = 300.0) -> None:
+    """Return when the search has ended. Raises: ClusterError (its driver failed; why), ClusterUnavailable (Ray has not
+    answered for `patience_s`; the search may well go on)."""
+    api, heard = RayApi(address), time.monotonic()
+    while True:
+        try:
+            job = api.job(name)
+            heard = time.monotonic()
+        except ClusterUnavailable:
+            if time.monotonic() - heard > patience_s:
+                raise
+        else:
+            if job is None or job.status in (RayJobStatus.FAILED, RayJobStatus.STOPPED):
+                said = api.job_log(name).strip().splitlines()[-3:]
+                raise ClusterError(f"the search {name} failed on Ray: {' | '.join(said) or 'it is unknown there'}")
+            if job.status.is_over():
+                return
+        time.sleep(1.0)

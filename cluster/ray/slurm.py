@@ -1,0 +1,192 @@
+"""Ray inside SLURM: each submission is one SLURM job of n nodes, with a Ray cluster of its own that ends with it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, final
+
+from cluster.backend import (
+    AbstractCluster,
+    ClusterUnavailable,
+    ClusterUsageError,
+    Control,
+    Finding,
+    JobRequest,
+    JobState,
+    JobStatus,
+)
+from cluster.files import create_json, get_json
+from cluster.ray.allocation import read_allocation, token_path
+from cluster.ray.checking import installed_ray
+from cluster.ray.options import JOB_OPTIONS, parse_job_options
+from cluster.ray.reading import QUIET_S, give_orders, poll, set_limit
+from cluster.ray.record import Phase, Record, Submission
+from cluster.slurm.commands import Refused, ask, require
+from cluster.slurm.options import parse_options
+from cluster.slurm.queue import Queue
+from cluster.slurm.site import Site
+
+OPTIONS: Final = {
+    "nodes": "nodes of the allocation (1)",
+    **JOB_OPTIONS,
+}
+_SLURM_ONLY: Final = ("array_parallelism", "max_submitted", "warn_s", "followup")
+
+
+@final
+class RaySlurmCluster(AbstractCluster):
+    """A Ray cluster for each submission inside a SLURM allocation. Options: OPTIONS, and those of `slurm:` for the
+    allocation, where `gpus` and `cpus` are a node's, and `time` is required."""
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        """Raises: ClusterUsageError (an option is unknown, missing or wrong)."""
+        for key in _SLURM_ONLY:
+            if key in options:
+                raise ClusterUsageError(f"ray_slurm.{key}: has no meaning here: the allocation is one SLURM job")
+        self._n_nodes = options.get("nodes", 1)
+        if not isinstance(self._n_nodes, int) or isinstance(self._n_nodes, bool) or self._n_nodes < 1:
+            raise ClusterUsageError(f"ray_slurm.nodes: {self._n_nodes!r}; it must be a whole number of 1 or more")
+        if "time" not in options:
+            raise ClusterUsageError("ray_slurm.time: missing; how long the allocation may last, as in '12:00:00'")
+        self._options = parse_job_options(options, "ray_slurm")
+        self._slurm = parse_options({key: value for key, value in options.items() if key not in OPTIONS})
+        self._record = Record(folder.resolve())
+        self._queue = Queue()
+        self.watch = tuple(line for one in self._record.submissions() for line in self._watch(one))
+
+    def submit(self, requests: Sequence[JobRequest], *, token: str) -> dict[str, str]:
+        """See AbstractCluster. Returns when SLURM has the job; the nodes are looked at when it runs."""
+        if not requests:
+            return {}
+        installed_ray()
+        require("sbatch")
+        site = Site.ask(self._slurm)
+        site.check(self._record.folder, (), self._slurm)
+        for request in requests:
+            if request.n_gpus > self._slurm.n_gpus:
+                raise ClusterUsageError(
+                    f"{request.name} needs {request.n_gpus} GPUs, but ray_slurm.gpus is {self._slurm.n_gpus} a node"
+                )
+        submission = self._record.add(token, requests, self._options)
+        if self._slurm_job(submission.name) is None:
+            create_json(self._job_path(submission.name), {"slurm_job": self._send(submission.name, site)})
+        return submission.handles()
+
+    def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
+        """See AbstractCluster. What the dispatchers wrote down; where that is active, SLURM is asked too."""
+        return poll(self._record, handles, self._fate)
+
+    def handles(self) -> list[str]:
+        """Every handle that was ever given out for the sweep, first come first."""
+        return [handle for submission in self._record.submissions() for handle in submission.handles().values()]
+
+    def control(self, handles: Sequence[str], action: Control) -> None:
+        """See AbstractCluster. An allocation that has not begun and is not wanted any more is withdrawn."""
+        give_orders(self._record, handles, action)
+        if action in (Control.CANCEL, Control.KILL):
+            for submission in self._record.submissions():
+                job = self._slurm_job(submission.name)
+                unwanted = set(submission.handles().values()) <= set(handles)
+                if job and unwanted and self._record.state(submission.name) is None:
+                    self._queue.forget()
+                    ask("scancel", job)
+
+    def limit(self, n_jobs: int | None) -> None:
+        """See AbstractCluster. What runs above the new limit runs on."""
+        set_limit(self._record, n_jobs)
+
+    def doctor(self) -> list[Finding]:
+        """See AbstractCluster."""
+        site = Site.ask(self._slurm)
+        allowed_s, wanted_s = site.max_time_s, self._slurm.time_s
+        n_nodes = len(site.nodes)
+        return [
+            Finding(
+                check="nodes",
+                ok=n_nodes >= self._n_nodes,
+                found=f"{n_nodes} nodes, {self._n_nodes} wanted",
+                remedy="ask for fewer with ray_slurm.nodes, or choose another partition",
+            ),
+            Finding(
+                check="time",
+                ok=wanted_s <= allowed_s,
+                found=f"{wanted_s / 3600:.1f} h wanted, {allowed_s / 3600:.1f} h allowed",
+                remedy="lower ray_slurm.time; `resume` asks for a new allocation for what is left",
+            ),
+        ]
+
+    # ------------------------------------------------------------------ the SLURM job
+
+    def _job_path(self, name: str) -> Path:
+        return self._record.root / "slurm" / f"{name}.job.json"
+
+    def _slurm_job(self, name: str) -> str | None:
+        raw = get_json(self._job_path(name))
+        return raw["slurm_job"] if raw else None
+
+    def _send(self, name: str, site: Site) -> str:
+        """The id of the SLURM job of this name: the one that SLURM has, or a new one."""
+        known = self._queue.find(name)
+        if known:
+            return known
+        script = self._record.root / "slurm" / f"{name}.sh"
+        script.parent.mkdir(parents=True, exist_ok=True)
+        task = shlex.join([sys.executable, "-P", "-m", "cluster.ray.allocation", str(self._record.path(name))])
+        cpus = self._slurm.sbatch.get("cpus-per-task", "1")
+        srun = (
+            f"srun --ntasks={self._n_nodes} --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=1 --wait=60"
+        )
+        script.write_text("\n".join(["#!/bin/bash", *self._slurm.setup, f"exec {srun} {task}", ""]), encoding="utf-8")
+        minutes = self._slurm.time_minutes(self._slurm.time_s, site.max_time_s)
+        options = {
+            **self._slurm.sbatch,
+            **site.exclude(self._slurm),
+            **self._slurm.gres(self._slurm.n_gpus),
+            "job-name": name,
+            "nodes": str(self._n_nodes),
+            "ntasks-per-node": "1",
+            "time": str(minutes),
+            "output": str(script.with_suffix(".log")),
+            "no-requeue": True,
+        }
+        given = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
+        try:
+            return ask("sbatch", "--parsable", *given, str(script)).strip().partition(";")[0]
+        except Refused as error:
+            raise ClusterUsageError(f"sbatch refused the allocation: {error}") from None
+
+    def _fate(self, submission: Submission, quiet_s: float) -> JobStatus | None:
+        """What the allocation says of a submission's active jobs; None while its dispatcher is at work."""
+        job = self._slurm_job(submission.name)
+        if job is None:
+            return JobStatus(state=JobState.UNKNOWN, detail="it is not known whether SLURM has the allocation; resume")
+        begun = self._record.state(submission.name) is not None
+        try:
+            row = self._queue.view(frozenset([job])).rows.get(job)
+        except ClusterUnavailable as error:
+            return None if begun and quiet_s < QUIET_S else JobStatus(state=JobState.UNKNOWN, detail=str(error))
+        if row is None:
+            return (
+                None if begun and quiet_s < QUIET_S else JobStatus(state=JobState.UNKNOWN, detail=f"job {job}: unseen")
+            )
+        if row.state.is_finished():
+            state = JobState.NODE_FAIL if row.state is JobState.COMPLETED else row.state
+            return JobStatus(
+                state=state, detail=f"the allocation, SLURM job {job}, has ended: {row.word}", node=row.node
+            )
+        if row.state is JobState.RUNNING:
+            return None if begun else JobStatus(state=JobState.PENDING, detail=f"Ray is being started on {row.node}")
+        return JobStatus(state=row.state, detail=f"SLURM job {job}: {row.reason or row.word}")
+
+    def _watch(self, submission: Submission) -> tuple[str, ...]:
+        state, allocation = self._record.state(submission.name), read_allocation(self._record, submission.name)
+        if allocation is None or allocation.over or (state is not None and state.phase is Phase.ENDED):
+            return ()
+        port = allocation.dashboard.rpartition(":")[2]
+        return (
+            f"dashboard: {allocation.dashboard} after ssh -N -L {port}:127.0.0.1:{port} {allocation.host}",
+            f"its token: {token_path(self._record, submission.name)}",
+        )

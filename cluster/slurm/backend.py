@@ -1,0 +1,240 @@
+"""The SLURM backend: the seam's side."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, final
+
+from cluster.backend import AbstractCluster, ClusterUsageError, Control, Finding, JobRequest, JobState, JobStatus
+from cluster.process import exit_text
+from cluster.slurm.commands import Refused, ask, require
+from cluster.slurm.doctor import examine
+from cluster.slurm.limit import share_out
+from cluster.slurm.options import SlurmOptions, parse_options
+from cluster.slurm.parse import Row, compressed
+from cluster.slurm.queue import View, shared_queue
+from cluster.slurm.record import Chunk, Handle, Record, RunRecord, Submission
+from cluster.slurm.sending import Sending
+from cluster.slurm.site import Site
+
+_ACTIVE: Final = {state for state in JobState if state.is_active()}
+
+
+@final
+class SlurmCluster(AbstractCluster):
+    """A SLURM cluster that sees the sweep's folder. Options: options.OWN, and sbatch's own by their long names."""
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        """Raises: ClusterUsageError (an option is unknown, reserved or wrong)."""
+        self.folder = folder.absolute()
+        if "%" in str(self.folder):
+            raise ClusterUsageError(f"{self.folder}: SLURM gives '%' in a path a meaning; rename the folder")
+        self.options = parse_options(options)
+        self._record = Record(self.folder)
+        self._queue = shared_queue(os.environ.get("SLURM_CONF", ""))
+
+    def submit(self, requests: Sequence[JobRequest], *, token: str) -> dict[str, str]:
+        """See AbstractCluster. The same call again goes on where one that failed or died ended.
+
+        With no requests it only sees to it that nothing waits in vain: a controller that was killed may have forgotten
+        that jobs were released.
+        """
+        return self._submit(requests, token, self.options, ())
+
+    def submit_followup(self, request: JobRequest, *, after: Sequence[str], token: str) -> str:
+        """The handle of a small job that SLURM starts when all jobs of `after` have ended, however they did.
+
+        It asks for no GPU and does not count against the limit of running jobs. Raises: as submit.
+        """
+        arrays = sorted({handle.job for handle in map(Handle.parse, after) if handle}, key=int)
+        sbatch = {**self.options.sbatch, **self.options.followup}
+        options = replace(self.options, n_gpus=0, time_s=0.0, sbatch=sbatch)
+        return self._submit([request], token, options, tuple(arrays))[request.name]
+
+    def _submit(
+        self, requests: Sequence[JobRequest], token: str, options: SlurmOptions, after: tuple[str, ...]
+    ) -> dict[str, str]:
+        if not token.replace("-", "").replace("_", "").isalnum():
+            raise ClusterUsageError(f"token {token!r}: only letters, digits, '_' and '-' may be in it")
+        require("sbatch")
+        if not requests:
+            self._wake()
+            return {}
+        site = Site.ask(options)
+        site.check(self.folder, requests, options)
+        if not self._record.has_limit():
+            self._record.set_limit(self.options.array_parallelism)
+        submission = self._record.submission(token)
+        sending = Sending(
+            folder=self.folder,
+            submission=submission,
+            requests=requests,
+            options=options,
+            site=site,
+            queue=self._queue,
+            keep_limit=self._keep_limit,
+            after=after,
+        )
+        with submission.lock():
+            try:
+                return sending.send()
+            finally:
+                self._queue.forget()
+
+    def _wake(self) -> None:
+        """Release what is held, but not by the user."""
+        chunks = [chunk for _, chunk in self._record.chunks() if chunk.released]
+        if chunks:
+            handles = [chunk.handle(index) for chunk in chunks for index in range(chunk.first, chunk.last)]
+            self.control(sorted(set(handles) - self._record.held()), Control.RELEASE)
+
+    # ------------------------------------------------------------------ poll
+
+    def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
+        """See AbstractCluster. One squeue and one sacct, and what the tasks wrote down themselves."""
+        parsed = {text: handle for text in handles if (handle := Handle.parse(text))}
+        arrays = {chunk.job: (submission, chunk) for submission, chunk in self._record.chunks()}
+        # always the whole sweep, so that polls of its parts share one answer
+        view = self._queue.view(frozenset([*arrays, *(handle.job for handle in parsed.values())]))
+        runs = self._runs(parsed, view, arrays)
+        unknown = JobStatus(state=JobState.UNKNOWN, detail="no handle of SLURM's")
+        statuses: dict[str, JobStatus] = dict.fromkeys(handles, unknown)
+        for text, handle in parsed.items():
+            packed = handle.job in arrays and arrays[handle.job][1].per_task > 1
+            row = view.row(handle.job, handle.task)
+            statuses[text] = _status(row, runs.get(text), packed=packed, without=view.without)
+        return statuses
+
+    def _runs(
+        self, parsed: Mapping[str, Handle], view: View, arrays: Mapping[str, tuple[Submission, Chunk]]
+    ) -> dict[str, RunRecord]:
+        """What the tasks wrote down, by handle, for every job that may have run."""
+        indices: dict[str, dict[int, str]] = defaultdict(dict)
+        for text, handle in parsed.items():
+            row = view.row(handle.job, handle.task)
+            waits = row is not None and row.state in (JobState.PENDING, JobState.HELD) and not row.restarts
+            if handle.job in arrays and not waits:
+                chunk = arrays[handle.job][1]
+                indices[handle.job][chunk.first + handle.task * chunk.per_task + handle.slot] = text
+        found: dict[str, RunRecord] = {}
+        for job, wanted in indices.items():
+            runs = arrays[job][0].runs(wanted)
+            found |= {wanted[index]: run for index, run in runs.items()}
+        return found
+
+    def handles(self) -> list[str]:
+        """Every handle that was ever given out for the sweep, first come first."""
+        return [chunk.handle(index) for _, chunk in self._record.chunks() for index in range(chunk.first, chunk.last)]
+
+    # ------------------------------------------------------------------ control
+
+    def control(self, handles: Sequence[str], action: Control) -> None:
+        """See AbstractCluster. Jobs that share one SLURM job can only be cancelled together."""
+        self._queue.forget()
+        statuses = self.poll(handles)
+        states = {Control.HOLD: {JobState.PENDING}, Control.RELEASE: {JobState.HELD}}
+        meant = [text for text in handles if statuses[text].state in states.get(action, _ACTIVE)]
+        tasks: dict[str, set[int]] = defaultdict(set)
+        for handle in filter(None, map(Handle.parse, meant)):
+            tasks[handle.job].add(handle.task)
+        self._check_whole(handles, tasks)
+        if action is Control.HOLD:
+            self._record.set_held(self._record.held() | set(meant))
+        elif action is Control.RELEASE:
+            self._record.set_held(self._record.held() - set(meant))
+        ids = [f"{job}_[{compressed(numbers)}]" for job, numbers in tasks.items()]
+        if not ids:
+            return
+        match action:
+            case Control.CANCEL:
+                _tell("scancel", "--quiet", *ids)
+            case Control.KILL:
+                _tell("scancel", "--quiet", "--full", "--signal=KILL", *ids)
+                _tell("scancel", "--quiet", *ids)
+            case Control.HOLD | Control.RELEASE:
+                _tell("scontrol", action.value, ",".join(ids))
+        self._queue.forget()
+
+    def _check_whole(self, handles: Sequence[str], tasks: Mapping[str, set[int]]) -> None:
+        """Raises: ClusterUsageError when only some of the jobs in one SLURM job are meant."""
+        for submission, chunk in self._record.chunks():
+            for task in tasks.get(chunk.job, set()) if chunk.per_task > 1 else ():
+                together = [chunk.handle(index) for index in chunk.indices(task)]
+                left = sorted(set(together) - set(handles))
+                runs = submission.runs(chunk.indices(task)) if left else {}
+                ended = {chunk.handle(index) for index, run in runs.items() if run.ended and not run.again}
+                if set(left) - ended:
+                    raise ClusterUsageError(
+                        f"{', '.join(left)} share(s) SLURM job {chunk.job}_{task} with what is to be changed:"
+                        " name all of them"
+                    )
+
+    def limit(self, n_jobs: int | None) -> None:
+        """See AbstractCluster. What runs above the new limit runs on."""
+        if n_jobs is not None and n_jobs < 1:
+            raise ClusterUsageError(f"limit {n_jobs}: it must be 1 or more, or none; to start no more jobs, hold them")
+        self._record.set_limit(n_jobs)
+        arrays = [chunk.job for _, chunk in self._record.chunks() if not chunk.is_followup]
+        if arrays:
+            share_out(n_jobs, self._queue.active(arrays))
+        self._queue.forget()
+
+    def _keep_limit(self) -> None:
+        """Have the arrays share the limit anew, where there is one."""
+        if self._record.limit() is not None:
+            self.limit(self._record.limit())
+
+    def doctor(self) -> list[Finding]:
+        """See AbstractCluster. Sends a job of some seconds to look around on a node."""
+        return examine(self.folder, self.options)
+
+
+def _status(row: Row | None, run: RunRecord | None, *, packed: bool, without: str) -> JobStatus:
+    """One status out of SLURM's row and the task's own record."""
+    ended = run is not None and run.ended > 0 and not run.again
+    if run is not None and ended and (packed or row is None):
+        state = JobState.COMPLETED if run.exit_code == 0 and not run.error else JobState.FAILED
+        if packed and row is not None and row.state is JobState.CANCELLED and state is JobState.FAILED:
+            state = JobState.CANCELLED
+    elif row is not None:
+        state = row.state
+    else:
+        state = JobState.UNKNOWN
+    return JobStatus(
+        state=state,
+        detail=_detail(state, row, run, without),
+        node=(row.node if row else "") or (run.node if run else ""),
+        gpu=run.gpu if run and state is not JobState.PENDING else "",
+        elapsed_s=row.elapsed_s if row else (run.ended - run.started if run and run.ended else 0.0),
+        restarts=max(row.restarts if row else 0, run.restart if run else 0),
+    )
+
+
+def _detail(state: JobState, row: Row | None, run: RunRecord | None, without: str) -> str:
+    """The scheduler's own word and reason; how the job ended, where it did not end well."""
+    if row is None:
+        seen = f"not in SLURM's lists{f' ({without})' if without else ''}"
+        return f"{seen}; {_end(run)}" if run else seen
+    word = row.word if row.word != state.value else ""
+    end = _end(run) or f"exit code {row.exit_code}" if state is JobState.FAILED else ""
+    return ", ".join(filter(None, (word, row.reason if state.is_active() else "", end)))
+
+
+def _end(run: RunRecord | None) -> str:
+    if run is None or not run.ended:
+        return ""
+    return run.error or exit_text(run.exit_code)
+
+
+def _tell(*command: str) -> None:
+    """Run a command that changes jobs; that some of them have ended meanwhile is no error."""
+    try:
+        ask(*command)
+    except Refused as error:
+        text = str(error)
+        if not any(word in text for word in ("Invalid job id", "already complet", "no longer pending")):
+            raise ClusterUsageError(text) from None

@@ -1,0 +1,53 @@
+"""What several commands share: arguments and options, loading a sweep, printing a document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.sweep import Sweep
+
+Source: TypeAlias = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="A spec file, a sweep's folder, or the name of a sweep.")
+]
+Sweeps: TypeAlias = Annotated[
+    Path, typer.Option("--sweeps", envvar="CAUSALSWEEP_SWEEPS", help="The folder that holds the sweeps' folders.")
+]
+Set: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec; may be repeated.")
+]
+On: TypeAlias = Annotated[str, typer.Option("--on", metavar="local|slurm|ray|ray-slurm", help="Where the jobs run.")]
+Where: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="KEY=VALUE", help="Only these: layer=0..3, experiment!=a,b; may be repeated."),
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+Reuse: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--reuse", metavar="SWEEP", help="Take over another sweep's rows of the same cells.")
+]
+Auto: TypeAlias = Annotated[
+    bool,
+    typer.Option("--auto", help="Let a follow-up job resume the sweep while something is worth another try (SLURM)."),
+]
+
+DEFAULT_SWEEPS = Path("sweeps")
+
+
+def load(source: str, sweeps: Path, overrides: Sequence[str] | None = None) -> Sweep:
+    """The sweep that a command is about. Raises: SweepError."""
+    from orchestrator.sweep import Sweep
+
+    return Sweep.load(source, overrides=overrides or (), sweeps=sweeps)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    json.dump(document, sys.stdout, indent=1, default=str)
+    sys.stdout.write("\n")

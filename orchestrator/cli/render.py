@@ -1,0 +1,204 @@
+"""What people see: tables and lines, made with rich."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.states import CellState
+
+if TYPE_CHECKING:
+    from cluster.backend import Finding
+    from orchestrator.faults import Fault
+    from orchestrator.planning import Plan, Totals
+    from orchestrator.results import Check
+    from orchestrator.states import JobStatus, SweepStatus
+    from orchestrator.submitting import Receipt
+
+out = Console(highlight=False, soft_wrap=True)
+if not out.is_terminal:
+    out.width = 160  # a pipe or a log has no width of its own
+
+_NUMBERS = ("cells", "steps/s", "left", "attempt")
+
+_COLOURS = {
+    CellState.DONE: "green",
+    CellState.RUNNING: "cyan",
+    CellState.WAITING: "blue",
+    CellState.FAILED: "red",
+    CellState.SKIPPED: "yellow",
+    CellState.MISSING: "dim",
+}
+_MAX_LIVE_JOBS = 16
+
+
+def duration(seconds: float) -> str:
+    """`1 d 4 h`, `2 h 05 min`, `3 min 20 s`, `7 s`."""
+    whole = max(round(seconds), 0)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {whole % 60:02d} s" if minutes else f"{whole} s"
+
+
+def plan_view(plan: Plan) -> Group:
+    """The plan: cells, then the engine's figures beside the reference's."""
+    cells = f"{plan.sweep}: {plan.n_cells:,} cells, {plan.n_done:,} done"
+    cells += f", {plan.n_held:,} in jobs" if plan.n_held else ""
+    cells += f", {plan.n_skipped:,} skipped" if plan.n_skipped else ""
+    machines = plan.machines
+    table = Table(title=f"{plan.n_to_run:,} cells to run on {machines.n_gpus} x {machines.kind}", title_justify="left")
+    table.add_column("engine")
+    for name in ("jobs", "h a job", "worker-hours" if machines.kind == "cpu" else "GPU-hours", "makespan"):
+        table.add_column(name, justify="right")
+    table.add_row(*_totals_row(plan.engine, plan.totals))
+    if plan.engine != "reference":
+        table.add_row(*_totals_row("reference", plan.reference), style="dim")
+    basis = "the table's throughput, nothing measured yet; off by a factor perhaps"
+    if plan.calibration:
+        basis = f"{plan.calibration.n_cells:,} measured cells of this model on this kind of device"
+    return Group(cells, table, f"estimates rest on {basis}")
+
+
+def _totals_row(engine: str, totals: Totals) -> list[str]:
+    mean = totals.gpu_hours / totals.n_jobs if totals.n_jobs else 0.0
+    return [engine, f"{totals.n_jobs:,}", f"{mean:.2f}", f"{totals.gpu_hours:,.1f}", duration(totals.makespan_h * 3600)]
+
+
+def receipt_view(receipt: Receipt, name: str) -> Group:
+    """What was submitted, and what to do next."""
+    submission = receipt.submission
+    if submission is None:
+        return Group(f"{name}: nothing to run; every cell is done, skipped, failed or in a job")
+    lines = [f"{name}: {receipt.n_cells:,} cells in {len(submission.handles):,} jobs submitted to {receipt.backend}"]
+    lines += [submission.message] if submission.message else []
+    lines += (
+        [f"follow-up job {submission.followup} will resume what is worth another try"] if submission.followup else []
+    )
+    return Group(*lines, *receipt.watch, f"watch: causalsweep status {name} --watch")
+
+
+def status_view(status: SweepStatus, *, live: bool = False) -> Group:
+    """The sweep's counts, ETA and jobs; `live` shows the jobs that matter now, and as many as fit."""
+    parts: list[Text | Table | str] = [_counts(status)]
+    if live:
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(total=1.0, completed=status.share_done, width=60), f"{status.share_done:.0%}")
+        parts.append(bar)
+    parts.append(_hours(status))
+    jobs = status.jobs
+    if live:
+        running = [job for job in jobs if job.holds_cells]
+        jobs = tuple(sorted(running, key=lambda job: job.state != "RUNNING")[:_MAX_LIVE_JOBS])
+    if jobs:
+        parts.append(jobs_table(jobs))
+    parts += [f"note: {note}" for note in status.notes]
+    parts += [f"torn shard: {shard.path} ({shard.problem})" for shard in status.torn]
+    failed = [
+        job for job in status.jobs if job.failure and job.failure.kind not in ("cancelled", "preempted", "timeout")
+    ]
+    parts += [
+        Text(f"{job.name} failed: {job.failure.kind}: {_first_line(job.failure.message)}", "red")
+        for job in failed[-5:]
+        if job.failure
+    ]
+    return Group(*parts, *status.watch)
+
+
+def _hours(status: SweepStatus) -> str:
+    on_cpu = all(job.progress is None or job.progress.gpu_name == "cpu" for job in status.jobs)
+    line = f"{'worker-hours' if on_cpu else 'GPU-hours'}: {status.gpu_hours_used:.2f} used"
+    if status.is_quiet:
+        return line
+    return f"{line}, about {status.gpu_hours_to_come:.2f} to come; about {duration(status.eta_s)} left"
+
+
+def _counts(status: SweepStatus) -> Text:
+    text = Text(f"{status.name}: {len(status.cells):,} cells")
+    for state in CellState:
+        if status.counts[state]:
+            text.append(", ")
+            text.append(f"{status.counts[state]:,} {state}", _COLOURS[state])
+    return text
+
+
+def status_line(status: SweepStatus) -> str:
+    """The status on one line, for logs and pipes."""
+    counts = ", ".join(f"{status.counts[state]} {state}" for state in CellState if status.counts[state])
+    if status.is_quiet:
+        return f"{status.name}: {counts}"
+    running = sum(job.state == "RUNNING" for job in status.jobs)
+    return f"{status.name}: {counts}; {running} jobs running; about {duration(status.eta_s)} left"
+
+
+def jobs_table(jobs: Sequence[JobStatus]) -> Table:
+    """One line a job; a column that would be empty is left out."""
+    lines = [_job_cells(job) for job in jobs]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    shown = [name for name in lines[0] if any(line[name] for line in lines)]
+    for name in shown:
+        is_text = name in ("what", "node", "GPU", "detail")
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=not is_text)
+    for line in lines:
+        table.add_row(*(line[name] for name in shown))
+    return table
+
+
+def _job_cells(job: JobStatus) -> dict[str, str]:
+    progress = job.progress
+    return {
+        "job": job.name,
+        "what": job.label,
+        "state": "LOST" if job.is_lost else str(job.state),
+        "node": job.node,
+        "GPU": job.gpu,
+        "cells": f"{job.n_settled}/{job.n_cells}",
+        "steps/s": f"{progress.steps_per_s:.1f}" if progress and job.state == "RUNNING" else "",
+        "left": duration(job.eta_s) if job.holds_cells and job.eta_s else "",
+        "attempt": str(job.attempts[-1].number) if job.attempts else "",
+        "detail": job.detail,
+    }
+
+
+def faults_view(faults: Sequence[Fault], *, with_traceback: bool) -> Group:
+    """Each fault once, with how often and where."""
+    if not faults:
+        return Group("no failures")
+    parts: list[Text | str] = []
+    for fault in faults:
+        head = f"{fault.count} x {fault.kind} [{fault.fingerprint or 'no fingerprint'}]"
+        parts.append(Text(head, "bold red"))
+        parts.append(f"  jobs: {', '.join(fault.jobs[:8])}{' ...' if len(fault.jobs) > 8 else ''}")
+        parts += [f"  hosts: {', '.join(fault.hosts)}"] if fault.hosts else []
+        parts.append(f"  {fault.message}")
+        if with_traceback and fault.traceback:
+            parts += ["", Text(fault.traceback.rstrip(), "dim"), ""]
+    return Group(*parts)
+
+
+def check_view(check: Check, name: str) -> Group:
+    """Whether the sweep is whole."""
+    head = Text(f"{name}: {check.n_done:,} of {check.n_cells:,} cells done", "green" if check.is_done else "red")
+    return Group(head, *check.problems, *check.remarks)
+
+
+def doctor_view(findings: Sequence[Finding]) -> Table:
+    """One line a finding, with its remedy where it will hurt."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "check", "found", "remedy"):
+        table.add_column(name, overflow="fold")
+    for finding in findings:
+        mark = Text("ok", "green") if finding.ok else Text("!!", "bold red")
+        table.add_row(mark, finding.check, finding.found, "" if finding.ok else finding.remedy)
+    return table
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0] if text else ""

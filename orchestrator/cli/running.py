@@ -1,0 +1,140 @@
+"""plan, run, submit, resume."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.options import DEFAULT_SWEEPS, Auto, Json, On, Reuse, Set, Source, Sweeps, load, print_json
+
+if TYPE_CHECKING:
+    from orchestrator.states import SweepStatus
+    from orchestrator.sweep import Sweep
+
+
+def plan(source: Source, on: On = "", sets: Set = None, sweeps: Sweeps = DEFAULT_SWEEPS, as_json: Json = False) -> None:
+    """Show cells, jobs, GPU-hours and makespan; nothing is written.
+
+    \b
+    causalsweep plan examples/demo.yaml --on local
+    causalsweep plan examples/alpaca-7b.yaml --set model.path=/models/alpaca-7b --set engine=reference
+    """
+    made = load(source, sweeps, sets).plan(on=on)
+    if as_json:
+        from orchestrator.cli.documents import plan_document
+
+        print_json(plan_document(made))
+        return
+    from orchestrator.cli.render import out, plan_view
+
+    out.print(plan_view(made))
+
+
+def submit(
+    source: Source,
+    on: On = "local",
+    sets: Set = None,
+    reuse: Reuse = None,
+    auto: Auto = False,
+    sweeps: Sweeps = DEFAULT_SWEEPS,
+    as_json: Json = False,
+) -> None:
+    """Hand a sweep's jobs to a backend and return; nothing of ours keeps running here.
+
+    \b
+    causalsweep submit sweep.yaml --on slurm --auto
+    causalsweep submit sweep.yaml --on ray --set ray.address=http://127.0.0.1:8265
+    """
+    sweep = load(source, sweeps, sets)
+    _print_receipt(sweep, sweep.submit(on=on, reuse=reuse or (), auto=auto), as_json)
+
+
+def resume(
+    source: Source,
+    on: On = "",
+    auto: Auto = False,
+    force: Annotated[bool, typer.Option("--force", help="Also after a bug that ended several jobs.")] = False,
+    sets: Set = None,
+    sweeps: Sweeps = DEFAULT_SWEEPS,
+    as_json: Json = False,
+) -> None:
+    """Submit again what is missing or failed, and nothing that runs or is done; on another backend too.
+
+    With --auto only what is worth another try without a person, and a follow-up job after that.
+
+    \b
+    causalsweep resume demo
+    causalsweep resume demo --on ray --set ray.address=http://127.0.0.1:8265
+    """
+    from orchestrator.healing import Mode
+
+    sweep = load(source, sweeps, sets)
+    receipt = sweep.resume(on=on, mode=Mode.AUTO if auto else Mode.RESUME, auto=auto, force=force)
+    _print_receipt(sweep, receipt, as_json)
+
+
+def run(
+    source: Source,
+    on: On = "local",
+    sets: Set = None,
+    reuse: Reuse = None,
+    poll_s: Annotated[float, typer.Option(help="Seconds between looks at the jobs.")] = 2.0,
+    sweeps: Sweeps = DEFAULT_SWEEPS,
+    as_json: Json = False,
+) -> None:
+    """Submit, wait with a live table, and try again what is worth it. Exit code 0 when every cell is done.
+
+    Ctrl-C once: the workers write checkpoints and stop; twice: at once. `resume`, or `run` again, goes on.
+
+    \b
+    causalsweep run examples/demo.yaml
+    causalsweep run examples/demo.yaml --set data.n_train=2000 --set name=quick
+    """
+    sweep = load(source, sweeps, sets)
+    sweep.submit(on=on, reuse=reuse or ())
+    status = _wait(sweep, poll_s=poll_s, quiet=as_json)
+    if as_json:
+        from orchestrator.cli.documents import status_document
+
+        print_json(status_document(status))
+    sys.exit(0 if status.is_done else 1)
+
+
+def _wait(sweep: Sweep, *, poll_s: float, quiet: bool) -> SweepStatus:
+    """The last status, after waiting with a live view; Ctrl-C stops the jobs, a second one at once."""
+    from cluster.backend import Control
+    from orchestrator.cli.render import out
+    from orchestrator.cli.watching import Display
+
+    n_interrupts = 0
+    with Display(quiet=quiet) as display:
+        while True:
+            try:
+                for status in sweep.watch(poll_s=poll_s, heal=n_interrupts == 0):
+                    display.show(status)
+                break
+            except KeyboardInterrupt:
+                n_interrupts += 1
+                action = Control.CANCEL if n_interrupts == 1 else Control.KILL
+                sweep.control(action, sweep.jobs())
+                display.say("stopping: the workers write checkpoints; Ctrl-C again stops them at once")
+    if not quiet:
+        out.print(display.summary(sweep, status, was_stopped=n_interrupts > 0))
+    return status
+
+
+def _print_receipt(sweep: Sweep, receipt: object, as_json: bool) -> None:
+    from orchestrator.cli.documents import receipt_document
+    from orchestrator.cli.render import out, receipt_view
+    from orchestrator.submitting import Receipt
+
+    assert isinstance(receipt, Receipt)
+    if as_json:
+        print_json(receipt_document(receipt))
+    else:
+        out.print(receipt_view(receipt, sweep.spec.name))
+
+
+COMMANDS = (plan, run, submit, resume)

@@ -1,0 +1,103 @@
+"""cancel, hold, release, limit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import DEFAULT_SWEEPS, Json, Source, Sweeps, Where, Yes, load, print_json
+
+ASK_ABOVE = 10
+
+
+def cancel(
+    source: Source,
+    where: Where = None,
+    at_once: Annotated[bool, typer.Option("--at-once", help="Without waiting for a checkpoint.")] = False,
+    yes: Yes = False,
+    sweeps: Sweeps = DEFAULT_SWEEPS,
+    as_json: Json = False,
+) -> None:
+    """Stop jobs; running ones write a checkpoint first. Asks above ten. `resume` goes on from the checkpoints.
+
+    --where chooses jobs whose unfinished cells all match; a job is never cut.
+
+    \b
+    causalsweep cancel demo
+    causalsweep cancel demo --where experiment=bracket_identity --yes
+    """
+    from cluster.backend import Control
+
+    _steer(source, Control.KILL if at_once else Control.CANCEL, where, yes, sweeps, as_json)
+
+
+def hold(
+    source: Source, where: Where = None, yes: Yes = False, sweeps: Sweeps = DEFAULT_SWEEPS, as_json: Json = False
+) -> None:
+    """Keep waiting jobs from starting; running ones run on.
+
+    \b
+    causalsweep hold demo --where seed=66
+    """
+    from cluster.backend import Control
+
+    _steer(source, Control.HOLD, where, yes, sweeps, as_json)
+
+
+def release(
+    source: Source, where: Where = None, yes: Yes = False, sweeps: Sweeps = DEFAULT_SWEEPS, as_json: Json = False
+) -> None:
+    """Let held jobs start.
+
+    \b
+    causalsweep release demo
+    """
+    from cluster.backend import Control
+
+    _steer(source, Control.RELEASE, where, yes, sweeps, as_json)
+
+
+def limit(
+    source: Source,
+    n_jobs: Annotated[str, typer.Argument(metavar="N|none", help="Jobs that may run at once.")],
+    sweeps: Sweeps = DEFAULT_SWEEPS,
+    as_json: Json = False,
+) -> None:
+    """Change how many jobs run at once, while they run.
+
+    \b
+    causalsweep limit demo 4
+    causalsweep limit demo none
+    """
+    from orchestrator.errors import SpecError
+
+    if n_jobs != "none" and not n_jobs.isdigit():
+        raise SpecError(f"limit: got {n_jobs!r}; a number of jobs, or `none`, is right")
+    load(source, sweeps).limit(None if n_jobs == "none" else int(n_jobs))
+    if as_json:
+        print_json({"limit": None if n_jobs == "none" else int(n_jobs)})
+
+
+def _steer(source: str, action: object, where: list[str] | None, yes: bool, sweeps: object, as_json: bool) -> None:
+    from pathlib import Path
+
+    from cluster.backend import Control
+
+    assert isinstance(action, Control)
+    sweep = load(source, Path(str(sweeps)))
+    jobs = sweep.jobs(where or ())
+    if len(jobs) > ASK_ABOVE and not yes:
+        typer.confirm(f"{action} {len(jobs)} jobs of {sweep.spec.name}?", abort=True)
+    sweep.control(action, jobs)
+    names = [job.name for job in jobs]
+    if as_json:
+        print_json({"action": str(action), "jobs": names})
+    else:
+        print(
+            f"{action}: {len(names)} jobs"
+            + (f" ({', '.join(names[:8])}{' ...' if len(names) > 8 else ''})" if names else "")
+        )
+
+
+COMMANDS = (cancel, hold, release, limit)

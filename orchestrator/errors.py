@@ -1,0 +1,47 @@
+"""What the orchestrator raises. The command line turns each into one message and an exit code: 2, or 1 where said.
+
+SweepError
+|- SpecError        the spec, the model or the task must be mended; nothing was written
+|- SweepNotFound    there is no such sweep, job or cell; the message names what there is
+|- SweepConflict    the sweep of that name was planned from other science; the message shows the difference
+|- SweepBusy        another process is submitting this sweep right now, or jobs may still run: ask again later
+|- StorageError     the disk is full or read-only; what was there is as it was
+`- RepeatedBug      the same bug ended several attempts (exit code 1): mend it, or force
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SweepError(Exception):
+    """Root of what the orchestrator raises."""
+
+
+class SpecError(SweepError, ValueError):
+    """The spec, or what it names, must be mended first."""
+
+
+class SweepNotFound(SweepError, LookupError):
+    """No sweep, job or cell of that name."""
+
+
+class SweepConflict(SweepError):
+    """A sweep of this name holds results of other science."""
+
+
+class SweepBusy(SweepError):
+    """Somebody else is at it, or nobody can say whether a job still runs."""
+
+
+class StorageError(SweepError):
+    """A file could not be written; the old one is still whole."""
+
+
+class RepeatedBug(SweepError):
+    """Going on would burn the rest of the sweep on a fault that is known."""
+
+
+def wrong_value(source: str, key: str, got: Any, right: str) -> str:
+    """The one wording of a bad value: where it stands, what was found there, and what would be right."""
+    return f"{source}: key `{key}`: got {got!r}; {right}"

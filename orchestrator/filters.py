@@ -1,0 +1,101 @@
+"""Choosing cells by what they are: `grid.exclude` of a spec and `--where KEY=VALUE` of the command line.
+
+A value is one value, a list of them, or a range such as `69..81` (both ends count).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchestrator.errors import SpecError
+
+CELL_FIELDS: Final = ("experiment", "hypothesis", "layer", "position", "token", "seed", "method")
+_NUMBERS: Final = frozenset({"layer", "position", "seed"})
+_RANGE: Final = re.compile(r"^\s*(-?\d+)\s*\.\.\s*(-?\d+)\s*$")
+
+
+def parse_range(text: str) -> tuple[int, int] | None:
+    """The two ends of a range such as `69..81` or `-3..-1`, or None where `text` is none."""
+    found = _RANGE.match(text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """One field against the values that it may have, or, negated, may not have."""
+
+    field: str
+    values: frozenset[Any]
+    ranges: tuple[tuple[int, int], ...]
+    negated: bool
+
+    def holds(self, value: Any) -> bool:
+        text = value.strip() if isinstance(value, str) else value
+        inside = text in self.values or any(low <= value <= high for low, high in self.ranges)
+        return inside is not self.negated
+
+
+@dataclass(frozen=True, slots=True)
+class CellFilter:
+    """Conditions that must all hold; without one, every cell matches."""
+
+    conditions: tuple[_Condition, ...] = ()
+
+    @classmethod
+    def from_mapping(cls, raw: Mapping[str, Any], *, fields: Iterable[str] = CELL_FIELDS) -> CellFilter:
+        """The filter of one entry of `grid.exclude`. Raises: ValueError saying what would be right."""
+        known = tuple(fields)
+        if not raw:
+            raise ValueError(f"an empty mapping would match every cell; give some of {', '.join(known)}")
+        return cls(tuple(_condition(key, value, known, negated=False) for key, value in raw.items()))
+
+    @classmethod
+    def from_options(cls, options: Iterable[str], *, fields: Iterable[str] = CELL_FIELDS) -> CellFilter:
+        """The filter of `--where` options: `KEY=VALUE[,VALUE]` or `KEY!=VALUE`. Raises: SpecError."""
+        known = tuple(fields)
+        conditions = []
+        for option in options:
+            key, equals, text = option.partition("=")
+            if not equals:
+                raise SpecError(f"--where: got {option!r}; KEY=VALUE or KEY!=VALUE is right, for instance layer=0..3")
+            try:
+                values = [value.strip() for value in text.split(",")]
+                conditions.append(_condition(key.rstrip("!").strip(), values, known, negated=key.endswith("!")))
+            except ValueError as error:
+                raise SpecError(f"--where: got {option!r}; {error}") from error
+        return cls(tuple(conditions))
+
+    def matches(self, cell: Mapping[str, Any]) -> bool:
+        """Whether every condition holds of `cell`."""
+        return all(condition.holds(cell[condition.field]) for condition in self.conditions)
+
+
+def _condition(key: str, value: Any, known: tuple[str, ...], *, negated: bool) -> _Condition:
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1)
+        instead = f"did you mean `{close[0]}`?" if close else f"one of {', '.join(known)} is right"
+        raise ValueError(f"unknown key `{key}`; {instead}")
+    values: set[Any] = set()
+    ranges: list[tuple[int, int]] = []
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        found = parse_range(item) if isinstance(item, str) and key in _NUMBERS else None
+        if found:
+            ranges.append(found)
+        elif key not in _NUMBERS:
+            values.add(str(item).strip())
+        else:
+            values.add(_whole_number(key, item))
+    return _Condition(key, frozenset(values), tuple(ranges), negated)
+
+
+def _whole_number(key: str, item: Any) -> int:
+    try:
+        if isinstance(item, (bool, float)):
+            raise ValueError
+        return int(item)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{key}` is {item!r}; a whole number or a range such as 0..3 is right") from None

@@ -1,0 +1,219 @@
+"""The paper's figure with matplotlib: the experiments side by side, layer by token position, one shared colour bar.
+
+Drawn without pyplot and without the user's matplotlibrc, with the fonts that matplotlib ships: the same picture on
+any machine. A place without a number is grey and hatched by its state; no colour of the scale ever stands for it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib
+import numpy as np
+from matplotlib import font_manager, style
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+
+from orchestrator.report.heatmap import METRIC_NAMES, HeatMap, Over, Scale, shown_name
+from orchestrator.statistics import ALPHA
+from workers.cell import MAIN_SETTING
+from workers.files import replace_file
+
+DPI: Final = 200
+COLOURS: Final = {Scale.RAW: "viridis", Scale.NORMALISED: "viridis", Scale.EXCESS: "RdBu_r"}
+STATE_NAMES: Final = {
+    "running": "running",
+    "failed": "failed",
+    "waiting": "waiting",
+    "missing": "missing",
+    "skipped": "skipped",
+    "left_out": "left out",
+}
+_FACES: Final = {
+    "running": ("#dfe3e8", "////"),
+    "failed": ("#8d8d8d", "xxxx"),
+    "waiting": ("#f4f4f4", "||||"),
+    "missing": ("#ffffff", "...."),
+    "skipped": ("#cfcfcf", "----"),
+    "left_out": ("#ffffff", "\\\\\\\\"),
+}
+_STYLE: Final[dict[str, Any]] = {
+    "font.size": 8,
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 9,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": "#444444",
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "hatch.linewidth": 0.5,
+    "pdf.fonttype": 42,  # TrueType, embedded: what journals ask for
+    "svg.fonttype": "path",
+}
+_CELL_IN: Final = (0.19, 0.30)  # width and height of one place
+_MARGINS_IN: Final = {"left": 0.5, "right": 0.72, "top": 0.86, "gap": 0.2}
+_MIN_WIDTH_IN: Final = 4.9  # of the legend's longest line
+_LETTER_IN: Final = 0.068  # of an axis label, generously
+_LEGEND_IN: Final = {"line": 0.19, "pad": 0.1}
+_LEGEND_COLUMNS: Final = 6  # states a line: what the narrowest figure holds
+_MAX_LABEL: Final = 18  # letters
+_INK, _FAINT, _GRID_LINE = "#1a1a1a", "#666666", "#ffffff"
+
+
+def draw(maps: Sequence[HeatMap], *, scale: Scale, over: Over, limits: tuple[float, float]) -> Figure:
+    """The figure of maps that share method, setting and metric. `limits` are the ends of the colour scale."""
+    with style.context(["default", _STYLE]):
+        entries = _legend_entries(maps, over)
+        figure, panels, bar = _frame(maps, legend_lines=len(entries))
+        colours = matplotlib.colormaps[COLOURS[scale]].with_extremes(bad=(0, 0, 0, 0))
+        for index, (axes, item) in enumerate(zip(panels, maps, strict=True)):
+            values = item.values(scale, over)
+            numbers = np.ma.masked_invalid(values)
+            axes.pcolormesh(numbers, cmap=colours, vmin=limits[0], vmax=limits[1], edgecolors=_GRID_LINE, linewidth=0.5)
+            _draw_states(axes, item.states(over))
+            _draw_better(axes, item.better(over))
+            _label(axes, item, values, is_first=index == 0)
+        figure.colorbar(panels[0].collections[0], cax=bar).outline.set_visible(False)
+        _head(figure, maps, scale, over)
+        _legend(figure, entries)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure to `path`, whole or not at all, in the format of its suffix. Raises: OSError."""
+    content = io.BytesIO()
+    metadata = {"CreationDate": None} if path.suffix == ".pdf" else {}  # equal results, equal bytes
+    with style.context(["default", _STYLE]):
+        figure.savefig(content, format=path.suffix[1:], dpi=DPI, metadata=metadata)
+    replace_file(path, content.getvalue())
+
+
+def unit_name(metric: str, scale: Scale) -> str:
+    """What the numbers of a map are, for a colour bar."""
+    name = METRIC_NAMES[metric]
+    if scale is Scale.NORMALISED:
+        return f"{name}, normalised (0 = majority label, 1 = task accuracy)"
+    return f"{name} above its controls" if scale is Scale.EXCESS else name
+
+
+def _frame(maps: Sequence[HeatMap], *, legend_lines: int) -> tuple[Figure, list[Any], Any]:
+    """A figure in inches, so that each place is as large as any other whatever the grid; its panels; its colour bar."""
+    cell_w, cell_h = _CELL_IN
+    margin = _MARGINS_IN
+    widths = [max(2.47, cell_w * len(item.positions)) for item in maps]
+    height = max(1.2, cell_h * max(len(item.layers) for item in maps))
+    longest = max(len(label) for item in maps for label in _axis_labels(item))
+    bottom = longest * _LETTER_IN + (legend_lines + 0.5) * _LEGEND_IN["line"] + _LEGEND_IN["pad"]
+    total_w = max(_MIN_WIDTH_IN, margin["left"] + sum(widths) + margin["gap"] * (len(maps) - 1) + margin["right"])
+    total_h = bottom + height + margin["top"]
+    figure = Figure(figsize=(total_w, total_h), facecolor="white")
+    panels, left = [], margin["left"]
+    for width in widths:
+        panels.append(figure.add_axes((left / total_w, bottom / total_h, width / total_w, height / total_h)))
+        left += width + margin["gap"]
+    bar_left = left - margin["gap"] + 0.15
+    bar = figure.add_axes((bar_left / total_w, bottom / total_h, 0.11 / total_w, height / total_h))
+    return figure, panels, bar
+
+
+def _draw_states(axes: Any, states: Any) -> None:
+    for layer, position in zip(*np.nonzero((states != "done") & (states != "")), strict=True):
+        face, hatch = _FACES[states[layer, position]]
+        corner = (position, layer)
+        axes.add_patch(Rectangle(corner, 1, 1, facecolor=face, edgecolor="#777777", hatch=hatch, linewidth=0))
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#d8d8d8", linewidth=0.5))
+
+
+def _draw_better(axes: Any, better: Any) -> None:
+    layers, positions = np.nonzero(better)
+    axes.scatter(positions + 0.5, layers + 0.5, s=3.2, c="white", edgecolors="black", linewidths=0.35, zorder=3)
+
+
+def _label(axes: Any, item: HeatMap, values: NDArray[np.float64], *, is_first: bool) -> None:
+    """The panel's name, its highest place, and its axes. A `$` in a token begins no formula."""
+    axes.set_title(_drawable(shown_name(item.experiment)), loc="left", pad=14, color=_INK, parse_math=False)
+    if np.isfinite(values).any():
+        layer, position = np.unravel_index(np.nanargmax(values), values.shape)
+        where = f"layer {item.layers[layer]}, position {item.positions[position]}"
+        text = f"highest {values[layer, position]:.3f}, {where}"
+        axes.annotate(text, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=6.5, color=_FAINT)
+    axes.set_xlim(0, len(item.positions))
+    axes.set_ylim(0, len(item.layers))
+    labels = _axis_labels(item)
+    axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, parse_math=False)
+    axes.set_yticks(np.arange(len(item.layers)) + 0.5, [str(layer) for layer in item.layers] if is_first else [])
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if is_first:
+        axes.set_ylabel("layer")
+
+
+def _axis_labels(item: HeatMap) -> list[str]:
+    labels = [_drawable(label) for label in item.axis_labels()]
+    return [label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1] + "…" for label in labels]
+
+
+def _head(figure: Figure, maps: Sequence[HeatMap], scale: Scale, over: Over) -> None:
+    """What the picture shows: the unit, then method, choice over seeds, setting."""
+    n_seeds = max(len(item.seeds) for item in maps)
+    parts = [shown_name(maps[0].method), f"{over.value} over {n_seeds} seeds" if n_seeds > 1 else "one seed"]
+    if maps[0].setting != MAIN_SETTING:
+        parts.append(f"setting {shown_name(maps[0].setting)}")
+    width, height = figure.get_size_inches()
+    left = _MARGINS_IN["left"] / width
+    unit = unit_name(maps[0].metric, scale)
+    figure.text(left, 1 - 0.12 / height, unit, va="top", fontweight="bold", color=_INK)
+    figure.text(left, 1 - 0.28 / height, _drawable(" · ".join(parts)), va="top", color=_FAINT, parse_math=False)
+
+
+def _legend_entries(maps: Sequence[HeatMap], over: Over) -> list[list[Any]]:
+    """The marks that occur, a list a line, lowest first; none where every place has a number and no dot."""
+    lines: list[list[Any]] = []
+    if any(item.better(over).any() for item in maps):
+        label = f"more often right than without intervention (exact McNemar, Holm over the map, {ALPHA})"
+        dot = Line2D([], [], linestyle="none", marker="o", markersize=2.6, label=label)
+        dot.set(markerfacecolor="white", markeredgecolor="black", markeredgewidth=0.5)
+        lines.append([dot])
+    states = np.concatenate([item.states(over).ravel() for item in maps])
+    patches = [
+        Patch(facecolor=_FACES[state][0], edgecolor="#777777", hatch=_FACES[state][1], linewidth=0.4, label=name)
+        for state, name in STATE_NAMES.items()
+        if state in states
+    ]
+    lines += [patches[start : start + _LEGEND_COLUMNS] for start in range(0, len(patches), _LEGEND_COLUMNS)]
+    return lines
+
+
+def _legend(figure: Figure, lines: Sequence[list[Any]]) -> None:
+    width, height = figure.get_size_inches()
+    for index, handles in enumerate(lines):
+        corner = (_MARGINS_IN["left"] / width, (_LEGEND_IN["pad"] / 2 + index * _LEGEND_IN["line"]) / height)
+        figure.legend(
+            handles=handles,
+            ncols=len(handles),
+            loc="lower left",
+            bbox_to_anchor=corner,
+            columnspacing=1.4,
+            handlelength=1.8 if isinstance(handles[0], Patch) else 1.0,
+            frameon=False,
+            fontsize=7,
+            borderpad=0,
+            borderaxespad=0,
+        )
+
+
+@cache
+def _drawable_letters() -> frozenset[int]:
+    font = FT2Font(font_manager.findfont("DejaVu Sans", fallback_to_default=False))
+    return frozenset(font.get_charmap())
+
+
+def _drawable(text: str) -> str:
+    """The text with letters that the font lacks as code points: a picture shows them, and draws no empty boxes."""
+    return "".join(letter if ord(letter) in _drawable_letters() else f"U+{ord(letter):04X}" for letter in text)

@@ -1,0 +1,249 @@
+"""The page's tables as HTML, readable without a script. Every text of a user or a worker is escaped here."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import pandas as pd
+
+from orchestrator.report.heatmap import HeatMap, shown_name, shown_token
+from orchestrator.report.measured import STATES
+from workers.cell import MAIN_SETTING
+
+NOTHING: Final = "–"
+_STATE_MEANING: Final = {
+    "done": "measured",
+    "running": "a job has it now",
+    "failed": "tried, and no result; the reason is below",
+    "waiting": "in a job that waits for the cluster",
+    "missing": "planned, and in no job that waits or runs",
+    "skipped": "not run on purpose: the model fails the task's gate",
+    "left_out": "not run on purpose: coarse to fine found it not worth its cost",
+}
+
+
+def page_tables(
+    maps: Sequence[HeatMap],
+    summary: pd.DataFrame,
+    provenance: Mapping[str, str],
+    figures: Mapping[str, Mapping[str, str]],
+    n_unplanned: int,
+) -> dict[str, str]:
+    """The HTML of each table and list of the page, by its slot in the template."""
+    is_main = summary["setting"] == MAIN_SETTING if len(summary) else pd.Series(dtype=bool)
+    is_iia = summary["metric"] == "iia" if len(summary) else pd.Series(dtype=bool)
+    return {
+        "tiles": _tiles(maps, provenance),
+        "summary_table": _summary_table(summary[is_main & is_iia]),
+        "decoding_section": _decoding_section(summary[~is_iia]),
+        "settings_section": _settings_section(summary[~is_main & is_iia]),
+        "states_table": _states_table(maps, n_unplanned),
+        "provenance_list": _definitions(provenance),
+        "figures_list": _figures(figures),
+    }
+
+
+def rate(value: Any, digits: int = 3) -> str:
+    """A number with `digits` decimals, or a dash where there is none."""
+    return f"{value:.{digits}f}".replace("-", "−") if _is_number(value) else NOTHING
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _with(value: str, detail: str) -> str:
+    """A number and, below it and smaller, what it is made of."""
+    return f"{value}<small>{detail}</small>" if value != NOTHING else NOTHING
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]], empty: str) -> str:
+    """A table of cells that are HTML already; the sentence `empty` where there are no lines."""
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+        for first, *rest in lines
+    )
+    if not body:
+        return f"<p>{empty}</p>"
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _name(line: Mapping[str, Any]) -> str:
+    detail = f"{shown_name(line['method'])}, {line['n_measured']:,} of {line['n_places']:,} places"
+    return _with(html.escape(shown_name(line["experiment"])), html.escape(detail))
+
+
+def _summary_table(summary: pd.DataFrame) -> str:
+    head = [
+        *("Experiment", "Task accuracy", "Highest IIA", "Where", "Normalised"),
+        *("No intervention", "Whole vector", "Random rotation", "Above no intervention"),
+        *("Mean IIA", "Variance × 100", "SD over seeds", "Correlation"),
+    ]
+    return _table(head, map(_summary_line, summary.to_dict("records")), "No cell of these is measured yet.")
+
+
+def _summary_line(line: Mapping[str, Any]) -> list[str]:
+    return [
+        _name(line),
+        _with(rate(line["task"]), _counts(line["task_n_correct"], line["task_n_total"])),
+        _highest(line),
+        _where(line),
+        rate(line["normalised"]),
+        *(rate(line[control]) for control in ("none", "full", "random")),
+        _with(f"{line['n_better']:,}", f"of {line['n_tested']:,} cells") if line["n_tested"] else NOTHING,
+        rate(line["mean"]),
+        rate(line["variance_x100"], 2),
+        _seeds(line),
+        _baseline(line),
+    ]
+
+
+def _highest(line: Mapping[str, Any]) -> str:
+    if not _is_number(line["maximum"]):
+        return NOTHING
+    interval = f"{rate(line['low'])} to {rate(line['high'])}"
+    return _with(f"<b>{rate(line['maximum'])}</b>", f"{_counts(line['n_correct'], line['n_total'])}<br>{interval}")
+
+
+def _where(line: Mapping[str, Any]) -> str:
+    if not _is_number(line["maximum"]):
+        return NOTHING
+    token = html.escape(shown_token(line["token"] or ""))
+    return _with(f"layer {line['layer']}", f"position {line['position']} <code>{token}</code><br>seed {line['seed']}")
+
+
+def _counts(n_correct: Any, n_total: Any) -> str:
+    return f"{int(n_correct):,} of {int(n_total):,}" if _is_number(n_total) else ""
+
+
+def _settings_section(summary: pd.DataFrame) -> str:
+    """The robustness table: the learned alignments elsewhere, beside the maps that they should look like."""
+    if summary.empty:
+        return ""
+    head = ["Setting", "Task accuracy", "Highest IIA", "Where", "Normalised", "No intervention"]
+    head += ["Mean IIA", "Variance × 100", "Correlation with own map", "Correlation with baseline"]
+    lines = (
+        [
+            _with(html.escape(shown_name(line["setting"])), html.escape(shown_name(line["experiment"]))),
+            _with(rate(line["task"]), _counts(line["task_n_correct"], line["task_n_total"])),
+            _highest(line),
+            _where(line),
+            rate(line["normalised"]),
+            rate(line["none"]),
+            rate(line["mean"]),
+            rate(line["variance_x100"], 2),
+            _with(rate(line["correlation_own"], 2), f"{line['correlation_own_n']:,} places"),
+            _baseline(line),
+        ]
+        for line in summary.sort_values("setting", kind="stable").to_dict("records")
+    )
+    return (
+        "<section id='robustness'><h2>Robustness</h2><p>The learned alignments, evaluated without further training on "
+        "other data. Where the same places stand out, the correlation with the experiment's own map, as trained, is "
+        "high.</p>" + _table(head, lines, "") + "</section>"
+    )
+
+
+def _decoding_section(summary: pd.DataFrame) -> str:
+    """Probes, apart from everything causal."""
+    if summary.empty:
+        return ""
+    head = ["Probe of", "Setting", "Highest accuracy", "Where", "Mean", "Variance × 100", "SD over seeds"]
+    lines = (
+        [
+            _name(line),
+            "as trained" if line["setting"] == MAIN_SETTING else html.escape(shown_name(line["setting"])),
+            _highest(line),
+            _where(line),
+            rate(line["mean"]),
+            rate(line["variance_x100"], 2),
+            _seeds(line),
+        ]
+        for line in summary.to_dict("records")
+    )
+    return (
+        "<section id='decoding'><h2>Decoding</h2><p>How well a probe reads the variable off the same activations. This "
+        "is not IIA: nothing was changed in the model, and what can be decoded need not be what the model uses.</p>"
+        + _table(head, lines, "")
+        + "</section>"
+    )
+
+
+def _seeds(line: Mapping[str, Any]) -> str:
+    return _with(rate(line["seeds_sd"]), f"{line['n_seeds']} seeds")
+
+
+def _baseline(line: Mapping[str, Any]) -> str:
+    if line["experiment"] == line["baseline"] and line["setting"] == MAIN_SETTING:
+        return "<small>the baseline</small>"
+    baseline = html.escape(shown_name(line["baseline"]))
+    return _with(rate(line["correlation"], 2), f"with {baseline}<br>{line['correlation_n']:,} places")
+
+
+def _tiles(maps: Sequence[HeatMap], provenance: Mapping[str, str]) -> str:
+    cells = _main_cells(maps)
+    n_done, n_all = int((cells["state"] == "done").sum()) if len(cells) else 0, len(cells)
+    n_failed = int((cells["state"] == "failed").sum()) if len(cells) else 0
+    tiles = [("cells measured", f"{n_done:,} <small>of {n_all:,}</small>")]
+    if n_failed:
+        tiles.append(("cells failed", f"{n_failed:,}"))
+    tiles.append(("experiments", f"{len({item.experiment for item in maps}):,}"))
+    if "Model" in provenance:
+        tiles.append(
+            ("model", html.escape(", ".join(path.rsplit("/")[-1] for path in provenance["Model"].split(", "))))
+        )
+    if "Compute" in provenance:
+        tiles.append(("compute", html.escape(provenance["Compute"])))
+    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles)
+
+
+def _main_cells(maps: Sequence[HeatMap]) -> pd.DataFrame:
+    mains = [item.cells for item in maps if item.setting == MAIN_SETTING]
+    return pd.concat(mains, ignore_index=True) if mains else pd.DataFrame()
+
+
+def _states_table(maps: Sequence[HeatMap], n_unplanned: int) -> str:
+    """Cells by state, and by the reason that stands with them."""
+    cells = _main_cells(maps)
+    if cells.empty:
+        return "<p>The grid has no cells.</p>"
+    counts = cells["state"].value_counts()
+    lines = [
+        [shown_name(state), f"{counts[state]:,}", _STATE_MEANING[state]] for state in STATES if counts.get(state, 0)
+    ]
+    if n_unplanned:
+        lines.append(["not planned", f"{n_unplanned:,}", "in the store, but not of this grid; not shown"])
+    table = _table(["State", "Cells", "Meaning"], lines, "")
+    reasons = cells[(cells["reason"] != "") & (cells["state"] != "done")]
+    if reasons.empty:
+        return table
+    groups = reasons.groupby(["state", "reason"])["job"].agg(["size", "unique"]).sort_values("size", ascending=False)
+    named = [
+        [shown_name(state), f"{group['size']:,}", html.escape(reason), html.escape(_some(group["unique"]))]
+        for (state, reason), group in groups.iterrows()
+    ]
+    return table + "<h3>Reasons</h3>" + _table(["State", "Cells", "Reason", "Jobs"], named, "")
+
+
+def _some(names: Iterable[str], n: int = 3) -> str:
+    kept = [name for name in names if name]
+    return ", ".join(kept[:n]) + (f" and {len(kept) - n} more" if len(kept) > n else "")
+
+
+def _definitions(provenance: Mapping[str, str]) -> str:
+    pairs = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in provenance.items())
+    return f"<dl class='facts'>{pairs}</dl>"
+
+
+def _figures(figures: Mapping[str, Mapping[str, str]]) -> str:
+    items = (
+        f"<dt>{html.escape(name)}</dt><dd>"
+        + " · ".join(f'<a href="{html.escape(path)}">{html.escape(shown)}</a>' for shown, path in paths.items())
+        + "</dd>"
+        for name, paths in figures.items()
+    )
+    return f"<dl class='facts'>{''.join(items)}</dl>"

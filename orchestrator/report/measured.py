@@ -1,0 +1,139 @@
+"""Store and grid joined: one line a planned cell and setting, with every number that the report shows of it.
+
+The grid says which cells there are and what they are called; the store says what was measured. A cell without a
+measurement keeps its state and the reason, and has no number: it is never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.statistics import ALPHA, benjamini_hochberg, holm, mcnemar_exact, normalise, wilson_interval
+from workers.cell import MAIN_SETTING
+
+STATES: Final = ("done", "running", "failed", "waiting", "missing", "skipped", "left_out")
+CONTROLS: Final = ("none", "full", "random")
+MAP_KEYS: Final = ["experiment", "method", "setting"]
+
+_GRID: Final = [
+    *("cell_key", "experiment", "hypothesis", "layer", "position", "token", "seed", "method", "state", "reason", "job")
+]
+_CONTROLLED: Final = ["n_correct_none", "n_correct_full", "n_correct_random", "n_only_cell", "n_only_none"]
+_COUNTS: Final = ["n_correct", "n_total", *_CONTROLLED, "task_n_correct", "task_n_total"]
+_STORE: Final = [
+    *("cell_key", "setting", "status", "reason", "metric", "dummy_accuracy", "subspace_dim", "loss", "steps"),
+    *("gpu_seconds", "gpu_name", "host", "job", "attempt", *_COUNTS),
+]
+
+
+def measured(rows: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
+    """One line a cell of `grid` and setting that its experiment and method were evaluated on, in the grid's order.
+
+    Columns: the grid's, the store's counts, and `value` (accuracy), `low`, `high` (Wilson), `normalised`, `excess`
+    (over the better of "no intervention" and "random rotation"), `none`, `full`, `random` and their `*_normalised`,
+    `task`, `dummy`, `p`, `p_holm`, `q` and `better` (more often right than without intervention, Holm over the map).
+
+    Raises: ValueError when two cells of the grid would be one place and seed of one map.
+    """
+    _check_apart(grid)
+    lines = _planned(rows, grid).merge(_of_store(rows), on=["cell_key", "setting"], how="left")
+    has_counts = (lines["status"] == "done") & (lines["n_total"] > 0)
+    stated = lines["state"].where(lines["state"] != "done", "missing")  # done, but not evaluated on this setting
+    lines["state"] = lines["status"].where(lines["status"].isin(["failed", "skipped"]), stated).mask(has_counts, "done")
+    for name in ("reason", "job"):
+        of_row = lines[f"{name}_of_row"]
+        lines[name] = of_row.where(of_row.notna(), lines[name].where(lines[name].notna(), ""))
+    lines.loc[~has_counts, _COUNTS] = math.nan
+    lines["metric"] = _metric(lines)
+    lines.loc[lines["metric"] != "iia", _CONTROLLED] = math.nan  # a probe intervenes on nothing
+    _add_accuracies(lines)
+    _add_tests(lines)
+    return lines.drop(columns=["status", "reason_of_row", "job_of_row"])
+
+
+def planned_from(rows: pd.DataFrame) -> pd.DataFrame:
+    """A grid of the cells that have rows, for a store without its sweep."""
+    first = rows.drop_duplicates("cell_key")
+    return first.assign(state=first["status"])[_GRID]
+
+
+def unplanned(rows: pd.DataFrame, grid: pd.DataFrame) -> int:
+    """Cells of the store that the grid does not plan: kept, and not shown."""
+    return int(rows.loc[~rows["cell_key"].isin(grid["cell_key"]), "cell_key"].nunique())
+
+
+def _check_apart(grid: pd.DataFrame) -> None:
+    twice = grid[grid.duplicated(["experiment", "method", "layer", "position", "seed"])]
+    if len(twice):
+        cell = twice.iloc[0]
+        raise ValueError(
+            f"grid: {len(twice)} cells share experiment, method, layer, position and seed with another (first: "
+            f"{cell['experiment']}, {cell['method']}, layer {cell['layer']}, position {cell['position']}, "
+            f"seed {cell['seed']}); methods that differ in their settings need `method` labels that differ"
+        )
+
+
+def _planned(rows: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
+    """The grid once for each setting of its experiment and method; the main one always."""
+    labels = grid[["cell_key", "experiment", "method"]]
+    seen = labels.merge(rows[["cell_key", "setting"]], on="cell_key")[MAP_KEYS]
+    always = labels[["experiment", "method"]].drop_duplicates().assign(setting=MAIN_SETTING)
+    settings = pd.concat([always, seen], ignore_index=True).drop_duplicates()
+    planned = grid[_GRID].astype(dict.fromkeys(["token", "state", "reason", "job"], object))
+    return planned.merge(settings, on=["experiment", "method"], how="left")
+
+
+def _of_store(rows: pd.DataFrame) -> pd.DataFrame:
+    store = rows[_STORE].rename(columns={"reason": "reason_of_row", "job": "job_of_row"})
+    numbers = [*_COUNTS, "dummy_accuracy", "subspace_dim", "loss", "steps", "gpu_seconds", "attempt"]
+    store[numbers] = store[numbers].astype("float64")  # a count that is not there is NaN
+    texts = store.columns.difference(numbers)
+    store[texts] = store[texts].astype(object)  # whatever the reader made of a column without a value
+    return store.rename(columns={"dummy_accuracy": "dummy"})
+
+
+def _metric(lines: pd.DataFrame) -> pd.Series:
+    """A method has one metric; where none of its cells has a row yet it is taken to be IIA."""
+    known = lines.dropna(subset=["metric"]).drop_duplicates("method").set_index("method")["metric"].to_dict()
+    return pd.Series([known.get(method, "iia") for method in lines["method"]], index=lines.index, dtype=object)
+
+
+def _add_accuracies(lines: pd.DataFrame) -> None:
+    lines["value"] = lines["n_correct"] / lines["n_total"]
+    lines["task"] = lines["task_n_correct"] / lines["task_n_total"]
+    lines["dummy"] = lines["dummy"].where(lines["value"].notna())
+    ends = [
+        wilson_interval(correct, total) if total > 0 else (math.nan, math.nan)
+        for correct, total in zip(lines["n_correct"], lines["n_total"], strict=True)
+    ]
+    lines[["low", "high"]] = np.array(ends, dtype="float64").reshape(-1, 2)
+    for control in CONTROLS:
+        lines[control] = lines[f"n_correct_{control}"] / lines["n_total"]
+    # Probes are not on this scale: the model's task is not theirs.
+    on_scale = lines["metric"] == "iia"
+    for column, target in [("value", "normalised"), *((name, f"{name}_normalised") for name in CONTROLS)]:
+        scaled = [
+            normalise(accuracy, dummy=dummy, task=task)
+            for accuracy, dummy, task in zip(lines[column], lines["dummy"], lines["task"], strict=True)
+        ]
+        lines[target] = pd.Series(scaled, index=lines.index, dtype="float64").where(on_scale)
+    lines["excess"] = lines["value"] - lines[["none", "random"]].max(axis=1)
+
+
+def _add_tests(lines: pd.DataFrame) -> None:
+    """The paired test of each cell against its own "no intervention"; a family is a map with all its seeds."""
+    paired = lines["n_only_cell"].notna() & lines["n_only_none"].notna()
+    lines["p"] = math.nan
+    lines.loc[paired, "p"] = [
+        mcnemar_exact(int(cell), int(none))
+        for cell, none in lines.loc[paired, ["n_only_cell", "n_only_none"]].itertuples(index=False)
+    ]
+    lines["p_holm"] = lines["q"] = math.nan
+    for _, family in lines[paired].groupby(MAP_KEYS, sort=False):
+        lines.loc[family.index, "p_holm"] = holm(family["p"].to_numpy())
+        lines.loc[family.index, "q"] = benjamini_hochberg(family["p"].to_numpy())
+    lines["better"] = (lines["p_holm"] <= ALPHA) & (lines["n_only_cell"] > lines["n_only_none"])

@@ -1,0 +1,185 @@
+"""The report as one HTML file that opens anywhere, offline: script, styles, data and plotly inside it.
+
+All numbers are computed here, in Python; the script in page.js only draws and words them.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any, Final
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import plotly.offline
+from matplotlib.colors import to_hex
+from numpy.typing import NDArray
+
+from orchestrator.report.figures import COLOURS, STATE_NAMES, unit_name
+from orchestrator.report.heatmap import (
+    METRIC_NAMES,
+    HeatMap,
+    Over,
+    Scale,
+    heat_maps,
+    shown_name,
+    shown_token,
+    value_range,
+)
+from orchestrator.report.html_tables import page_tables
+from orchestrator.report.measured import measured, unplanned
+from orchestrator.report.provenance import provenance
+from orchestrator.report.tables import summary_of
+from workers.cell import MAIN_SETTING
+
+# What the script is told of a cell, in this order; texts are indices into `texts`.
+_TEXTS: Final = ("state", "reason", "job", "host", "gpu_name")
+_COUNTS: Final = ("seed", "attempt", "n_correct", "n_total", "task_n_correct", "task_n_total", "subspace_dim")
+_PAIRED: Final = ("n_only_cell", "n_only_none")
+_RATES: Final = (
+    *("value", "low", "high", "normalised", "none", "none_normalised", "full", "full_normalised"),
+    *("random", "random_normalised", "excess", "task", "dummy", "p_holm", "q", "gpu_seconds"),
+)
+_RECORD: Final = (*_TEXTS, *_COUNTS, *_PAIRED, *_RATES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageContent:
+    """What a page is made of. `figures` are the pictures of each method and setting: paths relative to the page,
+    by what they show."""
+
+    title: str
+    maps: Sequence[HeatMap]
+    summary: pd.DataFrame
+    provenance: Mapping[str, str]
+    n_unplanned: int
+    made: datetime
+    figures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def page_content(
+    rows: pd.DataFrame, grid: pd.DataFrame, *, title: str, baselines: Mapping[str, str] | None = None
+) -> PageContent:
+    """The content of the page of a store and its grid, without pictures. Raises: ValueError (see `write_report`)."""
+    maps = heat_maps(measured(rows, grid))
+    return PageContent(
+        title=title,
+        maps=maps,
+        summary=summary_of(maps, baselines=baselines),
+        provenance=provenance(rows),
+        n_unplanned=unplanned(rows, grid),
+        made=datetime.now(UTC),
+    )
+
+
+def render(content: PageContent) -> str:
+    """The page's HTML."""
+    parts = {
+        "title": html.escape(content.title),
+        "made": content.made.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "style": _resource("page.css"),
+        "script": _resource("page.js"),
+        "plotly": plotly.offline.get_plotlyjs(),
+        "data": script_json(payload(content)),
+        **page_tables(content.maps, content.summary, content.provenance, content.figures, content.n_unplanned),
+    }
+    # One pass over the template alone: what is put in is never searched for further slots.
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], _resource("page.html"))
+
+
+def script_json(value: Any) -> str:
+    """JSON that is safe inside a <script>: nothing in it can end the element or open a comment."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def payload(content: PageContent) -> dict[str, Any]:
+    """What the script draws from: plain JSON values, absent numbers as null."""
+    texts: dict[str, int] = {}
+    by_metric = {metric: [item for item in content.maps if item.metric == metric] for metric in METRIC_NAMES}
+    return {
+        "record": _RECORD,
+        "textual": _TEXTS,
+        "main": MAIN_SETTING,
+        "states": STATE_NAMES,
+        "scales": {
+            metric: {scale.name.lower(): _scale(maps, metric, scale) for scale in Scale}
+            for metric, maps in by_metric.items()
+            if maps
+        },
+        "colours": {scale.name.lower(): _colours(COLOURS[scale]) for scale in Scale},
+        "maps": [_map(item, texts) for item in content.maps],
+        "texts": list(texts),
+    }
+
+
+def _scale(maps: Sequence[HeatMap], metric: str, scale: Scale) -> dict[str, Any]:
+    low, high = value_range(maps, scale)
+    has_values = any(item.cells[scale.value].notna().any() for item in maps)
+    return {"unit": unit_name(metric, scale), "range": [round(low, 4), round(high, 4)], "has_values": has_values}
+
+
+def _colours(name: str) -> list[str]:
+    """21 colours of a matplotlib map: the page's colours are the picture's."""
+    return [to_hex(matplotlib.colormaps[name](share)) for share in np.linspace(0, 1, 21)]
+
+
+def _map(item: HeatMap, texts: dict[str, int]) -> dict[str, Any]:
+    choices: list[Over | int] = [*Over, *item.seeds]
+    records = _records(item, texts)
+    return {
+        "experiment": item.experiment,
+        "name": shown_name(item.experiment),
+        "method": item.method,
+        "setting": item.setting,
+        "metric": item.metric,
+        "layers": item.layers,
+        "positions": item.positions,
+        "tokens": [shown_token(token) for token in item.tokens],
+        "seeds": item.seeds,
+        "values": {
+            scale.name.lower(): {str(over): _grid(item.values(scale, over)) for over in choices} for scale in Scale
+        },
+        "state": {str(over): item.states(over).tolist() for over in choices},
+        "better": {str(over): item.better(over).astype(int).tolist() for over in choices},
+        "cells": [[records.get((layer, position), []) for position in item.positions] for layer in item.layers],
+    }
+
+
+def _records(item: HeatMap, texts: dict[str, int]) -> dict[tuple[int, int], list[list[int | float | None]]]:
+    """The cells of each place, one a seed and in the seeds' order, each in the order of `_RECORD`."""
+    lines = item.cells.sort_values("seed", kind="stable")
+    columns: list[list[Any]] = [
+        *([texts.setdefault(_text(value), len(texts)) for value in lines[name]] for name in _TEXTS),
+        *([_number(value, digits=0) for value in lines[name]] for name in (*_COUNTS, *_PAIRED)),
+        *([_number(value, digits=4) for value in lines[name]] for name in _RATES),
+    ]
+    records: dict[tuple[int, int], list[list[int | float | None]]] = {}
+    for layer, position, *record in zip(lines["layer"], lines["position"], *columns, strict=True):
+        records.setdefault((layer, position), []).append(record)
+    return records
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: float, *, digits: int) -> int | float | None:
+    if not math.isfinite(value):
+        return None
+    return round(value, digits) if digits else int(value)
+
+
+def _grid(values: NDArray[np.float64]) -> list[list[float | None]]:
+    return [[_number(value, digits=4) for value in line] for line in values.tolist()]
+
+
+def _resource(name: str) -> str:
+    return resources.files("orchestrator.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,82 @@
+"""The report of a sweep: pictures and one HTML page, from the store and the planned grid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+
+from orchestrator.report import figures
+from orchestrator.report.heatmap import HeatMap, Over, Scale, shown_name, value_range
+from orchestrator.report.page import page_content, render
+from workers.cell import MAIN_SETTING
+from workers.files import replace_file
+
+
+def write_report(
+    rows: pd.DataFrame,
+    grid: pd.DataFrame,
+    folder: Path,
+    *,
+    title: str,
+    baselines: Mapping[str, str] | None = None,
+) -> Path:
+    """The path of `index.html` in `folder`, written anew with the pictures in `folder/figures`.
+
+    `rows` is the store (columns of `workers.shard.SHARD_SCHEMA`, one row a cell key and setting). `grid` has one line
+    a planned cell: cell_key, experiment, hypothesis, layer, position, token, seed, method, state, reason, job; its
+    order is the order of the maps, and its names are those shown. `baselines`: see `summary`.
+
+    Raises: OSError when the folder cannot be written; ValueError for a baseline that is no experiment, or where two
+    cells of the grid would be one place and seed of one map.
+    """
+    content = page_content(rows, grid, title=title, baselines=baselines)
+    content = replace(content, figures=_draw_all(content.maps, folder))
+    path = folder / "index.html"
+    replace_file(path, render(content))
+    return path
+
+
+def _draw_all(maps: Sequence[HeatMap], folder: Path) -> dict[str, dict[str, str]]:
+    """The pictures of each method and setting: what one shows, and its path in `folder`."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    limits = {
+        (metric, scale): value_range([item for item in maps if item.metric == metric], scale)
+        for metric in {item.metric for item in maps}
+        for scale in Scale
+    }
+    drawn: dict[str, dict[str, str]] = {}
+    ordered = sorted(maps, key=lambda item: (item.method, item.setting != MAIN_SETTING, item.setting))
+    for (method, setting), group in groupby(ordered, key=lambda item: (item.method, item.setting)):
+        panels = list(group)
+        paths = drawn[f"{shown_name(method)}, {'as trained' if setting == MAIN_SETTING else shown_name(setting)}"] = {}
+        for scale, over in _pictures(panels):
+            figure = figures.draw(panels, scale=scale, over=over, limits=limits[panels[0].metric, scale])
+            stem = f"{panels[0].metric}_{method}_{setting}_{scale.name.lower()}_{over}"
+            for suffix in _suffixes(setting, over):
+                path = f"figures/{re.sub(r'[^A-Za-z0-9._-]', '-', stem)}.{suffix}"
+                figures.save(figure, folder / path)
+                paths[f"{scale.name.lower()}, {over}{'' if suffix == 'png' else ' (PDF)'}"] = path
+    return drawn
+
+
+def _pictures(panels: Sequence[HeatMap]) -> Iterator[tuple[Scale, Over]]:
+    """Every unit for the main setting, raw and normalised for others, raw for probes; the mean where there are seeds.
+
+    A probe has no task accuracy to be scaled by and no interventions to be compared with.
+    """
+    is_main = panels[0].setting == MAIN_SETTING
+    for scale in Scale if is_main else (Scale.RAW, Scale.NORMALISED):
+        if scale is Scale.RAW or panels[0].metric == "iia":
+            yield scale, Over.MAXIMUM
+            if is_main and max(len(item.seeds) for item in panels) > 1:
+                yield scale, Over.MEAN
+
+
+def _suffixes(setting: str, over: Over) -> tuple[str, ...]:
+    """PNG; for what goes into a paper also PDF."""
+    return ("png", "pdf") if setting == MAIN_SETTING and over is Over.MAXIMUM else ("png",)

@@ -1,0 +1,153 @@
+"""The statistics of a sweep: intervals, paired tests, many tests at once, correlation of maps, spread over seeds.
+
+Counts go in, never rounded rates. What each number means to a reader is told in docs/statistics.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE: Final = 0.95  # of every interval in a report
+ALPHA: Final = 0.05  # family-wise error of every family of tests in a report
+
+Place = TypeVar("Place", bound=Hashable)
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correlation:
+    """Pearson's r of two maps over the `n` cells that both have; NaN where it is not defined."""
+
+    r: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How a number varies over `n` seeds. `sd` is the sample's standard deviation (n - 1), NaN for one seed."""
+
+    n: int
+    mean: float
+    sd: float
+    minimum: float
+    maximum: float
+
+
+def wilson_interval(n_correct: float, n_total: float, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The lower and upper end of Wilson's score interval for a proportion; (0, 1) where nothing was counted.
+
+    Raises: ValueError when the counts are no counts of a proportion.
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209-212; in the form of Brown, Cai and DasGupta 2001, Stat. Sci. 16,
+    101-133, equation 4.
+    """
+    if not 0 <= n_correct <= n_total:
+        raise ValueError(f"got {n_correct} correct of {n_total}; 0 <= correct <= total is right")
+    if n_total == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate = n_correct / n_total
+    centre = (n_correct + z * z / 2) / (n_total + z * z)
+    half = z * math.sqrt(n_total) / (n_total + z * z) * math.sqrt(rate * (1 - rate) + z * z / (4 * n_total))
+    # At 0 and at n the interval ends exactly there; the sum above misses it by a rounding error.
+    low = 0.0 if n_correct == 0 else centre - half
+    high = 1.0 if n_correct == n_total else centre + half
+    return low, high
+
+
+def normalise(accuracy: float, *, dummy: float, task: float) -> float:
+    """The accuracy on the scale whose 0 is the majority label and whose 1 is the model's own task accuracy.
+
+    NaN where the model is no better at its task than the majority label, because the scale then has no length.
+    Source: the figures of Wu et al., NeurIPS 2023 (arXiv 2305.08809), as their published code scales them.
+    """
+    return (accuracy - dummy) / (task - dummy) if task > dummy else math.nan
+
+
+def mcnemar_exact(n_only_first: int, n_only_second: int) -> float:
+    """The two-sided p-value that two procedures, tried on the same pairs, are right equally often.
+
+    Only the pairs count that one of the two alone gets right: under the null hypothesis each of them is a fair coin,
+    so p is twice the smaller tail of Binomial(n, 1/2), at most 1. Logarithms keep it right for any count.
+    Source: McNemar 1947, Psychometrika 12, 153-157; the exact form is the sign test.
+    """
+    n, smaller = n_only_first + n_only_second, min(n_only_first, n_only_second)
+    if 2 * smaller >= n - 1:  # the tails meet or overlap
+        return 1.0
+    k = np.arange(1, smaller + 1)
+    log_choose = np.concatenate([[0.0], np.cumsum(np.log((n - k + 1) / k))])  # log C(n, 0..smaller)
+    return min(1.0, 2 * float(np.exp(log_choose - n * math.log(2)).sum()))
+
+
+def holm(p_values: Sequence[float] | Floats) -> Floats:
+    """Adjusted p-values: reject those at or below alpha, and the chance of even one false rejection is at most alpha.
+
+    Valid however the tests depend on each other. Source: Holm 1979, Scand. J. Stat. 6, 65-70.
+    """
+    p, order = _ranked(p_values)
+    n = len(p)
+    adjusted = np.maximum.accumulate((n - np.arange(n)) * p[order])
+    return _unranked(adjusted, order)
+
+
+def benjamini_hochberg(p_values: Sequence[float] | Floats) -> Floats:
+    """q-values: of those at or below alpha an expected share of at most alpha is false.
+
+    Valid for independent or positively dependent tests. Source: Benjamini and Hochberg 1995, J. R. Stat. Soc. B 57,
+    289-300.
+    """
+    p, order = _ranked(p_values)
+    n = len(p)
+    scaled = n / np.arange(1, n + 1) * p[order]
+    return _unranked(np.minimum.accumulate(scaled[::-1])[::-1], order)
+
+
+def correlation(first: Mapping[Place, float], second: Mapping[Place, float]) -> Correlation:
+    """Pearson's correlation of two maps, over the cells that both have and nothing else.
+
+    NaN for fewer than three such cells, or where one of the maps is flat on them.
+    Source: Pearson 1895, Proc. R. Soc. Lond. 58, 240-242.
+    """
+    places = [
+        place for place in first if place in second and math.isfinite(first[place]) and math.isfinite(second[place])
+    ]
+    x = np.array([first[place] for place in places], dtype=float)
+    y = np.array([second[place] for place in places], dtype=float)
+    if len(places) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Correlation(r=math.nan, n=len(places))
+    x, y = x - x.mean(), y - y.mean()
+    r = float(x @ y / math.sqrt((x @ x) * (y @ y)))
+    return Correlation(r=max(-1.0, min(1.0, r)), n=len(places))
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """How `values`, one a seed, vary. Raises: ValueError for none."""
+    if not values:
+        raise ValueError("got no values; one a seed is right")
+    numbers = np.array(values, dtype=float)
+    return Spread(
+        n=len(numbers),
+        mean=float(numbers.mean()),
+        sd=float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan,
+        minimum=float(numbers.min()),
+        maximum=float(numbers.max()),
+    )
+
+
+def _ranked(p_values: Sequence[float] | Floats) -> tuple[Floats, NDArray[np.intp]]:
+    p = np.asarray(p_values, dtype=float)
+    if not np.all((p >= 0) & (p <= 1)):
+        raise ValueError(f"got p-values {p[~((p >= 0) & (p <= 1))].tolist()}; numbers from 0 to 1 are right")
+    return p, np.argsort(p, kind="stable")
+
+
+def _unranked(adjusted: Floats, order: NDArray[np.intp]) -> Floats:
+    result = np.empty_like(adjusted)
+    result[order] = np.minimum(adjusted, 1.0)
+    return result

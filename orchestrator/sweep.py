@@ -1,0 +1,215 @@
+"""class Sweep: the whole life of a sweep from Python; each command of the command line is one call into it.
+
+from orchestrator import Sweep
+sweep = Sweep.load("examples/demo.yaml")
+sweep.plan().totals.gpu_hours
+sweep.run()                     # or .submit(on="slurm"), and later .status(), .resume()
+sweep.results()                 # a pandas DataFrame
+sweep.report()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.backend import Control, Finding
+from orchestrator import folders, results
+from orchestrator.backends import machines, open_cluster, options_of
+from orchestrator.cells_file import read_grid
+from orchestrator.controlling import jobs_matching, pass_on, set_limit
+from orchestrator.errors import SweepBusy, SweepNotFound
+from orchestrator.faults import Fault, faults_of
+from orchestrator.grid import Grid, expand
+from orchestrator.healing import Mode, repeated_bugs, select
+from orchestrator.measuring import write_costs
+from orchestrator.planning import Plan, Planner, n_settings
+from orchestrator.records import read_submissions
+from orchestrator.results import Check
+from orchestrator.spec import SweepSpec
+from orchestrator.states import JobStatus, SweepStatus
+from orchestrator.status import StatusReader
+from orchestrator.submitting import Receipt, Sender
+from workers.files import SweepFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SWEEPS = Path("sweeps")
+
+
+class Sweep:
+    """One sweep: its spec, its folder, its cells, and what can be done with them."""
+
+    def __init__(self, spec: SweepSpec, folder: SweepFolder, grid: Grid) -> None:
+        self.spec, self.folder, self.grid = spec, folder, grid
+
+    @classmethod
+    def load(cls, source: str | Path, *, overrides: Iterable[str] = (), sweeps: Path = SWEEPS) -> Sweep:
+        """The sweep of a spec file, of a sweep's folder, or of the name of a folder in `sweeps`; nothing is written.
+
+        A spec file is expanded against its model; a folder is taken as it was planned.
+        Raises: SpecError, SweepNotFound, SweepConflict (the folder of that name holds another science).
+        """
+        found = folders.find(source, sweeps, list(overrides))
+        if found.is_planned:
+            return cls(found.spec, found.folder, read_grid(found.folder.cells))
+        grid = expand(found.spec)
+        folders.check_same_science(found.folder, found.spec, grid)
+        return cls(found.spec, found.folder, grid)
+
+    # Run ----------------------------------------------------------------------------------------------------------
+
+    def plan(self, *, on: str = "") -> Plan:
+        """What running the rest of the sweep would mean on `on` (default: the spec's cluster, else this machine).
+
+        Raises: SpecError, ClusterUsageError.
+        """
+        backend = on or ("slurm" if self.spec.cluster else "local")
+        planner = Planner(self.spec, self.folder, self.grid, machines(self.spec, backend, self.folder))
+        return planner.plan(self.status())
+
+    def submit(self, *, on: str = "local", reuse: Sequence[str | Path] = (), auto: bool = False) -> Receipt:
+        """Hand the cells that are in no job and have no row to the backend `on`, and return.
+
+        `reuse`: sweeps whose rows of the same cells count here as well. `auto`: a follow-up job resumes the sweep
+        while something is worth another try (SLURM).
+        Raises: SpecError, SweepBusy, StorageError, ClusterError.
+        """
+        with folders.written(self.folder, self.spec, self.grid):
+            for source in reuse:
+                other = folders.find(source, self.folder.root.parent, ())
+                folders.reuse_rows(self.folder, self.grid, other.folder)
+            self._sender.confirm(read_submissions(self.folder))
+            return self._sender.send(on, Mode.SUBMIT, auto=auto)
+
+    def resume(self, *, on: str = "", mode: Mode = Mode.RESUME, auto: bool = False, force: bool = False) -> Receipt:
+        """Hand over again what is missing or failed, and nothing that runs, waits or is done.
+
+        `on`: default the backend of the last submission. `mode` AUTO: only what is worth another try without a person
+        (`orchestrator.healing`). `force`: also after a bug that was seen often. `auto`: see `submit`.
+        Raises: RepeatedBug, SweepBusy, StorageError, SweepNotFound (never submitted), ClusterError.
+        """
+        known = read_submissions(self.folder)
+        if not known:
+            raise SweepNotFound(f"{self.folder.root}: never submitted; causalsweep submit does so")
+        with folders.written(self.folder, self.spec, self.grid):
+            self._sender.confirm(known)
+            return self._sender.send(on or known[-1].backend, mode, auto=auto, force=force)
+
+    def run(self, *, on: str = "local", reuse: Sequence[str | Path] = (), poll_s: float = 2.0) -> SweepStatus:
+        """The last status after submitting and waiting until nothing runs; what is worth another try is tried again.
+
+        Raises: as `submit`, and RepeatedBug.
+        """
+        self.submit(on=on, reuse=reuse)
+        return deque(self.watch(poll_s=poll_s, heal=True), maxlen=1).pop()
+
+    # While it runs ------------------------------------------------------------------------------------------------
+
+    def status(self) -> SweepStatus:
+        """What is known of every cell and job now: one question to each backend that has jobs of the sweep."""
+        return self._reader.read()
+
+    def watch(self, *, poll_s: float = 2.0, heal: bool = False) -> Iterator[SweepStatus]:
+        """The status every `poll_s` seconds until no job waits or runs; with `heal`, what is worth it is tried again.
+
+        Raises: RepeatedBug (with `heal`; the jobs that wait are cancelled first).
+        """
+        while True:
+            status = self.status()
+            yield status
+            if heal and repeated_bugs(status):
+                self.cancel()
+                select(status, self._reader.keys_of, Mode.AUTO)  # raises with the bug's name
+            if status.is_quiet and not (heal and self._healed()):
+                self._learn(status)
+                return
+            time.sleep(poll_s)
+
+    def jobs(self, where: Iterable[str] = ()) -> list[JobStatus]:
+        """The jobs that wait or run and whose unfinished cells all match `where` (`KEY=VALUE`). Raises: SpecError."""
+        return jobs_matching(self.status(), self.grid, self._reader.keys_of, where)
+
+    def control(self, action: Control, jobs: Iterable[JobStatus]) -> None:
+        """Cancel, kill, hold or release `jobs`. Raises: ClusterError."""
+        pass_on(self.folder, action, jobs)
+
+    def cancel(self) -> None:
+        """Tell every job to write a checkpoint and end. Raises: ClusterError."""
+        self.control(Control.CANCEL, self.jobs())
+
+    def limit(self, n_jobs: int | None) -> None:
+        """Let at most `n_jobs` jobs run at once (None: as many as fit). Raises: ClusterError."""
+        set_limit(self.folder, n_jobs)
+
+    def log(self, job: str) -> Path:
+        """The log of a job, all its attempts in it. Raises: SweepNotFound naming the jobs that there are."""
+        if not self.folder.job_file(job).exists():
+            names = sorted(file.stem for file in self.folder.jobs.glob("*.json"))
+            raise SweepNotFound(f"{self.spec.name}: no job {job!r}; there are {', '.join(names[:20]) or 'none'}")
+        return self.folder.logs / f"{job}.log"
+
+    def errors(self) -> list[Fault]:
+        """What went wrong, equal faults together, the most frequent first."""
+        return faults_of(self.status())
+
+    # Results ------------------------------------------------------------------------------------------------------
+
+    def results(self, *, where: Iterable[str] = ()) -> pd.DataFrame:
+        """The rows of the planned cells (columns of `workers.shard.SHARD_SCHEMA`) that match `where`."""
+        return results.rows(self._reader.store, self.grid, where)
+
+    def cells(self) -> pd.DataFrame:
+        """One line a planned cell: what it is, its state, why, and its job."""
+        return results.cells(self.grid, self.status())
+
+    def query(self, sql: str) -> pd.DataFrame:
+        """DuckDB's answer; `results` are the rows, `cells` the planned cells with their state. Raises: SpecError."""
+        return results.query(sql, results=self._reader.store.table(), cells=self.cells())
+
+    def report(self, folder: Path | None = None) -> Path:
+        """The path of the HTML page, written anew with its pictures. Raises: StorageError."""
+        baselines = {one.name: one.baseline for one in self.spec.grid.experiments if one.baseline}
+        target = folder or self.folder.report
+        return results.report(self.results(), self.cells(), target, title=self.spec.name, baselines=baselines)
+
+    def check(self) -> Check:
+        """Whether every planned cell is done, and what stands in the way."""
+        return results.check(self.status())
+
+    def doctor(self, *, on: str = "local") -> list[Finding]:
+        """What the backend `on` allows and what will hurt. Raises: ClusterUsageError, SpecError."""
+        return open_cluster(on, self.folder, options_of(self.spec, on)).doctor()
+
+    def _healed(self) -> bool:
+        """Whether there is something to wait for: jobs that were handed over again, here or by somebody else."""
+        try:
+            return self.resume(mode=Mode.AUTO).submission is not None
+        except SweepBusy:
+            return True
+
+    def _learn(self, status: SweepStatus) -> None:
+        """Gather the rows, and write down what they teach the next plan."""
+        table, counts = self._reader.store.table(), n_settings(self.spec, self.grid)
+        with contextlib.suppress(OSError):  # a plan without it is less exact, that is all
+            write_costs(self.folder, self.grid, table, status.jobs, n_settings=counts)
+
+    @cached_property
+    def _reader(self) -> StatusReader:
+        return StatusReader(
+            self.folder,
+            self.grid,
+            self.spec.evaluation_settings(),
+            gate=self.spec.gate.task_accuracy,
+            lost_after_s=self.spec.jobs.lost_after_s,
+        )
+
+    @cached_property
+    def _sender(self) -> Sender:
+        return Sender(self.spec, self.folder, self.grid, self._reader)

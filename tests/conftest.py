@@ -1,0 +1,58 @@
+"""What all tests share: one thread a process, no network, the demo's checkpoint, and no silent skips in CI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before torch is imported anywhere; processes that tests start inherit them.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+PROJECT = Path(__file__).parents[1]
+MUST_RUN_IN_CI = ("slurm", "ray", "browser")
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The repository's root."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The folder of the demo's checkpoint."""
+    return PROJECT / "examples" / "demo-model"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """With CI=true a skipped cluster test is a failed one."""
+    report = yield
+    if report.skipped and _in_ci() and any(item.get_closest_marker(name) for name in MUST_RUN_IN_CI):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, where this test must run: {_reason(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """With CI=true a module that skips itself whole is a failed one: its markers cannot be seen."""
+    report = yield
+    if report.skipped and _in_ci():
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid}: skipped in CI: {_reason(report)}"
+    return report
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI") == "true"
+
+
+def _reason(report: Any) -> str:
+    return str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)

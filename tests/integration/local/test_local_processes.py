@@ -1,0 +1,118 @@
+"""The local backend's processes: what is left when one of them is killed, and that none belongs to the terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from cluster.backend import JobState
+from cluster.files import get_json
+from cluster.local import LocalCluster
+from cluster.local.queue import Settings
+from tests.contract.bench import Bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """One worker on this machine."""
+    return Bench(folder=tmp_path, make=LocalCluster, options={"workers": 1}, name="local")
+
+
+def dispatcher_pid(bench: Bench) -> int:
+    """The process that starts what waits."""
+    return int(get_json(bench.folder / "cluster" / "local" / "dispatcher.json")["pid"])
+
+
+def runner_pid(bench: Bench, handle: str) -> int:
+    """The process that runs a job's command."""
+    record = LocalCluster(bench.folder, {}).queue.run(handle)
+    assert record is not None
+    return record.runner.pid
+
+
+def test_a_killed_dispatcher_is_noticed_and_replaced(bench: Bench) -> None:
+    """With the dispatcher killed what runs goes on, what waits says so, and the next submission starts it."""
+    handles = bench.cluster().submit([bench.request("a", until="gate"), bench.request("b")], token="t1")
+    bench.wait_for_start("a")
+    os.kill(dispatcher_pid(bench), signal.SIGKILL)
+    bench.wait("the loss is told", lambda: "dispatcher" in bench.cluster().poll([handles["b"]])[handles["b"]].detail)
+    bench.open("gate")
+    assert bench.wait_for({"a": handles["a"]})["a"].state is JobState.COMPLETED
+    assert bench.starts("b") == []
+    bench.cluster().submit([], token="t2")
+    assert bench.wait_for(handles)["b"].state is JobState.COMPLETED
+    assert len(bench.starts("a")) == 1
+
+
+def test_a_job_whose_runner_was_killed_still_counts_as_running(bench: Bench) -> None:
+    """The command lives without its runner: RUNNING, its slot taken; when it ends, nobody has its exit code: FAILED."""
+    handles = bench.cluster().submit([bench.request("a", until="gate"), bench.request("b")], token="t1")
+    bench.wait_for_start("a")
+    bench.wait("its process is recorded", lambda: LocalCluster(bench.folder, {}).queue.run(handles["a"]).child)
+    os.kill(runner_pid(bench, handles["a"]), signal.SIGKILL)
+    assert bench.cluster().poll([handles["a"]])[handles["a"]].state is JobState.RUNNING
+    assert bench.starts("b") == []
+    bench.open("gate")
+    statuses = bench.wait_for(handles)
+    assert (statuses["a"].state, statuses["b"].state) == (JobState.FAILED, JobState.COMPLETED)
+    assert "no exit code" in statuses["a"].detail
+
+
+def test_a_killed_command_is_failed_by_its_signal(bench: Bench) -> None:
+    """SIGKILL of the command (the kernel short of memory, say) is FAILED and named."""
+    handles = bench.cluster().submit([bench.request("a", until="gate")], token="t1")
+    bench.wait_for_start("a")
+    os.kill(bench.starts("a")[0]["pid"], signal.SIGKILL)
+    status = bench.wait_for(handles)["a"]
+    assert (status.state, status.detail) == (JobState.FAILED, "killed by SIGKILL")
+
+
+def test_no_process_belongs_to_the_terminal(bench: Bench) -> None:
+    """Dispatcher, runner and command are each outside the submitter's session, so Ctrl-C reaches none."""
+    handles = bench.cluster().submit([bench.request("a", until="gate"), bench.request("b")], token="t1")
+    bench.wait_for_start("a")
+    pids = [dispatcher_pid(bench), runner_pid(bench, handles["a"]), bench.starts("a")[0]["pid"]]
+    assert os.getsid(0) not in [os.getsid(pid) for pid in pids]
+    bench.open("gate")
+    bench.wait_for(handles)
+
+
+def test_many_submitters_at_once_start_each_job_once(bench: Bench) -> None:
+    """Four processes that submit at the same moment, each with its own token: every job runs once, one at a time."""
+    children = []
+    for child in range(4):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                names = [f"c{child}-{i}" for i in range(3)]
+                bench.cluster().submit([bench.request(name) for name in names], token=f"t{child}")
+            finally:
+                os._exit(0)
+        children.append(pid)
+    for pid in children:
+        os.waitpid(pid, 0)
+    handles = {f"c{child}-{i}": f"t{child}.{i}" for child in range(4) for i in range(3)}
+    assert {status.state for status in bench.wait_for(handles).values()} == {JobState.COMPLETED}
+    assert [len(bench.starts(name)) for name in handles] == [1] * 12
+
+
+def test_each_slot_has_its_own_gpu(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with GPUs two jobs side by side see one each, and a wide job sees two."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    cluster = LocalCluster(bench.folder, {})
+    requests = [bench.request(name, until="gate") for name in "ab"] + [bench.request("wide", n_gpus=2)]
+    handles = cluster.submit(requests, token="t1")
+    bench.wait_for_start("a", "b")
+    assert {bench.starts(name)[0]["CUDA_VISIBLE_DEVICES"] for name in "ab"} == {"4", "6"}
+    bench.open("gate")
+    assert bench.wait_for(handles)["wide"].gpu == "4,6"
+    assert bench.starts("wide")[0]["CUDA_VISIBLE_DEVICES"] == "4,6"
+
+
+def test_workers_share_the_gpus_evenly() -> None:
+    """With more workers than GPUs the slots go round the GPUs."""
+    settings = Settings(workers=4, devices=("0", "1"))
+    assert [settings.gpus((slot,)) for slot in range(4)] == ["0", "1", "0", "1"]

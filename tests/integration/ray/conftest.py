@@ -1,0 +1,44 @@
+"""Real raylets for the tests of this folder, and benches on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.backend import Control
+from cluster.ray import RayCluster
+from cluster.testbed.ray import RayTestbed
+from tests.contract.bench import Bench
+from tests.testbeds import ray_testbed
+
+
+@pytest.fixture(scope="session")
+def bed() -> RayTestbed:
+    """Two nodes with eight logical GPUs each, both alive."""
+    return ray_testbed()
+
+
+@pytest.fixture(scope="module")
+def bench_at(bed: RayTestbed) -> Iterator[Callable[[Path], Bench]]:
+    """A bench in a folder; what still runs on it when the module's tests are done is killed."""
+    folders: list[Path] = []
+
+    def make(folder: Path) -> Bench:
+        folder.mkdir(parents=True, exist_ok=True)
+        folders.append(folder)
+        options = {"address": bed.address}
+        return Bench(folder=folder, make=RayCluster, options=options, name="ray", patience_s=90)
+
+    yield make
+    for folder in folders:
+        cluster = RayCluster(folder, {"address": bed.address})
+        cluster.control(cluster.handles(), Control.KILL)
+
+
+@pytest.fixture
+def bench(bed: RayTestbed, bench_at: Callable[[Path], Bench], tmp_path: Path) -> Bench:
+    """A bench of one test, on two nodes that are alive whatever the test before did."""
+    bed.up()
+    return bench_at(tmp_path / "sweep")

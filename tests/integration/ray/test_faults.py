@@ -1,0 +1,196 @@
+"""What is lost, and what is not, when processes and nodes of a real Ray cluster die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.backend import ClusterUsageError, JobState
+from cluster.process import ProcessId
+from cluster.ray import RayCluster
+from cluster.ray.record import Record
+from cluster.testbed.machine import family, send, stop
+from cluster.testbed.ray import RayTestbed
+from tests.contract.bench import Bench
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def running_child(bench: Bench, name: str) -> ProcessId:
+    """The process of a job's latest start."""
+    return ProcessId.of(bench.starts(name)[-1]["pid"])
+
+
+def dispatcher(bench: Bench, token: str) -> ProcessId:
+    """The process of a submission's dispatcher."""
+    path = str(Record(bench.folder).path(Record(bench.folder).name(token)))
+    (process,) = (one.identity for one in family() if one.command.strip().endswith(f"cluster.ray.dispatcher {path}"))
+    return process
+
+
+def test_a_killed_worker_process_takes_its_command_along(bench: Bench, bed: RayTestbed) -> None:
+    """SIGKILL to the Ray process that runs a job: the command dies with it, so that nothing is left on the GPU that Ray
+    hands out again, and the job runs a second time, which its status counts."""
+    handles = bench.cluster().submit([bench.request("a", until="gate")], token="t1")
+    bench.wait_for_start("a")
+    child = running_child(bench, "a")
+    bed.kill_worker()
+    bench.wait("the command's end", lambda: not child.is_alive(), patience_s=5)
+    bench.wait_for_start("a", n=2)
+    bench.open("gate")
+    status = bench.wait_for(handles)["a"]
+    assert (status.state, status.restarts) == (JobState.COMPLETED, 1)
+
+
+def test_a_killed_command_runs_again_and_not_for_ever(bench: Bench) -> None:
+    """SIGKILL to the command itself counts as a lost process; after `max_restarts` the job is given up."""
+    cluster = bench.cluster(max_restarts=1)
+    handles = cluster.submit([bench.request("a", until="gate")], token="t1")
+    for n in (1, 2):
+        bench.wait_for_start("a", n=n)
+        send(running_child(bench, "a"), signal.SIGKILL)
+    status = bench.wait_for(handles)["a"]
+    assert status.state is JobState.NODE_FAIL
+    assert "SIGKILL" in status.detail
+    assert len(bench.starts("a")) == 2
+
+
+def test_what_a_command_leaves_running_is_ended(bench: Bench) -> None:
+    """A command starts a daemon in a session of its own and ends well: when the job is COMPLETED the daemon is gone."""
+    leave = "setsid sh -c 'echo $$ > pid; exec sleep 600' & while [ ! -s pid ]; do sleep 0.01; done"
+    request = replace(bench.request("a"), argv=("sh", "-c", leave))
+    handles = bench.cluster().submit([request], token="t1")
+    assert bench.wait_for(handles)["a"].state is JobState.COMPLETED
+    pid = int((request.log.parent / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        ProcessId.of(pid)
+
+
+def test_a_lost_node_loses_no_job_and_is_used_when_it_returns(bench: Bench, bed: RayTestbed) -> None:
+    """Two jobs fill a node each; node 1 dies: its job waits, the other runs on; it returns: the job runs there."""
+    handles = bench.cluster().submit([bench.request(name, until="gate", n_gpus=8) for name in "ab"], token="t1")
+    bench.wait_for_start("a", "b")
+    lost = next(name for name in "ab" if bench.starts(name)[0]["CAUSALSWEEP_NODE"] == "node-1")
+    bed.kill_node(1)
+    bench.wait_for({lost: handles[lost]}, JobState.PENDING)
+    bed.up()
+    bench.wait_for_start(lost, n=2)
+    assert bench.starts(lost)[1]["CAUSALSWEEP_NODE"] == "node-1"
+    bench.open("gate")
+    statuses = bench.wait_for(handles)
+    assert {name: status.restarts for name, status in statuses.items()} == {lost: 1, "ba"["ab".index(lost)]: 0}
+    assert {status.state for status in statuses.values()} == {JobState.COMPLETED}
+
+
+def test_a_killed_dispatcher_is_told_and_leaves_no_process(bench: Bench) -> None:
+    """SIGKILL to the dispatcher: its jobs' processes end, they are NODE_FAIL and not RUNNING, what was done stays done,
+    and a new submission runs."""
+    requests = [bench.request("done"), bench.request("a", until="gate")]
+    handles = bench.cluster().submit(requests, token="t1")
+    bench.wait_for_start("a")
+    bench.wait_for({"done": handles["done"]})
+    child = running_child(bench, "a")
+    send(dispatcher(bench, "t1"), signal.SIGKILL)
+    bench.wait("the command's end", lambda: not child.is_alive(), patience_s=15)
+    statuses = bench.wait_for(handles)
+    assert (statuses["done"].state, statuses["a"].state) == (JobState.COMPLETED, JobState.NODE_FAIL)
+    assert "dispatcher" in statuses["a"].detail
+    bench.open("gate")
+    again = bench.cluster().submit([bench.request("a", until="gate")], token="t2")
+    assert bench.wait_for(again)["a"].state is JobState.COMPLETED
+
+
+def test_a_restarted_head_is_survived_by_the_record(bench: Bench, bed: RayTestbed) -> None:
+    """The head dies: what ended is not forgotten, what ran is never called COMPLETED. A new head at the address: it is
+    NODE_FAIL, and a new submission runs."""
+    handles = bench.cluster().submit([bench.request("done"), bench.request("a", until="gate")], token="t1")
+    bench.wait_for_start("a")
+    bench.wait_for({"done": handles["done"]})
+    bed.kill_node(0)
+    states = {name: bench.cluster().poll([handle])[handle].state for name, handle in handles.items()}
+    assert states["done"] is JobState.COMPLETED
+    assert states["a"] in (JobState.RUNNING, JobState.UNKNOWN)
+    bed.up()
+    statuses = bench.wait_for(handles)
+    assert (statuses["done"].state, statuses["a"].state) == (JobState.COMPLETED, JobState.NODE_FAIL)
+    bench.open("gate")
+    again = bench.cluster().submit([bench.request("a", until="gate")], token="t2")
+    assert bench.wait_for(again)["a"].state is JobState.COMPLETED
+
+
+def test_a_client_killed_while_it_submits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL to the client as soon as Ray has the submission: the jobs run, and the same token finds them."""
+    requests = [bench.request("a"), bench.request("b")]
+    with monkeypatch.context() as patch:
+        patch.setattr(RayCluster, "_begun", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        pid = os.fork()
+        if pid == 0:
+            bench.cluster().submit(requests, token="t1")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    bench.wait("both ended", lambda: bench.ends("a") == bench.ends("b") == 1)
+    statuses = bench.wait_for(bench.cluster().submit(requests, token="t1"))
+    assert {status.state for status in statuses.values()} == {JobState.COMPLETED}
+    assert len(bench.starts("a")) == len(bench.starts("b")) == 1
+
+
+FILL = """
+import numpy, ray, sys, time
+ray.init(address=sys.argv[1], log_to_driver=False)
+held = [ray.put(numpy.zeros(2 * 2**20)) for _ in range(8)]
+print("full", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_full_object_store_does_no_harm(bench: Bench, bed: RayTestbed) -> None:
+    """Another program fills the object store (128 MiB held, it has 80): jobs come and go, for they use none of it."""
+    env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    filler = subprocess.Popen(
+        [sys.executable, "-c", FILL, bed.gcs], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env, text=True
+    )
+    try:
+        assert filler.stdout is not None
+        assert any(line == "full\n" for line in filler.stdout)
+        statuses = bench.wait_for(bench.cluster().submit([bench.request("a"), bench.request("b")], token="t1"))
+        assert {status.state for status in statuses.values()} == {JobState.COMPLETED}
+    finally:
+        filler.kill()
+        filler.communicate()
+
+
+@contextmanager
+def blind_node(bed: RayTestbed, hidden: Path) -> Iterator[None]:
+    """A third node of the cluster for which the folder `hidden` is empty, as if it were not mounted there."""
+    hide = f'mount -t tmpfs none "{hidden}" && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", hide, "sh", *bed.start_command(2)]
+    subprocess.run(command, env=bed.environment(2), check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        stop(bed.processes(2))
+
+
+def test_a_node_that_does_not_see_the_folder_is_named(bench: Bench, bed: RayTestbed) -> None:
+    """Submit refuses before any job starts and names the node and the file; mended, the same token goes through."""
+    bench.folder.mkdir(exist_ok=True)
+    with blind_node(bed, bench.folder):
+        began = time.monotonic()
+        with pytest.raises(ClusterUsageError, match=r"node node-2: cannot read .*: No such file") as raised:
+            bench.cluster().submit([bench.request("a")], token="t1")
+        assert time.monotonic() - began < 60
+        assert str(bench.folder) in str(raised.value)
+        found = {finding.check: finding for finding in bench.cluster().doctor()}
+        assert not found["node node-2"].ok
+        assert found["node node-1"].ok
+    assert bench.starts("a") == []
+    bench.wait("two nodes", lambda: len(bed.status()) == 2)
+    assert bench.wait_for(bench.cluster().submit([bench.request("a")], token="t1"))["a"].state is JobState.COMPLETED

@@ -1,0 +1,41 @@
+"""A sweep of eight cells on a fake cluster, in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import backends
+from orchestrator.spec_text import to_yaml
+from orchestrator.sweep import Sweep
+from tests.unit.orchestrator.fake_cluster import FakeCluster, World
+from tests.unit.orchestrator.specs import raw_spec
+
+LoadSweep = Callable[..., Sweep]
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """The fake scheduler, in place of every backend."""
+    world = World()
+    monkeypatch.setattr(FakeCluster, "world", world)
+    names = dict.fromkeys(backends.BACKENDS, "tests.unit.orchestrator.fake_cluster:FakeCluster")
+    monkeypatch.setattr(backends, "BACKENDS", names)
+    return world
+
+
+@pytest.fixture
+def load(tmp_path: Path, demo_model: Path) -> LoadSweep:
+    """Loads the small sweep from a spec file, with some sections replaced: 2 experiments x 2 layers x 2 positions."""
+
+    def loaded(**changes: Any) -> Sweep:
+        grid = {"experiments": ["left_boundary", "bracket_identity"], "layers": [0, 1], "positions": "80..81"}
+        model = {"path": str(demo_model), "dtype": "float32"}
+        path = tmp_path / "small.yaml"
+        path.write_text(to_yaml(raw_spec(model=model, grid=grid) | changes), encoding="utf-8")
+        return Sweep.load(path, sweeps=tmp_path / "sweeps")
+
+    return loaded

@@ -1,0 +1,234 @@
+"""The command line: exit codes, documents, and what a mistake looks like."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.backend import Control, JobState
+from orchestrator import cli
+from orchestrator.cli import steering
+from tests.unit.orchestrator.conftest import LoadSweep
+from tests.unit.orchestrator.fake_cluster import World, finish, jobs_of, set_state, write_progress
+from workers.progress import AttemptState, FailureClass
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(load: LoadSweep, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `causalsweep` beside the small sweep's spec file and gives its exit code."""
+    load()
+    monkeypatch.chdir(tmp_path)
+
+    def called(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["causalsweep", *arguments])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return called
+
+
+@pytest.fixture
+def document(run: Run, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs a command with --json and gives what it printed."""
+
+    def called(*arguments: str) -> Any:
+        capsys.readouterr()
+        run(*arguments, "--json")
+        return json.loads(capsys.readouterr().out)
+
+    return called
+
+
+def test_help_is_quick_and_light() -> None:
+    """`--help` takes less than half a second of CPU and imports nothing of pandas, Arrow, DuckDB or pydantic."""
+    code = (
+        "import sys, time; sys.argv = ['causalsweep', '--help']\n"
+        "from orchestrator.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'pandas', 'pyarrow', 'duckdb', 'pydantic', 'torch', 'matplotlib'} & set(sys.modules)\n"
+        "print(sorted(heavy), time.process_time(), file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy, _, seconds = ended.stderr.strip().rpartition(" ")
+    assert heavy == "[]"
+    assert float(seconds) < 0.5
+
+
+def test_every_command_has_an_example(capsys: pytest.CaptureFixture[str], run: Run) -> None:
+    """`COMMAND --help` shows how it is called."""
+    for name in ("plan", "run", "submit", "resume", "status", "logs", "errors", "cancel", "hold", "release", "limit"):
+        assert run(name, "--help") == 0
+        assert f"causalsweep {name} " in capsys.readouterr().out
+
+
+def test_bad_input_is_one_message_and_exit_code_2(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A wrong spec: the message on standard error, no traceback, nothing written."""
+    assert run("submit", "small.yaml", "--set", "dta.n_train=1") == 2
+    caught = capsys.readouterr()
+    assert caught.err == "error: small.yaml: key `dta`: unknown; did you mean `data`?\n"
+    assert caught.out == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "nothing"),
+        ("plan", "nothing.yaml"),
+        ("plan", "small.yaml", "--set", "grid.layers=9"),
+        ("submit", "small.yaml", "--on", "cloud"),
+        ("submit", "small.yaml", "--on", "slurm"),
+        ("submit", "small.yaml", "--auto"),
+        ("cancel", "small.yaml", "--where", "colour=red"),
+        ("limit", "small.yaml", "few"),
+        ("logs", "small.yaml", "r9-0001"),
+        ("results", "small.yaml", "--format", "parquet"),
+        ("query", "small.yaml", "SELEC 1"),
+        ("resume", "small.yaml"),
+        ("plan",),
+        ("fly",),
+    ],
+)
+def test_mistakes_end_with_2(run: Run, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    """Whatever the user got wrong, the exit code is 2 and there is no traceback."""
+    assert run(*arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_read_only_folder_is_named(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A place where no folder can be made (here: below a file) is named."""
+    (tmp_path / "file").write_text("")
+    assert run("submit", "small.yaml", "--sweeps", "file/sweeps") == 2
+    assert "cannot create the sweep's folder" in capsys.readouterr().err
+
+
+def test_plan_prints_the_reference_beside(document: Callable[..., Any]) -> None:
+    """The plan's document has the engine's totals and the reference's."""
+    plan = document("plan", "small.yaml")
+    assert plan["cells"] == {"total": 8, "done": 0, "in_jobs": 0, "skipped": 0, "to_run": 8}
+    assert plan["reference"]["gpu_hours"] > plan["totals"]["gpu_hours"] > 0
+    assert sum(job["n_cells"] for job in plan["jobs"]) == 8
+
+
+def test_plan_shows_the_figures(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """For people: cells, jobs, hours, and what they rest on."""
+    assert run("plan", "small.yaml") == 0
+    text = capsys.readouterr().out
+    assert "8 cells to run on 2 x cpu" in text
+    assert "reference" in text
+    assert "nothing measured yet" in text
+
+
+def test_plan_writes_nothing(run: Run, tmp_path: Path) -> None:
+    """Planning leaves no folder."""
+    run("plan", "small.yaml")
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_submit_status_check(run: Run, document: Callable[..., Any], load: LoadSweep, world: World) -> None:
+    """Submitted cells wait, finished ones are done; check says 1, then 0."""
+    assert document("submit", "small.yaml")["n_cells"] == 8
+    status = document("status", "small")
+    assert (status["cells"]["waiting"], status["is_quiet"]) == (8, False)
+    assert {job["state"] for job in status["jobs"]} == {"PENDING"}
+    assert run("check", "small") == 1
+    for job in jobs_of(load()):
+        finish(world, job)
+    assert run("check", "small") == 0
+    assert document("status", "small", "--watch")["is_done"]
+
+
+def test_run_ends_with_1_where_cells_fail(run: Run, load: LoadSweep, world: World) -> None:
+    """`run` is done only when every cell is."""
+    run("submit", "small.yaml")
+    for job in jobs_of(load()):
+        write_progress(job, AttemptState.FAILED, kind=FailureClass.BAD_INPUT)
+        set_state(world, job.job, JobState.FAILED)
+    assert run("run", "small.yaml") == 1
+
+
+def test_errors_are_grouped(run: Run, document: Callable[..., Any], load: LoadSweep, world: World) -> None:
+    """Two jobs with one fault are one entry."""
+    run("submit", "small.yaml")
+    for job in jobs_of(load()):
+        write_progress(job, AttemptState.FAILED, kind=FailureClass.BUG, message=f"IndexError: {job.job}")
+        set_state(world, job.job, JobState.FAILED)
+    (fault,) = document("errors", "small")
+    assert (fault["count"], fault["kind"], fault["hosts"]) == (2, "bug", ["node1"])
+
+
+def test_results_in_every_format(run: Run, load: LoadSweep, world: World, tmp_path: Path) -> None:
+    """CSV, Parquet and JSON hold the same rows."""
+    import pandas as pd
+
+    run("submit", "small.yaml")
+    for job in jobs_of(load()):
+        finish(world, job)
+    for form in ("csv", "parquet", "json"):
+        assert run("results", "small", "--where", "layer=1", "--format", form, "-o", f"out.{form}") == 0
+    frames = [pd.read_csv("out.csv"), pd.read_parquet("out.parquet"), pd.read_json("out.json")]
+    assert [len(frame) for frame in frames] == [4, 4, 4]
+    assert [set(frame["layer"]) for frame in frames] == [{1}, {1}, {1}]
+
+
+def test_query_sees_rows_and_cells(document: Callable[..., Any], run: Run, load: LoadSweep, world: World) -> None:
+    """SQL over `results` and `cells`."""
+    run("submit", "small.yaml")
+    finish(world, jobs_of(load())[0])
+    sql = "SELECT state, count(*) AS n, count(iia) AS measured FROM cells LEFT JOIN results USING (cell_key) "
+    sql += "GROUP BY ALL ORDER BY 1"
+    assert document("query", "small", sql) == [
+        {"state": "done", "n": 4, "measured": 4},
+        {"state": "waiting", "n": 4, "measured": 0},
+    ]
+
+
+def test_cancel_asks_above_ten(run: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A great number of jobs is cancelled only after a yes."""
+    monkeypatch.setattr(steering, "ASK_ABOVE", 1)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    run("submit", "small.yaml")
+    assert run("cancel", "small") == 1
+    assert world.orders == []
+    assert run("cancel", "small", "--yes") == 0
+    assert [action for action, _ in world.orders] == [Control.CANCEL]
+
+
+def test_logs_of_a_job(run: Run, load: LoadSweep, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last lines of a job's log."""
+    run("submit", "small.yaml")
+    (load().folder.logs / "r1-0001.log").write_text("one\ntwo\nthree\n")
+    capsys.readouterr()
+    assert run("logs", "small", "r1-0001", "-n", "2") == 0
+    assert capsys.readouterr().out == "two\nthree\n"
+
+
+def test_check_reports_a_torn_shard(
+    run: Run, load: LoadSweep, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shard cut short is named, its cells are missing, and resume runs them."""
+    run("submit", "small.yaml")
+    first, second = jobs_of(load())
+    finish(world, first)
+    finish(world, second)
+    path = load().folder.shards / f"{first.job}-0001.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert run("check", "small") == 1
+    assert f"{path}: torn shard" in capsys.readouterr().out
+    assert run("resume", "small") == 0
+    assert {cell.key for cohort in jobs_of(load())[2].cohorts for cell in cohort.cells} <= {
+        cell.key for cohort in first.cohorts for cell in cohort.cells
+    }

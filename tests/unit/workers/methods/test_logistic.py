@@ -1,0 +1,39 @@
+"""Logistic regression: at its one optimum, and of the known value where that has a closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from workers.methods.logistic import fit_classifier, standardised
+
+
+def test_the_gradient_vanishes_at_the_solution() -> None:
+    """The objective is convex, so a point without slope is its minimum: here by numpy, penalty included."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(3.0, [1.0, 5.0, 0.2, 1.0], (300, 4))
+    above = features @ [1.0, 0.3, -2.0, 0.0] + rng.normal(0, 1, 300) > 4.0
+    found = fit_classifier(torch.from_numpy(features), torch.from_numpy(above), penalty=0.01, max_steps=200)
+    x = (features - features.mean(axis=0)) / features.std(axis=0)
+    weight = found.weight_F.double().numpy() * features.std(axis=0)
+    residual = 1 / (1 + np.exp(-(x @ weight + found.bias.item()))) - above
+    assert np.abs(x.T @ residual / 300 + 0.01 * weight).max() < 1e-6
+    assert abs(residual.mean()) < 1e-6
+
+
+def test_one_truth_value_gives_the_log_odds() -> None:
+    """Of 10 with the feature 8 are above, of 10 without it 3: the weights' score is log 4 and log 3/7."""
+    feature = torch.tensor([[1.0]] * 10 + [[0.0]] * 10)
+    above = torch.tensor([True] * 8 + [False] * 2 + [True] * 3 + [False] * 7)
+    found = fit_classifier(feature, above, penalty=1e-9, max_steps=200)
+    scores = (feature[[0, 10]] - found.centre_F) @ found.weight_F + found.bias
+    assert scores.tolist() == pytest.approx([np.log(4), np.log(3 / 7)], abs=1e-4)
+
+
+def test_a_constant_feature_is_not_blown_up() -> None:
+    """Rounding noise around 1000 stays small beside a feature that varies."""
+    noise = 1000 + 1e-4 * torch.randn(50, 1, generator=torch.Generator().manual_seed(0))
+    x_NF, _, _ = standardised(torch.cat([torch.linspace(-1, 1, 50)[:, None], noise], dim=1))
+    assert x_NF[:, 1].abs().max() < 1.0
+    assert x_NF[:, 0].std(correction=0).item() == pytest.approx(1.0)

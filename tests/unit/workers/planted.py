@@ -1,0 +1,134 @@
+"""A hand-wired GPT-2 that decides X <= Z <= Y by P = [X <= Z] and Q = [Z <= Y], each in a known direction.
+
+Prompt: `<s> X Z Y =`, the numbers 0..9 being one token each; the answer is Yes or No.
+
+    embedding   a number's value in dimension VALUE; one dimension a position
+    block 0     the last position's heads 0, 1, 2 read X, Z, Y into dimensions X, Z, Y; the MLP writes
+                P = relu(Z - X + 1) - relu(Z - X) into dimension P, and Q likewise: exactly 0 or 1 for whole numbers
+    block 1     no attention; the MLP writes relu(P + Q - 1), P and Q, into dimension BOTH and erases P, Q, X, Y and Z
+                (left there, a linear reading of P from the source and Q from the base would be a conjunction too)
+    head        Yes where BOTH > 1/2
+
+So after block 0, at the last position, dimension P carries the left boundary's variable and nothing else does. A
+constant pair of dimensions +C, -C makes every layer norm a division by a known number (to one part in C^2), and
+dimension BALANCE gets the opposite of all that is written elsewhere, so that the norms find a mean of zero.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from workers.causal_model import Hypothesis
+from workers.tasks.base import AbstractTask
+from workers.tasks.price_tagging import HYPOTHESES
+
+D, HEADS = 24, 3
+PLUS, MINUS, VALUE, X, Z, Y, P, Q, BOTH = 0, 1, 2, 3, 4, 5, 6, 7, 8
+AT = 9  # dimensions 9..13: which position this is
+BALANCE = 14
+C, SHARP = 1000.0, 60.0
+VOCABULARY = ["<s>", *map(str, range(10)), "=", "Yes", "No"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planted(AbstractTask):
+    """Is Z between X and Y? In the model's own little language."""
+
+    name: ClassVar[str] = "planted"
+
+    def sample(self, rng: random.Random) -> dict[str, Any]:
+        return {"X": rng.randrange(10), "Y": rng.randrange(10), "Z": rng.randrange(10)}
+
+    def prompt(self, inputs: Mapping[str, Any]) -> str:
+        return f"{inputs['X']} {inputs['Z']} {inputs['Y']} ="
+
+    @property
+    def answers(self) -> Mapping[Any, str]:
+        return {True: " Yes", False: " No"}
+
+    @property
+    def hypotheses(self) -> Mapping[str, Hypothesis]:
+        return HYPOTHESES
+
+
+def planted_model(*, wired: bool = True) -> GPT2LMHeadModel:
+    """The model; with `wired` false a random one of the same shape."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(VOCABULARY),
+        n_positions=8,
+        n_embd=D,
+        n_layer=2,
+        n_head=HEADS,
+        n_inner=8,
+        activation_function="relu",
+        tie_word_embeddings=False,
+        layer_norm_epsilon=1e-12,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = GPT2LMHeadModel(config).eval()
+    if wired:
+        with torch.no_grad():
+            _wire(model)
+    return model
+
+
+def _wire(model: GPT2LMHeadModel) -> None:
+    for parameter in model.parameters():
+        parameter.zero_()
+    body = model.transformer
+    for number in range(10):
+        body.wte.weight[1 + number, VALUE] = number
+    body.wpe.weight[:, PLUS], body.wpe.weight[:, MINUS] = C, -C
+    for position in range(5):
+        body.wpe.weight[position, AT + position] = 1.0
+    scale = C * (2 / D) ** 0.5  # a layer norm divides by this
+    for norm in (body.h[0].ln_1, body.h[0].ln_2, body.h[1].ln_1, body.h[1].ln_2, body.ln_f):
+        norm.weight.fill_(scale)
+    head_size = D // HEADS
+    attention = body.h[0].attn
+    for head, (position, target) in enumerate(((1, X), (2, Z), (3, Y))):
+        first = head * head_size
+        attention.c_attn.weight[AT + 4, first] = SHARP * head_size**0.5  # query: the last position
+        attention.c_attn.weight[AT + position, D + first] = 1.0  # key: the position of the number
+        attention.c_attn.weight[VALUE, 2 * D + first] = 1.0
+        attention.c_proj.weight[first, target] = 1.0
+    for first, (low, high, target) in zip((0, 2), ((X, Z, P), (Z, Y, Q)), strict=True):
+        _step(body.h[0].mlp, first, high, low, target)
+    both = body.h[1].mlp
+    both.c_fc.weight[P, 0] = both.c_fc.weight[Q, 0] = 1.0
+    both.c_fc.bias[0] = -1.0
+    both.c_proj.weight[0, BOTH] = 1.0
+    for unit, erased in enumerate((P, Q, X, Y, Z), start=1):
+        both.c_fc.weight[erased, unit], both.c_proj.weight[unit, erased] = 1.0, -1.0
+    for writer in (attention.c_proj, body.h[0].mlp.c_proj, body.h[1].mlp.c_proj, body.wte, body.wpe):
+        writer.weight[:, BALANCE] = -writer.weight.sum(dim=1)
+    model.lm_head.weight[VOCABULARY.index("Yes"), BOTH] = 20.0
+    model.lm_head.weight[VOCABULARY.index("No"), PLUS] = 10.0 / C
+
+
+def _step(mlp: Any, first: int, high: int, low: int, target: int) -> None:
+    """relu(high - low + 1) - relu(high - low): 1 where low <= high, for whole numbers."""
+    for unit, (bias, sign) in enumerate(((1.0, 1.0), (0.0, -1.0)), start=first):
+        mlp.c_fc.weight[high, unit], mlp.c_fc.weight[low, unit] = 1.0, -1.0
+        mlp.c_fc.bias[unit] = bias
+        mlp.c_proj.weight[unit, target] = sign
+
+
+def save_planted(folder: Path, *, wired: bool = True) -> Path:
+    """The model and its tokenizer as a checkpoint folder."""
+    planted_model(wired=wired).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="<s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder

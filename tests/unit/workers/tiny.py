@@ -1,0 +1,152 @@
+"""Tiny random models and hand-made cohorts for tests of engines and methods."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers as hf
+
+from workers.cell import Cohort, JobCell, Stream
+from workers.checkpoint import CheckpointFile
+from workers.engine.base import AbstractEngine
+from workers.engine.suffix import SuffixEngine
+from workers.methods.base import FitContext, Interrupted
+from workers.methods.settings import method_settings
+from workers.models import LanguageModel, wrap_model
+from workers.pairs import PairSet
+
+_SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_GROUPED = {**_SIZES, "num_key_value_heads": 2}
+_GPT2 = {
+    "vocab_size": 97,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+# A window of 5 tokens, so that sliding attention cuts off earlier positions in prompts of a dozen tokens.
+CONFIGS: dict[str, Any] = {
+    "llama": lambda: hf.LlamaConfig(**_GROUPED),
+    "mistral": lambda: hf.MistralConfig(**_GROUPED, sliding_window=5),
+    "qwen2": lambda: hf.Qwen2Config(**_GROUPED),
+    "qwen3": lambda: hf.Qwen3Config(**_GROUPED, head_dim=8),
+    "gemma2": lambda: hf.Gemma2Config(**_GROUPED, head_dim=8, sliding_window=5),
+    "gemma3": lambda: hf.Gemma3TextConfig(**_GROUPED, head_dim=8, sliding_window=5),
+    "olmo2": lambda: hf.Olmo2Config(**_GROUPED),
+    "gpt_neox": lambda: hf.GPTNeoXConfig(**_SIZES),
+    "gpt2": lambda: hf.GPT2Config(**_GPT2),
+    "phi3": lambda: hf.Phi3Config(**_GROUPED),
+}
+
+
+def tiny_model(family: str, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """A random model of the family, always the same one."""
+    torch.manual_seed(0)
+    attention = "eager" if family == "gemma2" else attention  # transformers has no sdpa for its soft cap
+    model = hf.AutoModelForCausalLM.from_config(CONFIGS[family](), attn_implementation=attention)
+    return wrap_model(model.to(dtype))
+
+
+def random_pairs(n_pairs: int, n_tokens: int, *, n_prefix: int = 0, n_variables: int = 1, seed: int = 0) -> PairSet:
+    """Arbitrary prompts that share `n_prefix` first tokens; the variable's value is the parity of the last one."""
+    rng = np.random.default_rng(seed)
+    base_BT, source_BT = rng.integers(3, 97, (2, n_pairs, n_tokens))
+    base_BT[:, :n_prefix] = source_BT[:, :n_prefix] = base_BT[0, :n_prefix]
+    return PairSet(
+        base_BT=base_BT,
+        source_BT=source_BT,
+        label_B=rng.integers(3, 5, n_pairs),
+        variable_B=rng.integers(0, n_variables, n_pairs),
+        value_B=(base_BT[:, -1] % 2).astype(np.float64),
+    )
+
+
+def make_cohort(
+    points: Sequence[tuple[int, int]], *, method: str = "boundless_das", engine: str = "suffix", **settings: Any
+) -> Cohort:
+    """A cohort of cells at these (layer, position) points, keyed by the point."""
+    stream = Stream(
+        model={},
+        task={},
+        hypothesis="h",
+        seed=1,
+        data={},
+        method=method_settings(method, settings),
+        engine=engine,
+    )
+    cells = tuple(
+        JobCell(key=f"{layer}.{position}", layer=layer, position=position, token="") for layer, position in points
+    )
+    return Cohort(experiment="h", stream=stream, cells=cells)
+
+
+class SilentMonitor:
+    """Counts steps; stops after `stop_after` of them where that is given."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.n_steps, self.stop_after = 0, stop_after
+        self.reports: list[Mapping[str, float]] = []
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        yield
+
+    def advance(self, *, cell_steps: int, pairs: int) -> None:
+        self.n_steps += 1
+        if self.n_steps == self.stop_after:
+            raise Interrupted
+
+    def resumed(self, *, cell_steps: int) -> None: ...
+
+    def checkpoint_due(self) -> bool:
+        return False
+
+    def checkpoint_written(self, seconds: float) -> None: ...
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        self.reports.append(metrics)
+
+
+def make_context(
+    folder: Path,
+    cohort: Cohort,
+    language_model: LanguageModel,
+    train: PairSet,
+    *,
+    engine: AbstractEngine | None = None,
+    n_variables: int = 1,
+    micro_batch: int = 64,
+    monitor: SilentMonitor | None = None,
+) -> FitContext:
+    """What a method's `fit` takes."""
+    layers = [cell.layer for cell in cohort.cells]
+    return FitContext(
+        cohort=cohort,
+        engine=engine or SuffixEngine(language_model, layers=layers),
+        hidden_size=language_model.hidden_size,
+        variables=tuple("PQR"[:n_variables]),
+        train=train,
+        validation=train.take(slice(0, 8)),
+        device=language_model.device,
+        micro_batch=micro_batch,
+        checkpoint=CheckpointFile(folder, cohort.key(), "job-0001"),
+        monitor=monitor or SilentMonitor(),
+    )

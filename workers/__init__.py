@@ -1,0 +1,1 @@
+"""The work of a job: one job file in, one shard out. The only package that imports torch and transformers."""

@@ -1,0 +1,85 @@
+"""The plain way, for any architecture and as the oracle: hooks on the whole model, every token through every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.engine.base import AbstractEngine, AbstractForward, Mix
+from workers.models import LanguageModel, hidden_of, with_hidden
+
+
+class ReferenceEngine(AbstractEngine):
+    """Each intervention runs the source and then the base through the whole model, one cell at a time."""
+
+    joins_layers = False
+
+    def __init__(self, language_model: LanguageModel) -> None:
+        self.language_model = language_model
+
+    def forward(self, base_BT: Tensor, source_BT: Tensor) -> AbstractForward:
+        """The batch; nothing is run yet."""
+        return ReferenceForward(self.language_model, base_BT, source_BT)
+
+
+class ReferenceForward(AbstractForward):
+    """One batch, run anew for each question."""
+
+    def __init__(self, language_model: LanguageModel, base_BT: Tensor, source_BT: Tensor) -> None:
+        self.language_model = language_model
+        self.base_BT, self.source_BT = base_BT, source_BT
+
+    def intervene(self, position: int, layers: Sequence[int], mix: Mix) -> Tensor:
+        """logits_CBV; `mix` is called once a cell, with C = 1 for a single layer only."""
+        if len(layers) != 1:
+            raise ValueError("the reference engine takes one cell a call")
+        source_1BD = self._read(self.source_BT, layers[0], position)[None]
+        return self._intervened(layers[0], position, lambda base_BD: mix(base_BD[None], source_1BD)[0])[None]
+
+    def base_logits(self) -> Tensor:
+        """logits_BV of the plain bases."""
+        with torch.no_grad():
+            return self._last_logits(self.base_BT)
+
+    def activations(self, position: int, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """base_CBD, source_CBD."""
+        base_CBD, source_CBD = (
+            torch.stack([self._read(ids_BT, layer, position) for layer in layers])
+            for ids_BT in (self.base_BT, self.source_BT)
+        )
+        return base_CBD, source_CBD
+
+    def _read(self, ids_BT: Tensor, layer: int, position: int) -> Tensor:
+        """The hidden state_BD in float32 at one point of a run without intervention."""
+        kept: list[Tensor] = []
+
+        def keep(_module: Any, _inputs: Any, output: Any) -> None:
+            kept.append(hidden_of(output)[:, position].to(self.language_model.device).float())
+
+        handle = self.language_model.blocks[layer].register_forward_hook(keep)
+        try:
+            with torch.no_grad():
+                self._last_logits(ids_BT)
+        finally:
+            handle.remove()
+        return kept[0]
+
+    def _intervened(self, layer: int, position: int, replace: Callable[[Tensor], Tensor]) -> Tensor:
+        def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+            plain_BTD = hidden_of(output)
+            hidden_BTD = plain_BTD.clone()
+            plain_BD = plain_BTD[:, position].to(self.language_model.device).float()
+            hidden_BTD[:, position] = replace(plain_BD).to(plain_BTD)
+            return with_hidden(output, hidden_BTD)
+
+        handle = self.language_model.blocks[layer].register_forward_hook(hook)
+        try:
+            return self._last_logits(self.base_BT)
+        finally:
+            handle.remove()
+
+    def _last_logits(self, ids_BT: Tensor) -> Tensor:
+        return self.language_model.model(input_ids=ids_BT, use_cache=False).logits[:, -1].float()

@@ -1,0 +1,116 @@
+"""Fitting on hidden states: one shared forward of the training prompts serves every layer and position of a cohort.
+
+Shapes, by suffix: C cells at one position, B prompts, N training prompts, T tokens, D hidden size, V variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.alignment import CellFacts, Column, Learned, columns_of, joined
+from workers.cell import JobCell
+from workers.engine.base import AbstractEngine
+from workers.methods.base import FitContext, NotApplicable
+
+# hidden_ND of one cell -> what it learns (of one cell, C = 1) and what there is to say of it
+FitCell = Callable[[Tensor], tuple[Learned, CellFacts]]
+
+
+class HiddenStates:
+    """The hidden states of B prompts. Half of them go through a forward as its bases, half as its sources."""
+
+    def __init__(self, engine: AbstractEngine, ids_BT: Tensor) -> None:
+        n_first = -(-len(ids_BT) // 2)
+        self._n_twice = 2 * n_first - len(ids_BT)  # 1 for an odd number: the middle one goes through twice
+        self._forward = engine.forward(ids_BT[:n_first], ids_BT[-n_first:])
+
+    def at(self, position: int, layers: Sequence[int]) -> Tensor:
+        """hidden_CBD in float32."""
+        first_CBD, second_CBD = self._forward.activations(position, layers)
+        return torch.cat([first_CBD, second_CBD[:, self._n_twice :]], dim=1)
+
+
+def fit_on_activations(context: FitContext, fit_cell: FitCell) -> list[Column]:
+    """The fitted columns: `fit_cell` sees the base prompts' hidden states at one cell's point, and no other cell's.
+
+    Raises: Interrupted; nothing is lost but the forward passes.
+    """
+    columns = columns_of(context.cohort.cells, join_layers=context.engine.joins_layers)
+    hidden = _collected(context, columns)
+    fitted = []
+    for (position, cells), hidden_CND in zip(columns, hidden, strict=True):
+        with context.monitor.phase("fit"):
+            learned, facts = zip(*(fit_cell(hidden_ND) for hidden_ND in hidden_CND), strict=True)
+        fitted.append(Column(position=position, cells=cells, learned=joined(learned), facts=facts))
+    context.monitor.advance(cell_steps=len(context.cohort.cells), pairs=0)
+    return fitted
+
+
+def _collected(context: FitContext, columns: Sequence[tuple[int, Sequence[JobCell]]]) -> list[Tensor]:
+    """hidden_CND of each column."""
+    ids_NT, n_cells = context.train.base_BT, len(context.cohort.cells)
+    shape = (len(ids_NT), context.hidden_size)
+    hidden = [torch.empty(len(cells), *shape, device=context.device) for _, cells in columns]
+    layers = [[cell.layer for cell in cells] for _, cells in columns]
+    for start in range(0, len(ids_NT), context.micro_batch):
+        stop = start + context.micro_batch
+        with context.monitor.phase("shared_forward"):
+            states = HiddenStates(context.engine, torch.from_numpy(ids_NT[start:stop]).to(context.device))
+            for (position, _), column_layers, hidden_CND in zip(columns, layers, hidden, strict=True):
+                hidden_CND[:, start:stop] = states.at(position, column_layers)
+        context.monitor.advance(cell_steps=0, pairs=min(context.micro_batch, len(ids_NT) - start) * n_cells)
+    return hidden
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classes:
+    """The two classes of each variable: its value in the base run lies above `cut_V` or not.
+
+    `member_VN` says which training pairs tell of a variable: those that interchange it.
+    """
+
+    cut_V: Tensor
+    above_N: Tensor
+    member_VN: Tensor
+
+
+def classes_of(context: FitContext) -> Classes:
+    """The classes of the hypothesis's variables on the training pairs, as even as can be.
+
+    Raises: NotApplicable for a variable whose values have no order, or that has one value only.
+    """
+    train = context.train
+    cuts = []
+    for index, name in enumerate(context.variables):
+        values = train.value_B[train.variable_B == index]
+        why = "has values that are no numbers, and so no order" if np.isnan(values).any() else ""
+        if not why and len(np.unique(values)) < 2:
+            why = "has one value only on the training pairs"
+        if why:
+            hypothesis, method = context.cohort.stream.hypothesis, context.settings["name"]
+            raise NotApplicable(f"{method} needs two classes: variable {name!r} of hypothesis {hypothesis!r} {why}")
+        cuts.append(even_cut(values))
+    cut_V = np.array(cuts)
+    member_VN = train.variable_B == np.arange(len(cuts))[:, None]
+    return Classes(
+        cut_V=torch.from_numpy(cut_V).to(context.device),
+        above_N=torch.from_numpy(train.value_B > cut_V[train.variable_B]).to(context.device),
+        member_VN=torch.from_numpy(member_VN).to(context.device),
+    )
+
+
+def even_cut(values: NDArray[np.float64]) -> float:
+    """The cut, midway between two neighbouring values, that parts `values` most evenly; of equals the lowest.
+
+    0.5 for truth values; the median, or next to it, for numbers.
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    n_below = counts.cumsum()[:-1]
+    at = int(np.abs(2 * n_below - len(values)).argmin())
+    return float(distinct[at] + distinct[at + 1]) / 2

@@ -1,0 +1,108 @@
+"""The seam of methods: cells of a cohort go in, fitted columns come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.alignment import Column
+from workers.cell import Cohort
+from workers.checkpoint import CheckpointFile
+from workers.engine.base import AbstractEngine
+from workers.pairs import PairSet
+
+
+class Monitor(Protocol):
+    """What a method tells the job while it works; the job writes it to the progress file."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Time spent inside counts as `name`: shared_forward, tails, rotation, evaluation, data."""
+
+    def advance(self, *, cell_steps: int, pairs: int) -> None:
+        """So many cell-steps and cell-pairs further. Raises: Interrupted when the job was asked to stop."""
+
+    def resumed(self, *, cell_steps: int) -> None:
+        """The training goes on from a checkpoint that is so far."""
+
+    def checkpoint_due(self) -> bool:
+        """Whether the method should write its checkpoint now."""
+
+    def checkpoint_written(self, seconds: float) -> None:
+        """The method wrote its checkpoint, which took so long."""
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Intermediate measures, `iia` among them."""
+
+
+class Interrupted(Exception):
+    """The job was asked to stop; the method has written its checkpoint."""
+
+
+class NotApplicable(ValueError):
+    """The method has no meaning for these cells; the message says why. They are recorded as skipped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitContext:
+    """All that a method may use. `micro_batch` is the number of pairs a forward pass takes; it never changes a result
+    but for rounding."""
+
+    cohort: Cohort
+    engine: AbstractEngine
+    hidden_size: int
+    variables: tuple[str, ...]  # of the hypothesis
+    train: PairSet
+    validation: PairSet
+    device: torch.device
+    micro_batch: int
+    checkpoint: CheckpointFile
+    monitor: Monitor
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The method's settings."""
+        return self.cohort.stream.method
+
+    @property
+    def n_variables(self) -> int:
+        """How many variables the hypothesis aligns."""
+        return len(self.variables)
+
+
+class AbstractMethod(Protocol):
+    """A module in this folder is a method when it has this function."""
+
+    def fit(self, context: FitContext) -> list[Column]:
+        """The fitted columns of the cohort's cells. Raises: Interrupted, NotApplicable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some pairs on the device."""
+
+    base_BT: Tensor
+    source_BT: Tensor
+    label_B: Tensor
+    variable_B: Tensor
+    value_B: Tensor
+
+    def __len__(self) -> int:
+        return len(self.label_B)
+
+
+def to_device(pairs: PairSet, device: torch.device) -> Batch:
+    """`pairs` as tensors on `device`."""
+    parts = (pairs.base_BT, pairs.source_BT, pairs.label_B, pairs.variable_B, pairs.value_B)
+    return Batch(*(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in parts))
+
+
+def rows_of(batch: Batch, start: int, stop: int) -> Batch:
+    """The pairs from `start` to before `stop`."""
+    parts = (batch.base_BT, batch.source_BT, batch.label_B, batch.variable_B, batch.value_B)
+    return Batch(*(part[start:stop] for part in parts))

@@ -1,0 +1,24 @@
+"""Interchange of the whole vector: activation patching. Nothing is learned; it bounds what any subspace can carry.
+
+The hidden state at (layer, position) is the source's. Its IIA is high where all that the output depends on is carried
+there, the aligned variable or not: read it beside the methods that choose a subspace.
+
+Source: Geiger, Lu, Icard, Potts, "Causal Abstractions of Neural Networks", NeurIPS 2021 (interchange interventions);
+Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation Analysis", NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+from workers.alignment import CellFacts, Column, WholeVector, columns_of
+from workers.methods.base import FitContext
+
+
+def fit(context: FitContext) -> list[Column]:
+    """The cohort's cells, ready at once."""
+    n_cells = len(context.cohort.cells)
+    context.monitor.advance(cell_steps=n_cells, pairs=0)
+    facts = CellFacts(subspace_dim=context.hidden_size)
+    return [
+        Column(position=position, cells=cells, learned=WholeVector(), facts=(facts,) * len(cells))
+        for position, cells in columns_of(context.cohort.cells, join_layers=context.engine.joins_layers)
+    ]

@@ -1,0 +1,74 @@
+"""Logistic regression with a penalty, solved to its one optimum: what probes are fitted by.
+
+Shapes, by suffix: N examples, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+_LEAST_SCALE: Final = 1e-3  # of the features' common scale: a feature that hardly varies is not blown up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classifier:
+    """Says "above" where weight . (features - centre) + bias > 0. `loss` is the mean cross-entropy."""
+
+    weight_F: Tensor
+    bias: Tensor
+    centre_F: Tensor
+    loss: float
+    steps: int
+
+
+def standardised(features_NF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The features in float64 with mean 0 and deviation 1, their means and their scales."""
+    features_NF = features_NF.double()
+    centre_F, deviation_F = features_NF.mean(dim=0), features_NF.std(dim=0, correction=0)
+    least = (_LEAST_SCALE * deviation_F.square().mean().sqrt()).clamp_min(torch.finfo(torch.float32).tiny)
+    scale_F = deviation_F.clamp_min(least)
+    return (features_NF - centre_F) / scale_F, centre_F, scale_F
+
+
+def fit_classifier(features_NF: Tensor, above_N: Tensor, *, penalty: float, max_steps: int) -> Classifier:
+    """The minimum of the mean cross-entropy + penalty / 2 * |w|^2, w on standardised features.
+
+    Source: the objective is convex and has one minimum; L-BFGS with a strong Wolfe line search (Nocedal, Wright,
+    "Numerical Optimization", chapter 7) finds it.
+    """
+    x_NF, centre_F, scale_F = standardised(features_NF)
+    target_N = above_N.double()
+    weight_F = torch.zeros(x_NF.shape[1], dtype=torch.float64, device=x_NF.device, requires_grad=True)
+    bias = torch.zeros((), dtype=torch.float64, device=x_NF.device, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [weight_F, bias],
+        max_iter=max_steps,
+        max_eval=2 * max_steps,
+        tolerance_grad=1e-8,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
+
+    def entropy() -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(x_NF @ weight_F + bias, target_N)
+
+    def objective() -> Tensor:
+        solver.zero_grad()
+        value = entropy() + 0.5 * penalty * weight_F.square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        solver.step(objective)
+    with torch.no_grad():
+        return Classifier(
+            weight_F=(weight_F / scale_F).float(),
+            bias=bias.detach().float(),
+            centre_F=centre_F.float(),
+            loss=float(entropy()),
+            steps=int(solver.state[weight_F]["n_iter"]),
+        )

@@ -1,0 +1,35 @@
+"""Sparse probe: can the variable be read off k neurons? A logistic regression on k coordinates of the hidden state.
+
+The k neurons are those whose class means lie furthest apart, in units of the neuron's own deviation over all prompts.
+Decoding accuracy, as for the linear probe: decodable is not causal.
+
+Source: Gurnee et al., "Finding Neurons in a Haystack: Case Studies with Sparse Probing", TMLR 2023 (rank the neurons by
+the difference of their class means, then fit a linear classifier on the first k); the ranking is on standardised
+neurons here, because those of a residual stream differ in scale.
+
+Shapes, by suffix: N training prompts, D hidden size, K neurons.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from workers.alignment import Column
+from workers.methods.base import FitContext, NotApplicable
+from workers.methods.linear_probe import fit_probes
+from workers.methods.logistic import standardised
+
+
+def fit(context: FitContext) -> list[Column]:
+    """The cohort's cells from one pass over the training prompts. Raises: Interrupted, NotApplicable."""
+    k = context.settings["k"]
+    if k > context.hidden_size:
+        raise NotApplicable(f"k: got {k}; a hidden state of {context.hidden_size} has no more neurons than that")
+    return fit_probes(context, lambda hidden_ND, above_N: best_neurons(hidden_ND, above_N, k))
+
+
+def best_neurons(hidden_ND: Tensor, above_N: Tensor, k: int) -> Tensor:
+    """neurons_K in ascending order; of equally good ones those with lower indices."""
+    x_ND, _, _ = standardised(hidden_ND)
+    distance_D = (x_ND[above_N].mean(dim=0) - x_ND[~above_N].mean(dim=0)).abs()
+    return distance_D.argsort(descending=True, stable=True)[:k].sort().values

@@ -1,0 +1,280 @@
+"""Learning rotations by gradient: the cells of a cohort side by side, one optimizer, one schedule, one checkpoint.
+
+For each cell: rotate the base's and the source's hidden state at (layer, position), take what the masks let through
+from the source, rotate back, run on; move the rotation so that the model then says the causal model's counterfactual
+label. What the masks are is the method's: `AbstractMasks` has a form that learns its width (`boundless_das`) and a
+fixed one (`das`). One variable or several: each pair interchanges one, through that variable's mask.
+
+Source: Geiger, Wu, Potts, Icard, Goodman, "Finding Alignments Between Interpretable Causal Variables and Distributed
+Neural Representations", 2023, section 3; batches and schedule of Wu et al., "Interpretability at Scale", NeurIPS 2023.
+
+Shapes, by suffix: C cells at one position, B pairs, D hidden size, V variables.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from workers.alignment import MASK_FLOOR, Alignment, CellFacts, Column, columns_of, random_rotation
+from workers.cell import JobCell, content_key
+from workers.checkpoint import Checkpoint
+from workers.engine.base import AbstractForward
+from workers.methods.base import Batch, FitContext, Interrupted, rows_of, to_device
+from workers.methods.rotation import AbstractRotation, ParametrizedRotation, TangentRotation
+
+ROTATIONS: Final[Mapping[str, type[Any]]] = {"suffix": TangentRotation, "reference": ParametrizedRotation}
+
+
+class AbstractMasks(ABC):
+    """The masks of C cells at one position: how much of each rotated dimension a variable takes from the source."""
+
+    parameter: nn.Parameter | None = None  # what they learn, and how fast
+    learning_rate: float = 0.0
+
+    @abstractmethod
+    def at(self, share: float) -> Tensor:
+        """mask_CVD when `share` (0 to 1) of the training is over, differentiable in the parameter."""
+
+    @abstractmethod
+    def penalty(self) -> Tensor:
+        """penalty_C, added to the loss."""
+
+    @abstractmethod
+    def finish_step(self) -> None:
+        """Bring the parameter back into its range after the optimizer has moved it."""
+
+    @property
+    @abstractmethod
+    def n_directions(self) -> int:
+        """How many of the rotated dimensions, the first ones, an alignment must keep."""
+
+    @abstractmethod
+    def widths(self) -> list[tuple[tuple[float, ...], int]]:
+        """Each cell's boundary (a fraction of D for each variable; empty where none is learned) and dimensions."""
+
+
+class _ColumnTraining:
+    """The cells of a cohort at one position while they learn. Every sum is over one cell: none sees another."""
+
+    def __init__(self, context: FitContext, position: int, cells: tuple[JobCell, ...], masks: AbstractMasks) -> None:
+        self.position, self.cells, self.masks = position, cells, masks
+        initial = [random_rotation(cell.key, context.hidden_size, context.device) for cell in cells]
+        self.rotation: AbstractRotation = ROTATIONS[context.cohort.stream.engine](torch.stack(initial))
+        self.layers = [cell.layer for cell in cells]
+
+    def logits(self, forward: AbstractForward, variable_B: Tensor, share: float) -> Tensor:
+        """logits_CBV under the intervention."""
+        mask_CBD = self.masks.at(share)[:, variable_B]
+        return forward.intervene(
+            self.position, self.layers, lambda base, source: self.rotation.mix(base, source, mask_CBD)
+        )
+
+    @torch.no_grad()
+    def alignment(self) -> Alignment:
+        """What has been learned, frozen."""
+        mask_CVD = self.masks.at(1.0)
+        mask_CVD = torch.where(mask_CVD > MASK_FLOOR, mask_CVD, 0.0)
+        n_directions = self.masks.n_directions
+        return Alignment(
+            self.rotation.matrices()[:, :, :n_directions].contiguous(), mask_CVD[:, :, :n_directions].contiguous()
+        )
+
+
+class Training:
+    """A cohort's training. `make_masks` gives the masks of so many cells."""
+
+    def __init__(self, context: FitContext, make_masks: Callable[[int], AbstractMasks]) -> None:
+        settings = context.settings
+        self.context = context
+        groups = columns_of(context.cohort.cells, join_layers=context.engine.joins_layers)
+        self.columns = [_ColumnTraining(context, position, cells, make_masks(len(cells))) for position, cells in groups]
+        self.batch_size: int = min(settings["batch_size"], len(context.train))
+        self.steps_per_epoch = -(-len(context.train) // self.batch_size)
+        self.n_steps: int = settings["epochs"] * self.steps_per_epoch
+        self.optimizer = torch.optim.Adam(list(self._parameter_groups()), fused=True)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        self.step = 0
+        self.tail_loss = [torch.zeros(len(column.cells), device=context.device) for column in self.columns]
+
+    def _parameter_groups(self) -> Iterator[dict[str, Any]]:
+        rotations = [parameter for column in self.columns for parameter in column.rotation.parameters]
+        yield {"params": rotations, "lr": self.context.settings["rotation_lr"]}
+        masks = [column.masks.parameter for column in self.columns if column.masks.parameter is not None]
+        if masks:
+            yield {"params": masks, "lr": self.columns[0].masks.learning_rate}
+
+    def _rate(self, step: int) -> float:
+        """The share of the full learning rate at `step`: linear warm-up, then linear to zero."""
+        n_warmup = int(self.context.settings["warmup"] * self.n_steps)
+        if step < n_warmup:
+            return step / n_warmup
+        return max(0.0, (self.n_steps - step) / max(1, self.n_steps - n_warmup))
+
+    @property
+    def share(self) -> float:
+        """How much of the training is over, from 0 at the first step to 1 at the last."""
+        return min(1.0, self.step / max(1, self.n_steps - 1))
+
+    @property
+    def n_tail_steps(self) -> int:
+        """The last tenth of the steps, over which the reported loss is averaged."""
+        return max(1, self.n_steps // 10)
+
+    def train_step(self, batch: Batch) -> None:
+        """One optimizer step of every cell on `batch`, in micro-batches whose gradients add up to the batch's own."""
+        monitor = self.context.monitor
+        losses = [torch.zeros_like(loss) for loss in self.tail_loss]
+        for start in range(0, len(batch), self.context.micro_batch):
+            part = rows_of(batch, start, start + self.context.micro_batch)
+            with monitor.phase("shared_forward"):
+                forward = self.context.engine.forward(part.base_BT, part.source_BT)
+            with monitor.phase("tails"):
+                for column, loss_C in zip(self.columns, losses, strict=True):
+                    loss_C += self._backward(column, forward, part, len(batch))
+        with monitor.phase("rotation"):
+            self._move()
+        if self.step >= self.n_steps - self.n_tail_steps:
+            for total_C, loss_C in zip(self.tail_loss, losses, strict=True):
+                total_C += loss_C / self.n_tail_steps
+        self.step += 1
+
+    def _backward(self, column: _ColumnTraining, forward: AbstractForward, part: Batch, n_pairs: int) -> Tensor:
+        """loss_C of this part of a batch of `n_pairs`; its gradients are added up."""
+        logits_CBV = column.logits(forward, part.variable_B, self.share)
+        label_CB = part.label_B.expand(logits_CBV.shape[0], -1)
+        entropy_CB = nn.functional.cross_entropy(logits_CBV.flatten(0, 1), label_CB.flatten(), reduction="none")
+        loss_C = entropy_CB.view_as(label_CB).sum(dim=1) / n_pairs
+        (loss_C + column.masks.penalty() * (len(part) / n_pairs)).sum().backward()
+        return loss_C.detach()
+
+    def _move(self) -> None:
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for column in self.columns:
+            column.rotation.finish_step()
+            column.masks.finish_step()
+
+    def save(self) -> None:
+        """Write the checkpoint. Raises: OSError."""
+        tensors = {f"loss.{index}": loss for index, loss in enumerate(self.tail_loss)}
+        for index, column in enumerate(self.columns):
+            if column.masks.parameter is not None:
+                tensors[f"mask.{index}"] = column.masks.parameter.detach()
+            tensors |= {f"column.{index}.{name}": tensor for name, tensor in column.rotation.state().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": tensor for name, tensor in state.items()}
+        started = time.perf_counter()
+        self.context.checkpoint.write(Checkpoint(step=self.step, tensors=tensors))
+        self.context.monitor.checkpoint_written(time.perf_counter() - started)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from `checkpoint` as if there had been no break."""
+        tensors = checkpoint.tensors
+        for index, column in enumerate(self.columns):
+            self.tail_loss[index].copy_(tensors[f"loss.{index}"])
+            if column.masks.parameter is not None:
+                with torch.no_grad():
+                    column.masks.parameter.copy_(tensors[f"mask.{index}"])
+            prefix = f"column.{index}."
+            column.rotation.restore(
+                {name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)}
+            )
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("adam."):
+                _, index_text, key = name.split(".")
+                state.setdefault(int(index_text), {})[key] = tensor
+        whole = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+        self.step = checkpoint.step
+        self.schedule.last_epoch = checkpoint.step
+        for group, base_rate in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
+            group["lr"] = base_rate * self._rate(checkpoint.step)
+
+    def fitted(self) -> list[Column]:
+        """The fitted columns; a cell whose loss is not finite has its failure set."""
+        return [
+            Column(
+                position=column.position,
+                cells=column.cells,
+                learned=column.alignment(),
+                facts=tuple(
+                    self._facts(loss, *widths)
+                    for loss, widths in zip(loss_C.tolist(), column.masks.widths(), strict=True)
+                ),
+            )
+            for column, loss_C in zip(self.columns, self.tail_loss, strict=True)
+        ]
+
+    def _facts(self, loss: float, boundary: tuple[float, ...], n_dimensions: int) -> CellFacts:
+        if not np.isfinite([loss, *boundary]).all():
+            return CellFacts(steps=self.step, failure=f"diverged: loss {loss}, boundary {list(boundary)}")
+        return CellFacts(boundary=boundary, subspace_dim=n_dimensions, loss=loss, steps=self.step)
+
+
+def batch_rows(n_pairs: int, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """The pairs of each batch of an epoch, in an order that depends on seed and epoch alone."""
+    order = list(range(n_pairs))
+    random.Random(int(content_key(["order", seed, epoch]), 16)).shuffle(order)
+    return [np.array(order[start : start + batch_size]) for start in range(0, n_pairs, batch_size)]
+
+
+def _batches_from(training: Training) -> Iterator[Batch]:
+    """The batches of the whole training from its present step on."""
+    context, first = training.context, training.step
+    for epoch in range(first // training.steps_per_epoch, context.settings["epochs"]):
+        rows = batch_rows(len(context.train), training.batch_size, context.cohort.stream.seed, epoch)
+        for some in rows[max(0, first - epoch * training.steps_per_epoch) :]:
+            with context.monitor.phase("data"):
+                batch = to_device(context.train.take(some), context.device)
+            yield batch
+
+
+def train(context: FitContext, make_masks: Callable[[int], AbstractMasks]) -> list[Column]:
+    """The cohort's cells, trained side by side; goes on from the furthest checkpoint. Raises: Interrupted."""
+    training = Training(context, make_masks)
+    checkpoint = context.checkpoint.furthest()
+    if checkpoint is not None:
+        training.load(checkpoint)
+    monitor, n_cells = context.monitor, len(context.cohort.cells)
+    monitor.resumed(cell_steps=training.step * n_cells)
+    eval_every = context.settings["eval_every"]
+    for batch in _batches_from(training):
+        training.train_step(batch)
+        if eval_every and training.step % eval_every == 0:
+            with monitor.phase("evaluation"):
+                monitor.report(_validation_iia(training))
+        try:
+            monitor.advance(cell_steps=n_cells, pairs=len(batch) * n_cells)
+        except Interrupted:
+            training.save()
+            raise
+        if monitor.checkpoint_due():
+            training.save()
+    return training.fitted()
+
+
+@torch.no_grad()
+def _validation_iia(training: Training) -> Mapping[str, float]:
+    """The best cell's IIA on the validation pairs, and the mean over cells."""
+    context = training.context
+    pairs = to_device(context.validation, context.device)
+    correct: list[Tensor] = [torch.zeros(len(column.cells), device=context.device) for column in training.columns]
+    for start in range(0, len(pairs), context.micro_batch):
+        part = rows_of(pairs, start, start + context.micro_batch)
+        forward = context.engine.forward(part.base_BT, part.source_BT)
+        for column, n_correct_C in zip(training.columns, correct, strict=True):
+            logits_CBV = column.logits(forward, part.variable_B, training.share)
+            n_correct_C += (logits_CBV.argmax(dim=-1) == part.label_B).sum(dim=1)
+    shares = torch.cat(correct) / len(pairs)
+    return {"iia": float(shares.max()), "iia_mean": float(shares.mean())}

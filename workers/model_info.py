@@ -1,0 +1,140 @@
+"""What planning must know of a checkpoint folder, without torch: sizes, and a fingerprint of the weights."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+WEIGHT_SUFFIXES: Final = (".safetensors",)
+_STRIDE_BYTES: Final = 1 << 20  # one block in each MiB is hashed: no tensor of that size changes unseen
+_BLOCK_BYTES: Final = 1 << 12
+_NOT_GATED: Final = frozenset({"gpt2", "gpt_neox", "opt", "phi", "bloom"})  # two matrices in the MLP, not three
+
+
+class ModelError(ValueError):
+    """A checkpoint folder that is missing, broken or no plain causal decoder; the message says what would be right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """Sizes of a causal decoder. `fingerprint` changes with the configuration, the tokenizer or the weights."""
+
+    path: Path
+    architecture: str
+    n_layers: int
+    hidden_size: int
+    intermediate_size: int
+    n_heads: int
+    n_kv_heads: int
+    head_size: int
+    vocab_size: int
+    gated_mlp: bool
+    fingerprint: str
+    has_weights: bool
+
+    @property
+    def n_layer_parameters(self) -> int:
+        """Parameters of one decoder block's matrices; twice that are a token's operations in it."""
+        attention = self.hidden_size * self.head_size * 2 * (self.n_heads + self.n_kv_heads)
+        return attention + (3 if self.gated_mlp else 2) * self.hidden_size * self.intermediate_size
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of all blocks and of the embedding and the head."""
+        return self.n_layers * self.n_layer_parameters + 2 * self.vocab_size * self.hidden_size
+
+
+def read_model_info(path: Path) -> ModelInfo:
+    """The sizes and the fingerprint of the checkpoint in the folder `path`; its weights may still be absent.
+
+    Raises: ModelError naming the file, the key and what would be right.
+    """
+    if not path.is_dir():
+        raise ModelError(f"{path}: no such folder; give the folder of a Hugging Face checkpoint (config.json in it)")
+    if (path / "adapter_config.json").exists():
+        raise ModelError(f"{path}: an adapter, not a whole model; merge it into its base model and save that")
+    config = _read_config(path / "config.json")
+    weights = weight_files(path)
+    hidden = _size(config, path, "hidden_size", "n_embd", "d_model")
+    heads = _size(config, path, "num_attention_heads", "n_head")
+    inner = _first(config, "intermediate_size", "n_inner", "ffn_dim")
+    return ModelInfo(
+        path=path,
+        architecture=(config.get("architectures") or [config.get("model_type", "")])[0],
+        n_layers=_size(config, path, "num_hidden_layers", "n_layer"),
+        hidden_size=hidden,
+        intermediate_size=int(inner) if inner else 4 * hidden,
+        n_heads=heads,
+        n_kv_heads=int(_first(config, "num_key_value_heads") or heads),
+        head_size=int(_first(config, "head_dim") or hidden // heads),
+        vocab_size=_size(config, path, "vocab_size"),
+        gated_mlp=config.get("model_type") not in _NOT_GATED,
+        fingerprint=_fingerprint([path / "config.json", path / "tokenizer.json", *weights]),
+        has_weights=bool(weights),
+    )
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The checkpoint's weight files by name. Raises: ModelError when the index names one that is not there."""
+    index = path / "model.safetensors.index.json"
+    if not index.exists():
+        return sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+    try:
+        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: not an index of weight files ({error})") from error
+    present = [path / name for name in named if (path / name).is_file()]
+    if present and len(present) < len(named):
+        missing = [name for name in named if not (path / name).is_file()]
+        raise ModelError(f"{index}: names {len(named)} files, {missing[0]} is missing; download the whole checkpoint")
+    return present
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: missing; give the folder of a Hugging Face checkpoint") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: got {type(config).__name__}; a JSON object is right")
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else config
+
+
+def _first(config: Mapping[str, Any], *keys: str) -> Any:
+    return next((config[key] for key in keys if config.get(key) is not None), None)
+
+
+def _size(config: Mapping[str, Any], path: Path, *keys: str) -> int:
+    value = _first(config, *keys)
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(f"{path / 'config.json'}: key `{keys[0]}`: got {value!r}; a whole number above 0 is right")
+    return value
+
+
+def _fingerprint(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            stat = file.stat()
+            digest.update(f"{file.name}:{_file_digest(file, stat.st_size, stat.st_mtime_ns)};".encode())
+    return digest.hexdigest()[:32]
+
+
+@functools.lru_cache(maxsize=256)
+def _file_digest(file: Path, size: int, _mtime_ns: int) -> str:
+    """SHA-256 of a small file's bytes, or of a large one's size, first MiB and a 4 KiB block of each further MiB."""
+    digest = hashlib.sha256(str(size).encode())
+    with open(file, "rb") as stream:
+        digest.update(stream.read(16 * _STRIDE_BYTES))
+        for offset in range(16 * _STRIDE_BYTES, size, _STRIDE_BYTES):
+            stream.seek(offset)
+            digest.update(stream.read(_BLOCK_BYTES))
+    return digest.hexdigest()

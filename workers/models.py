@@ -1,0 +1,135 @@
+"""A local Hugging Face causal language model, frozen, with its decoder blocks at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from workers.model_info import ModelError
+
+DTYPES: Final[Mapping[str, torch.dtype]] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModel:
+    """A frozen causal decoder in evaluation mode. `blocks` are its decoder blocks in order.
+
+    `device` takes token ids and gives logits, and is where cells learn; blocks may lie on others.
+    """
+
+    model: PreTrainedModel
+    blocks: tuple[nn.Module, ...]
+    hidden_size: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.blocks)
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means here: the CPU where there is no GPU."""
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def check_device(wanted: str, found: torch.device) -> None:
+    """Raises: OSError when a GPU is wanted by name and this node shows none."""
+    if wanted == "cuda" and found.type != "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise OSError(f"device `cuda` is asked for and torch finds no GPU here (CUDA_VISIBLE_DEVICES={visible})")
+
+
+def load_model(path: Path, *, dtype: str, device: torch.device, n_gpus: int = 1) -> LanguageModel:
+    """The checkpoint in the folder `path`, in `dtype`, on `device`, or its blocks dealt out to `n_gpus` GPUs.
+
+    Nothing is downloaded, and no code of the checkpoint is run.
+
+    Raises: ModelError when the folder holds no loadable causal decoder, or one that does not fit on the GPUs.
+    """
+    transformers_logging.disable_progress_bar()  # a job's log is no terminal
+    is_dealt_out = n_gpus > 1 and device.type == "cuda"
+    if is_dealt_out and find_spec("accelerate") is None:
+        raise ModelError(f"{path}: a model on {n_gpus} GPUs needs accelerate; pip install 'causalsweep[multigpu]'")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path),
+            dtype=DTYPES[dtype],
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            device_map="auto" if is_dealt_out else None,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{path}: not loadable as a causal language model: {error}") from error
+    if not is_dealt_out:
+        return wrap_model(model.to(device))
+    if any(parameter.device.type != "cuda" for parameter in model.parameters()):
+        raise ModelError(f"{path}: does not fit on {n_gpus} GPUs in {dtype}; give a job more of them (`jobs.gpus`)")
+    return wrap_model(model)
+
+
+def wrap_model(model: PreTrainedModel) -> LanguageModel:
+    """`model` frozen, in evaluation mode, with its decoder blocks found. Raises: ModelError when there are none."""
+    model.eval().requires_grad_(False)
+    config = model.config.get_text_config()
+    lists = [
+        module
+        for module in model.base_model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers
+    ]
+    if not lists:
+        raise ModelError(f"{type(model).__name__}: no list of {config.num_hidden_layers} decoder blocks found in it")
+    return LanguageModel(
+        model=model,
+        blocks=tuple(lists[0]),
+        hidden_size=config.hidden_size,
+        device=model.get_input_embeddings().weight.device,
+        dtype=next(model.parameters()).dtype,
+    )
+
+
+@contextmanager
+def replaced_forwards(replacements: Mapping[nn.Module, Any]) -> Iterator[None]:
+    """While open, each module's forward is the given function `(hidden, *args, **kwargs)`.
+
+    The module itself stays in place, so whatever the model's own code reads off it (an attention type, say) is there.
+    """
+    own = {
+        module: module.__dict__.get("forward") for module in replacements
+    }  # set where a block has a device of its own
+    for module, function in replacements.items():
+        module.forward = function
+    try:
+        yield
+    finally:
+        for module, forward in own.items():
+            del module.forward
+            if forward is not None:
+                module.forward = forward
+
+
+def hidden_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The hidden states in a decoder block's output, which some families wrap in a tuple."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_hidden(output: Tensor | tuple[Tensor, ...], hidden: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """A decoder block's output with its hidden states replaced."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

@@ -1,0 +1,66 @@
+"""The last digit of (a + b) * c: does the model add first, or distribute the factor? Ten answers, three hypotheses."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from workers.causal_model import CausalModel, Hypothesis
+from workers.tasks.base import AbstractTask, TaskError
+
+TEMPLATE = "What is the last digit of ({a} + {b}) * {c}?\nAnswer:\n"
+
+HYPOTHESES = {
+    "add_first": Hypothesis(
+        name="add_first",
+        model=CausalModel(S=lambda a, b: (a + b) % 10, answer=lambda S, c: S * c % 10),
+        variables=("S",),
+    ),
+    "distribute": Hypothesis(
+        name="distribute",
+        model=CausalModel(F=lambda a, c: a * c % 10, answer=lambda F, b, c: (F + b * c) % 10),
+        variables=("F",),
+    ),
+    "first_addend": Hypothesis(
+        name="first_addend",
+        model=CausalModel(A=lambda a: a % 10, answer=lambda A, b, c: (A + b) * c % 10),
+        variables=("A",),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic(AbstractTask):
+    """The task's settings. `addends` and `factors`: the least and the greatest, both of as many digits, so that all
+    prompts have as many tokens."""
+
+    name: ClassVar[str] = "arithmetic"
+
+    addends: tuple[int, int] = (10, 99)
+    factors: tuple[int, int] = (2, 9)
+
+    def __post_init__(self) -> None:
+        for key in ("addends", "factors"):
+            ends = list(getattr(self, key))
+            if len(ends) != 2 or not 0 <= ends[0] < ends[1] or len(str(ends[0])) != len(str(ends[1])):
+                raise TaskError(f"{key}: got {ends}; give two numbers of as many digits, the smaller one first")
+
+    def sample(self, rng: random.Random) -> dict[str, Any]:
+        """Addends a and b, factor c, each uniform."""
+        return {"a": rng.randint(*self.addends), "b": rng.randint(*self.addends), "c": rng.randint(*self.factors)}
+
+    def prompt(self, inputs: Mapping[str, Any]) -> str:
+        """The question; the answer is one digit."""
+        return TEMPLATE.format(**inputs)
+
+    @property
+    def answers(self) -> Mapping[Any, str]:
+        """The ten digits."""
+        return {digit: str(digit) for digit in range(10)}
+
+    @property
+    def hypotheses(self) -> Mapping[str, Hypothesis]:
+        """Two orders of computing, and the first addend itself."""
+        return HYPOTHESES
