@@ -22,6 +22,8 @@ from cluster.slurm.sending import Sending
 from cluster.slurm.site import Site
 
 _ACTIVE: Final = {state for state in JobState if state.is_active()}
+# What SLURM says of a job while it does not know its end, or just before it does: the task's own record knows better.
+_UNSURE: Final = (JobState.UNKNOWN, JobState.COMPLETED)
 
 
 @final
@@ -151,10 +153,10 @@ class SlurmCluster(AbstractCluster):
             return
         match action:
             case Control.CANCEL:
-                _tell("scancel", "--quiet", *ids)
+                _tell("scancel", *ids)
             case Control.KILL:
-                _tell("scancel", "--quiet", "--full", "--signal=KILL", *ids)
-                _tell("scancel", "--quiet", *ids)
+                _tell("scancel", "--full", "--signal=KILL", *ids)
+                _tell("scancel", *ids)
             case Control.HOLD | Control.RELEASE:
                 _tell("scontrol", action.value, ",".join(ids))
         self._queue.forget()
@@ -196,7 +198,7 @@ class SlurmCluster(AbstractCluster):
 def _status(row: Row | None, run: RunRecord | None, *, packed: bool, without: str) -> JobStatus:
     """One status out of SLURM's row and the task's own record."""
     ended = run is not None and run.ended > 0 and not run.again
-    if run is not None and ended and (packed or row is None):
+    if run is not None and ended and (packed or row is None or row.state in _UNSURE):
         state = JobState.COMPLETED if run.exit_code == 0 and not run.error else JobState.FAILED
         if packed and row is not None and row.state is JobState.CANCELLED and state is JobState.FAILED:
             state = JobState.CANCELLED
@@ -221,7 +223,7 @@ def _detail(state: JobState, row: Row | None, run: RunRecord | None, without: st
         return f"{seen}; {_end(run)}" if run else seen
     word = row.word if row.word != state.value else ""
     end = _end(run) or f"exit code {row.exit_code}" if state is JobState.FAILED else ""
-    return ", ".join(filter(None, (word, row.reason if state.is_active() else "", end)))
+    return ", ".join(filter(None, (word, "" if state.is_finished() else row.reason, end)))
 
 
 def _end(run: RunRecord | None) -> str:

@@ -126,14 +126,16 @@ def merged(waiting: Mapping[str, Row] | None, ended: Mapping[str, Row] | None, n
     """One row a job out of squeue's and sacct's; None where one did not answer.
 
     squeue knows what waits and runs, sacct what has ended, some seconds late. A job that SLURM will start again is
-    shown as lost or preempted by sacct for a moment, and is then not in squeue: it counts as waiting.
+    shown as lost or preempted by sacct for a moment, and is then not in squeue: it counts as waiting. One that sacct
+    has as active and squeue does not show has just ended, or a controller that was killed forgot it, and sacct will
+    call it RUNNING for ever: nobody knows.
     """
     rows = dict(ended or {})
     for job, row in rows.items():
         if row.state in _COMES_BACK and now - row.end < COMES_BACK_S:
             rows[job] = replace(row, state=JobState.PENDING, reason="expected back")
         elif waiting is not None and row.state.is_active():
-            rows[job] = replace(row, reason="no longer in squeue")
+            rows[job] = replace(row, state=JobState.UNKNOWN, reason="no longer in squeue")
         elif waiting is None and row.state.is_active():
             rows[job] = replace(row, reason="as last known: the controller does not answer")
     for job, row in (waiting or {}).items():

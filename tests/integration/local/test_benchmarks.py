@@ -32,8 +32,8 @@ def test_the_three_take_turns(project: Path, tmp_path: Path) -> None:
 
 
 def test_the_floor_counts_what_the_engine_computes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Operations of one shared forward and the tails of six cells, as torch counts them: the formula's and some per cent
-    more, for the products of queries, keys and values."""
+    """Operations of one shared forward and the tails of six cells, as torch counts them: the formula's and some per
+    cent more, for the products of queries, keys and values."""
     monkeypatch.syspath_prepend(str(project / "benchmarks"))
     benchmark = importlib.import_module("engine")
     setting = dataclasses.replace(

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,9 +49,10 @@ def crowd(bench_at: Callable[[Path], Bench], tmp_path_factory: pytest.TempPathFa
     """The jobs, sixteen of them running."""
     bench = bench_at(tmp_path_factory.mktemp("watched") / "price-tagging")
     handles = bench.cluster().submit([publishing(bench, index) for index in range(N_JOBS)], token="t1")
-    states = [JobState.RUNNING] * 16
+    bench.wait("16 starts", lambda: sum(len(bench.starts(name)) for name in handles) == 16)
+    wanted = {JobState.RUNNING: 16, JobState.PENDING: 1}
     polled = bench.cluster().poll
-    bench.wait("16 running", lambda: [s.state for s in polled(list(handles.values())).values()].count(states[0]) == 16)
+    bench.wait("16 running", lambda: Counter(s.state for s in polled(list(handles.values())).values()) == wanted)
     yield Crowd(bench, handles)
     bench.open("gate")
 

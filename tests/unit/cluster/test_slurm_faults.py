@@ -326,6 +326,30 @@ def test_jobs_that_the_controller_forgot_are_asked_of_sacct(
     assert "ODD" in cluster.poll([handles["j2"]])[handles["j2"]].detail
 
 
+def test_a_job_that_only_accounting_has_as_running_is_unknown(
+    slurm: FakeSlurm, cluster: SlurmCluster, handles: dict[str, str]
+) -> None:
+    """A controller that was killed forgot its jobs; accounting will call them RUNNING for ever. UNKNOWN, both words
+    shown, but for the job whose task wrote down its end."""
+    slurm.says("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
+    slurm.says("sacct", "printf '100_0|RUNNING|0:0|node1|9|Unknown\n100_1|RUNNING|0:0|node1|9|Unknown\n'")
+    run = RunRecord(node="node2", gpu="3", restart=0, started=100.0, ended=160.0, exit_code=0)
+    cluster._record.submission("t1").put_run(1, run)
+    assert states(cluster, handles) == [JobState.UNKNOWN, JobState.COMPLETED, JobState.UNKNOWN]
+    assert cluster.poll([handles["j0"]])[handles["j0"]].detail == "RUNNING, no longer in squeue"
+
+
+def test_a_tasks_own_record_of_a_bad_end_wins_over_completed(
+    slurm: FakeSlurm, cluster: SlurmCluster, handles: dict[str, str]
+) -> None:
+    """Accounting, seconds late, shows one line for the whole array: the job that wrote down its failure is FAILED."""
+    slurm.says("squeue", "")
+    slurm.says("sacct", "echo '100_[0-2]|COMPLETED|0:0|node1|1|17'")
+    run = RunRecord(node="node1", gpu="0", restart=0, started=100.0, ended=101.0, error="cannot start /nowhere")
+    cluster._record.submission("t1").put_run(0, run)
+    assert states(cluster, handles)[0] is JobState.FAILED
+
+
 def test_control_speaks_of_active_jobs_in_short(
     slurm: FakeSlurm, cluster: SlurmCluster, handles: dict[str, str]
 ) -> None:
@@ -333,7 +357,7 @@ def test_control_speaks_of_active_jobs_in_short(
     slurm.says("squeue", "printf '100_0|RUNNING|None|node1|0:10|0|N/A|\\n100_1|PENDING|None||0:00|0|N/A|\\n'")
     slurm.says("sacct", "echo '100_2|COMPLETED|0:0|node1|9|17'")
     cluster.control(list(handles.values()), Control.CANCEL)
-    assert slurm.calls("scancel") == ["scancel --quiet 100_[0-1]"]
+    assert slurm.calls("scancel") == ["scancel 100_[0-1]"]
 
 
 def test_tasks_that_never_began_are_told_of_under_their_arrays_id(
