@@ -74,6 +74,12 @@ class JobStatus:
         return not self.is_lost and not self.state.is_finished()
 
     @property
+    def lost_s(self) -> float:
+        """Work of attempts that ended before they were finished, after they last wrote something down."""
+        ended = self.attempts[:-1] if self.holds_cells else self.attempts
+        return sum(attempt.progress.unsaved_s for attempt in ended if attempt.progress)
+
+    @property
     def progress(self) -> Progress | None:
         """The latest heartbeat."""
         return next((attempt.progress for attempt in reversed(self.attempts) if attempt.progress), None)

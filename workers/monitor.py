@@ -30,7 +30,6 @@ from workers.progress import (
     Failure,
     FailureClass,
     Progress,
-    lost_seconds,
 )
 
 _SYNCHRONISE_EVERY: Final = 20  # on a GPU, phases are timed exactly in one step of so many
@@ -123,6 +122,7 @@ class JobMonitor:
     def checkpoint_written(self, seconds: float) -> None:
         """A checkpoint was written, which took so long."""
         self._checkpoint_at, self._checkpoint_s = time.monotonic(), seconds
+        self.update(saved=time.time())
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Show intermediate measures in the progress file."""
@@ -148,7 +148,7 @@ class JobMonitor:
         self.update(cells_done=n_done_before, steps_total=sum(n_cell_steps(cohort) for cohort in cohorts))
 
     def cohort_done(self, cohort: Cohort, rows: Sequence[Mapping[str, Any]], divergences: tuple[Failure, ...]) -> None:
-        """Count the cohort's cells by what became of them, and write the record at once."""
+        """Count the cohort's cells, whose rows are in the shard, by what became of them; write the record at once."""
         self._metrics.count(rows)
         n_by_status = Counter({row["cell_key"]: row["status"] for row in rows}.values())
         main = [row for row in rows if row["setting"] == MAIN_SETTING and row["status"] == "done"]
@@ -165,6 +165,7 @@ class JobMonitor:
             cell_failures=progress.cell_failures + divergences,
             best_iia=best_iia,
             running_cells=(),
+            saved=time.time(),
         )
         self._write()
 
@@ -260,7 +261,6 @@ def _first_progress(job: Job, attempt: int, device: torch.device) -> Progress:
         updated=now,
         cells_total=job.n_cells,
         phase="start",
-        repeated_s=lost_seconds(job.sweep_folder, job.job, attempt),
     )
 
 

@@ -107,10 +107,15 @@ class Progress:
     peak_memory_bytes: int = 0
     best_iia: Mapping[str, float] = field(default_factory=dict)  # experiment -> best IIA in this attempt
     metrics: Mapping[str, float] = field(default_factory=dict)  # the latest evaluation in training
-    repeated_s: float = 0.0  # work done again after the checkpoint that this attempt went on from
+    saved: float = 0.0  # when the last checkpoint or row was written
     failure: Failure | None = None
     cell_failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = ()  # what the worker changed on its own: a halved micro-batch, a fallen-back engine
+
+    @property
+    def unsaved_s(self) -> float:
+        """Seconds of work that is in no checkpoint and no shard: to be done again if the attempt ends here."""
+        return 0.0 if self.state is AttemptState.FINISHED else max(0.0, self.updated - max(self.saved, self.started))
 
     def to_json(self) -> str:
         """The progress file's text."""
@@ -143,17 +148,6 @@ def claim_attempt(folder: SweepFolder, job: str) -> int:
             attempt += 1
         else:
             return attempt
-
-
-def lost_seconds(folder: SweepFolder, job: str, attempt: int) -> float:
-    """How long the attempt before this one worked on after it last wrote a checkpoint or its shard: done again now."""
-    before = folder.attempt_name(job, attempt - 1)
-    previous = read_progress(folder.progress / f"{before}.json")
-    if previous is None or previous.state is AttemptState.FINISHED:
-        return 0.0
-    written = [folder.shards / f"{before}.parquet", *folder.checkpoints.glob(f"*.{before}.safetensors")]
-    saved = [path.stat().st_mtime for path in written if path.exists()]
-    return max(0.0, previous.updated - max(saved, default=previous.started))
 
 
 def read_progress(path: Path) -> Progress | None:

@@ -96,7 +96,7 @@ def job_document(job: JobStatus) -> dict[str, Any]:
         "pairs_per_s": progress.pairs_per_s if progress else 0.0,
         "gpu_utilisation": progress.gpu_utilisation if progress else 0.0,
         "best_iia": dict(progress.best_iia) if progress else {},
-        "repeated_s": sum(attempt.progress.repeated_s for attempt in job.attempts if attempt.progress),
+        "lost_s": job.lost_s,
         "predicted_s": job.predicted_s,
         "elapsed_s": job.elapsed_s,
         "eta_s": job.eta_s,

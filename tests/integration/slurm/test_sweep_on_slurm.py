@@ -18,6 +18,8 @@ import pytest
 
 from cluster.testbed.slurm import SlurmTestbed
 from orchestrator import Sweep
+from orchestrator.healing import Mode
+from orchestrator.records import read_submissions
 from orchestrator.states import CellState, JobStatus, SweepStatus
 from tests.integration.slurm.conftest import mend, shell
 from tests.testbeds import start_requeued_jobs
@@ -136,15 +138,35 @@ def test_faults_in_a_seeded_order_change_no_row(
         if sweep.status().is_quiet:
             sweep.resume(on="slurm")
     finish(sweep)
-    records = attempts(sweep)
-    repeated_s = sum(record.repeated_s for record in records)
-    measured = {"faults that hit": n_hit, "attempts": len(records), "seconds of work repeated": round(repeated_s, 1)}
+    records, jobs = attempts(sweep), sweep.status().jobs
+    lost_s = sum(job.lost_s for job in jobs)
+    measured = {"faults that hit": n_hit, "attempts": len(records), "seconds of work repeated": round(lost_s, 1)}
     request.node.user_properties.extend(measured.items())  # shown by --junitxml
     assert n_hit >= len(FAULTS) // 2
-    assert len(records) > len(sweep.status().jobs)
+    assert len(records) > len(jobs)
     pd.testing.assert_frame_equal(science(sweep), expected)
     # a job that is hit repeats what it did since its last checkpoint; writing one takes time too on a busy machine
-    assert repeated_s <= len(records) * (CHECKPOINT_S + 2.0)
+    assert lost_s <= len(records) * (CHECKPOINT_S + 2.0)
+
+
+def test_a_followup_job_heals_the_sweep(
+    make: Callable[..., Sweep], expected: pd.DataFrame, testbed: SlurmTestbed, tmp_path: Path
+) -> None:
+    """`--auto`: a worker is killed and nobody asks for anything. SLURM starts the follow-up job, which resumes what
+    failed and leaves a follow-up behind; that one finds nothing to do, and the queue is empty."""
+    sweep = make(tmp_path)
+    sweep.submit(on="slurm", auto=True)
+    wait_for(sweep, "training", lambda status: bool(running(sweep)))
+    assert kill_a_worker(testbed, sweep)
+    wait_for(sweep, "the last cell", lambda status: status.is_done)
+    first, *others = read_submissions(sweep.folder)
+    assert (first.reason, [other.reason for other in others]) == (Mode.SUBMIT, [Mode.AUTO])
+    end = time.monotonic() + PATIENCE_S
+    while queue := shell("squeue", "-h"):
+        assert time.monotonic() < end, queue
+        time.sleep(0.5)
+    assert len(read_submissions(sweep.folder)) == 2
+    pd.testing.assert_frame_equal(science(sweep), expected)
 
 
 # ---------------------------------------------------------------------- faults: each says whether it hit a running job

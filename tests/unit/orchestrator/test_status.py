@@ -151,3 +151,15 @@ def test_hours_count_every_attempt(sweep: Sweep, world: World) -> None:
     for attempt in (1, 2):
         write_progress(job, AttemptState.INTERRUPTED, attempt=attempt, kind=FailureClass.PREEMPTED)
     assert sweep.status().gpu_hours_used == pytest.approx(2 * 60 / 3600)
+
+
+def test_lost_work_is_that_of_attempts_that_ended_unsaved(sweep: Sweep, world: World) -> None:
+    """The fake's attempts work 60 s and save nothing: one that another followed is lost, one that goes on is not."""
+    job = jobs_of(sweep)[0]
+    set_state(world, job.job, JobState.RUNNING)
+    write_progress(job, AttemptState.RUNNING, attempt=1)
+    assert sweep.status().jobs[0].lost_s == 0.0
+    write_progress(job, AttemptState.RUNNING, attempt=2)
+    assert sweep.status().jobs[0].lost_s == pytest.approx(60.0)
+    set_state(world, job.job, JobState.NODE_FAIL)
+    assert sweep.status().jobs[0].lost_s == pytest.approx(120.0)

@@ -72,6 +72,15 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     assert read_progress(tmp_path / "p.json") == record
 
 
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [({}, 1.0), ({"saved": 2.1}, 0.4), ({"saved": 9.0}, 0.0), ({"state": AttemptState.FINISHED}, 0.0)],
+)
+def test_unsaved_work_is_what_came_after_the_last_checkpoint_or_row(changes: dict[str, Any], seconds: float) -> None:
+    """From the start where nothing was written; none of an attempt that finished."""
+    assert progress(**changes).unsaved_s == pytest.approx(seconds)
+
+
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"job": "j", "state": "lost"}'])
 def test_a_record_that_is_not_there_yet_is_none(tmp_path: Path, text: str | None) -> None:
     """Gone, only claimed, torn, or of another make: no record, no exception."""
