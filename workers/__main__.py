@@ -7,7 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+from workers.cell import Job
 from workers.progress import EXIT_BAD_INPUT
+from workers.stop import StopRequest
 
 
 def main(arguments: list[str]) -> int:
@@ -18,13 +20,16 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    from workers.job import run_job  # torch is imported only once the arguments are right
-
+    stop = StopRequest()
+    stop.install()
     try:
-        return run_job(Path(arguments[0]))
+        job = Job.load(Path(arguments[0]))
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{arguments[0]}: {error}\n")
         return EXIT_BAD_INPUT
+    from workers.job import run_job  # torch is imported only once there is a job to run
+
+    return run_job(job, stop)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from workers.methods.base import Interrupted, NotApplicable
 from workers.methods.settings import METHODS
 from workers.model_info import ModelError
 from workers.models import check_device, load_model, pick_device
-from workers.monitor import JobMonitor, StopRequest
+from workers.monitor import JobMonitor
 from workers.progress import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -46,6 +46,7 @@ from workers.progress import (
 )
 from workers.reevaluate import Work, work_of
 from workers.rows import GateResult, RowWriter, cell_row
+from workers.stop import StopRequest
 from workers.tasks import TaskError
 from workers.tokens import Tokenizer
 
@@ -62,14 +63,8 @@ EXIT_CODES: Final[Mapping[FailureClass, int]] = {
 _SMALLEST_MICRO_BATCH: Final = 4
 
 
-def run_job(path: Path) -> int:
-    """The exit code (`workers.progress`) of one attempt at the job in the file at `path`.
-
-    Raises: OSError, ValueError when there is no such job file.
-    """
-    job = Job.load(path)
-    stop = StopRequest()
-    stop.install()
+def run_job(job: Job, stop: StopRequest) -> int:
+    """The exit code (`workers.progress`) of one attempt at `job`, which ends early when `stop` is set."""
     torch.set_num_threads(job.options.threads)
     device = pick_device(job.options.device)
     try:

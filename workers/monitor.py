@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import socket
 import threading
 import time
@@ -12,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
 from typing import Any, Final
 
 import torch
@@ -31,28 +29,12 @@ from workers.progress import (
     FailureClass,
     Progress,
 )
+from workers.stop import StopRequest
 
 _SYNCHRONISE_EVERY: Final = 20  # on a GPU, phases are timed exactly in one step of so many
 _DEADLINE_MARGIN_S: Final = 60.0  # time kept for the last checkpoint before the scheduler's limit
 _RATE_WINDOW_S: Final = 20.0
 _CHECKPOINT_SHARE: Final = 0.05  # of the time, at most, goes into writing checkpoints
-
-
-class StopRequest:
-    """Set by SIGTERM, SIGUSR2 or SIGINT; the training loop ends at its next step, with a checkpoint."""
-
-    def __init__(self) -> None:
-        self.signal_name = ""
-        self.at = 0.0
-
-    def install(self) -> None:
-        """Catch the signals. Call from the main thread."""
-        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if not self.signal_name:
-            self.signal_name, self.at = signal.Signals(number).name, time.time()
 
 
 class JobMonitor:

@@ -120,6 +120,28 @@ def test_a_signal_ends_with_a_checkpoint_and_the_next_run_goes_on(
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+def test_a_signal_before_anything_is_loaded_is_an_interruption(tmp_path: Path, demo_model: Path) -> None:
+    """While torch is imported: exit code 75, class preempted, nothing trained; not a death without a word."""
+    job_file = job_of_two_cohorts(tmp_path, demo_model)
+    process = start(job_file)
+    handled = 1 << (signal.SIGUSR2 - 1)
+    while not handled & int(_proc_status(process.pid, "SigCgt"), 16):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGUSR2)
+    log, _ = process.communicate()
+    assert process.returncode == EXIT_INTERRUPTED, log
+    progress = progress_of(job_file)
+    assert progress is not None
+    assert progress.failure is not None
+    assert (progress.failure.kind, progress.steps_done) == (FailureClass.PREEMPTED, 0)
+
+
+def _proc_status(pid: int, field: str) -> str:
+    """A line of /proc/PID/status."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith(f"{field}:"))
+
+
 def test_kills_at_random_moments_change_no_row(
     tmp_path: Path, demo_model: Path, finished: Path, expected: dict[tuple[str, str], Row]
 ) -> None:

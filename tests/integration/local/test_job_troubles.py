@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 
 from tests.integration.local.jobs import Row, make_cohort, progress_of, rows_of, write_job
 from workers import rows as rows_module
+from workers.cell import Job
 from workers.engine.suffix import SuffixEngine
 from workers.job import run_job
 from workers.methods import training
@@ -26,26 +25,23 @@ from workers.progress import (
     FailureClass,
     Progress,
 )
+from workers.stop import StopRequest
 
 pytestmark = pytest.mark.slow
 
 KEYS = ("status", "n_correct", "n_total", "n_correct_none", "n_correct_full", "n_correct_random")
 
 
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """The job's signal handlers do not outlive the test."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+def attempt(job_file: Path) -> int:
+    """The exit code of an attempt at the job in this process."""
+    return run_job(Job.load(job_file), StopRequest())
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> dict[tuple[str, str], Row]:
     """The rows of the job without any trouble."""
     job_file = write_job(tmp_path_factory.mktemp("plain"), demo_model, [make_cohort(demo_model)])
-    assert run_job(job_file) == EXIT_FINISHED
+    assert attempt(job_file) == EXIT_FINISHED
     return rows_of(job_file)
 
 
@@ -86,7 +82,7 @@ def test_memory_that_runs_out_once_halves_the_micro_batch(
     """In the 12th step: the job says so, goes on from its checkpoint with 32 pairs a pass, and finishes."""
     failing_forward(monkeypatch, fails=lambda number, _: number == 12, error=error)
     job_file = write_job(tmp_path, demo_model, [make_cohort(demo_model)])
-    assert run_job(job_file) == EXIT_FINISHED
+    assert attempt(job_file) == EXIT_FINISHED
     progress = last_progress(job_file)
     assert progress.notes == ("out of memory: micro-batch halved to 32 pairs (same effective batch)",)
     assert progress.steps_done == progress.steps_total == 60
@@ -103,7 +99,7 @@ def test_memory_that_never_suffices_ends_the_job_as_such(
     failing_forward(monkeypatch, fails=lambda *_: True, error=torch.OutOfMemoryError("no"))
     monkeypatch.setattr("workers.cohort.why_not_exact", lambda _: "")
     job_file = write_job(tmp_path, demo_model, [make_cohort(demo_model)])
-    assert run_job(job_file) == EXIT_OUT_OF_MEMORY
+    assert attempt(job_file) == EXIT_OUT_OF_MEMORY
     progress = last_progress(job_file)
     assert [note.split(": ")[1] for note in progress.notes] == [
         *(f"micro-batch halved to {n_pairs} pairs (same effective batch)" for n_pairs in (32, 16, 8, 4)),
@@ -127,7 +123,7 @@ def test_a_cell_that_turns_to_nan_fails_alone(
 
     monkeypatch.setattr(training, "random_rotation", poisoned)
     job_file = write_job(tmp_path, demo_model, [cohort])
-    assert run_job(job_file) == EXIT_FINISHED
+    assert attempt(job_file) == EXIT_FINISHED
     found = rows_of(job_file)
     row = found.pop((sick, "main"))
     assert row["status"] == "failed"
@@ -142,7 +138,7 @@ def test_a_cell_that_turns_to_nan_fails_alone(
 def test_a_model_below_the_gate_is_not_run(tmp_path: Path, demo_model: Path) -> None:
     """Every cell is skipped with the reason and the accuracy; no count is 0, there is none."""
     job_file = write_job(tmp_path, demo_model, [make_cohort(demo_model)], gate=1.01)
-    assert run_job(job_file) == EXIT_FINISHED
+    assert attempt(job_file) == EXIT_FINISHED
     found = rows_of(job_file)
     assert len(found) == 3
     for row in found.values():
@@ -160,7 +156,7 @@ def test_a_torn_weight_file_is_bad_input(tmp_path: Path, demo_model: Path) -> No
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
     job_file = write_job(tmp_path / "sweep", model, [make_cohort(demo_model)])
-    assert run_job(job_file) == EXIT_BAD_INPUT
+    assert attempt(job_file) == EXIT_BAD_INPUT
     failure = last_progress(job_file).failure
     assert failure is not None
     assert failure.kind is FailureClass.BAD_INPUT
@@ -178,13 +174,13 @@ def test_a_disk_that_is_full_when_the_rows_are_written_is_the_nodes_fault(
     job_file = write_job(tmp_path, demo_model, [make_cohort(demo_model)])
     with monkeypatch.context() as broken:
         broken.setattr(rows_module, "replace_file", full)
-        assert run_job(job_file) == EXIT_NODE
+        assert attempt(job_file) == EXIT_NODE
     failure = last_progress(job_file).failure
     assert failure is not None
     assert "No space left on device" in failure.message
     assert list((tmp_path / "shards").iterdir()) == []
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
-    assert run_job(job_file) == EXIT_FINISHED
+    assert attempt(job_file) == EXIT_FINISHED
     assert rows_of(job_file) == expected
 
 
@@ -192,7 +188,7 @@ def test_a_disk_that_is_full_when_the_rows_are_written_is_the_nodes_fault(
 def test_a_node_without_the_wanted_gpu_is_the_nodes_fault(tmp_path: Path, demo_model: Path) -> None:
     """A job for `cuda` on a node that has none: exit code 74, to be tried on another one."""
     job_file = write_job(tmp_path, demo_model, [make_cohort(demo_model)], device="cuda")
-    assert run_job(job_file) == EXIT_NODE
+    assert attempt(job_file) == EXIT_NODE
     failure = last_progress(job_file).failure
     assert failure is not None
     assert failure.kind is FailureClass.NODE

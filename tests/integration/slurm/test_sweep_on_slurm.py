@@ -108,7 +108,7 @@ def test_the_rows_are_those_of_a_local_run(
     sweep = make(tmp_path)
     receipt = sweep.submit(on="slurm")
     finish(sweep)
-    pd.testing.assert_frame_equal(science(sweep), expected)
+    pd.testing.assert_frame_equal(science(sweep), expected, check_exact=True)
     rows = sweep.results()
     assert set(rows["backend"]) == {"slurm"}
     assert receipt.submission is not None
@@ -144,7 +144,7 @@ def test_faults_in_a_seeded_order_change_no_row(
     request.node.user_properties.extend(measured.items())  # shown by --junitxml
     assert n_hit >= len(FAULTS) // 2
     assert len(records) > len(jobs)
-    pd.testing.assert_frame_equal(science(sweep), expected)
+    pd.testing.assert_frame_equal(science(sweep), expected, check_exact=True)
     # a job that is hit repeats what it did since its last checkpoint; writing one takes time too on a busy machine
     assert lost_s <= len(records) * (CHECKPOINT_S + 2.0)
 
@@ -166,7 +166,7 @@ def test_a_followup_job_heals_the_sweep(
         assert time.monotonic() < end, queue
         time.sleep(0.5)
     assert len(read_submissions(sweep.folder)) == 2
-    pd.testing.assert_frame_equal(science(sweep), expected)
+    pd.testing.assert_frame_equal(science(sweep), expected, check_exact=True)
 
 
 # ---------------------------------------------------------------------- faults: each says whether it hit a running job

@@ -21,6 +21,7 @@ from workers.progress import read_progress
 from workers.reevaluate import work_of
 from workers.saved import alignment_path, is_saved
 from workers.shard import RUN_COLUMNS
+from workers.stop import StopRequest
 from workers.tasks import TASKS
 
 RIGHT = Setting(name="right", keep="correct")
@@ -37,7 +38,6 @@ METHODS = {
 def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     """Jobs of two cells on the hand-wired model, each sweep in a folder of its own."""
     monkeypatch.setitem(TASKS, "planted", Planted)
-    monkeypatch.setattr(job_module.StopRequest, "install", lambda _self: None)
     monkeypatch.setattr(job_module.torch, "set_num_threads", lambda _n: None)
     model = save_planted(tmp_path / "model")
 
@@ -73,9 +73,7 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., J
 
 def run(job: Job) -> list[dict[str, Any]]:
     """The job's rows, after an attempt at it that must finish; without what two runs may differ in."""
-    path = job.sweep_folder.job_file(job.job)
-    path.write_text(job.to_json())
-    assert run_job(path) == 0
+    assert run_job(job, StopRequest()) == 0
     shards = visible_files(job.sweep_folder.shards, ".parquet")
     rows = [row for shard in shards if shard.name.startswith(job.job) for row in pq.read_table(shard).to_pylist()]
     return [{name: value for name, value in row.items() if name not in RUN_COLUMNS} for row in rows]
