@@ -176,7 +176,8 @@ def insert(path: Path, where: str, text: str) -> None:
     place = re.search(anchor, content, flags=re.MULTILINE)
     assert place, f"{path.name} has no place {where!r}"
     at = place.end() if kind == "in" else place.start()
-    path.write_text(content[:at] + text + content[at:], encoding="utf-8")
+    after = "\n\n" if kind == "before" else ""
+    path.write_text(content[:at] + text + after + content[at:], encoding="utf-8")
 
 
 def results_of(copy: Path, folder: Path, spec: dict[str, object]) -> pd.DataFrame:
