@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Pinned, so that installing the rest keeps the build that is there: the CPU build where pip is shown one.
 TORCH ?= torch==2.13.0
-# Test processes side by side; tests that need a cluster run one after the other.
+# Test processes side by side. Those on pretend clusters mostly wait: one process for SLURM, one for Ray.
 TEST_JOBS ?= 2
 BIN := $(VENV)/bin
 
@@ -18,8 +18,8 @@ sweep: $(VENV)/.installed
 	$(BIN)/causalsweep report demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile -m "not slurm and not ray"
-	$(BIN)/pytest -m "slurm or ray"
+	$(BIN)/pytest -n $(TEST_JOBS) --dist loadgroup -m "not slurm and not ray"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "slurm or ray"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

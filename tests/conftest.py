@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.testbeds import take_down
+
 # Before torch is imported anywhere; processes that tests start inherit them.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -28,6 +30,18 @@ def project() -> Path:
 def demo_model() -> Path:
     """The folder of the demo's checkpoint."""
     return PROJECT / "examples" / "demo-model"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one pretend cluster run in one process, which brings it up once; others are spread by file."""
+    for item in items:
+        marks = [name for name in ("ray", "slurm") if item.get_closest_marker(name)]
+        item.add_marker(pytest.mark.xdist_group(marks[0] if marks else item.nodeid.partition("::")[0]))
+
+
+def pytest_sessionfinish() -> None:
+    """Take the pretend clusters down."""
+    take_down()
 
 
 @pytest.hookimpl(wrapper=True)

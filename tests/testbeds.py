@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import subprocess
@@ -14,6 +13,16 @@ from pathlib import Path
 from cluster.testbed.ray import RayTestbed
 from cluster.testbed.slurm import SlurmTestbed
 
+_beds: list[tuple[RayTestbed | SlurmTestbed, Path]] = []
+
+
+def take_down() -> None:
+    """Stop what was brought up here."""
+    for bed, folder in _beds:
+        bed.down()
+        shutil.rmtree(folder, ignore_errors=True)
+    _beds.clear()
+
 
 @cache
 def ray_testbed() -> RayTestbed:
@@ -21,11 +30,7 @@ def ray_testbed() -> RayTestbed:
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     bed = RayTestbed.at(folder)
 
-    @atexit.register
-    def down() -> None:
-        bed.down()
-        shutil.rmtree(folder, ignore_errors=True)
-
+    _beds.append((bed, folder))
     bed.up()
     return bed
 
@@ -36,11 +41,7 @@ def slurm_testbed() -> SlurmTestbed:
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     bed = SlurmTestbed(folder)
 
-    @atexit.register
-    def down() -> None:
-        bed.down()
-        shutil.rmtree(folder, ignore_errors=True)
-
+    _beds.append((bed, folder))
     bed.up()
     os.environ.update(bed.env())
     return bed
