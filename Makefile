@@ -1,4 +1,4 @@
-# make sweep    set up, run the demo sweep, draw its figure
+# make sweep    set up, run the demo sweep, print its table, draw its figure
 # make test     set up for development, run every test
 # make lint     ruff and mypy          make model    train the shipped checkpoints anew
 
@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 
 sweep: $(VENV)/.installed
 	$(BIN)/causalsweep run examples/demo.yaml
+	$(BIN)/causalsweep summary demo
 	$(BIN)/causalsweep report demo
 
 test: $(VENV)/.installed-dev

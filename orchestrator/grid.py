@@ -19,6 +19,7 @@ from workers.cell import MAIN_SETTING, JobCell, Setting, Stream, canonical_json
 from workers.layout import PromptLayout, read_layout
 from workers.methods.settings import MethodError, method_label, method_variants
 from workers.model_info import ModelError, ModelInfo, read_model_info
+from workers.pairs import check_drawable
 from workers.tasks import AbstractTask, TaskError, load_task
 from workers.tokens import Tokenizer
 

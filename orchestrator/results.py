@@ -84,6 +84,13 @@ def report(rows: pd.DataFrame, cells: pd.DataFrame, folder: Path, *, title: str,
         raise StorageError(f"{folder}: cannot write the report: {error.strerror}") from error
 
 
+def summary(rows: pd.DataFrame, cells: pd.DataFrame, *, baselines: Mapping[str, str]) -> pd.DataFrame:
+    """The paper's table, one line a map: see `orchestrator.report.summary`."""
+    from orchestrator.report.tables import summary as table
+
+    return table(rows, cells, baselines=baselines)
+
+
 def check(status: SweepStatus) -> Check:
     """What stands between `status` and a sweep that is done."""
     problems = []

@@ -175,9 +175,12 @@ class Sweep:
 
     def report(self, folder: Path | None = None) -> Path:
         """The path of the HTML page, written anew with its pictures. Raises: StorageError."""
-        baselines = {one.name: one.baseline for one in self.spec.grid.experiments if one.baseline}
         target = folder or self.folder.report
-        return results.report(self.results(), self.cells(), target, title=self.spec.name, baselines=baselines)
+        return results.report(self.results(), self.cells(), target, title=self.spec.name, baselines=self._baselines)
+
+    def summary(self) -> pd.DataFrame:
+        """The paper's table, one line an experiment, method and setting: columns of `orchestrator.report.summary`."""
+        return results.summary(self.results(), self.cells(), baselines=self._baselines)
 
     def check(self) -> Check:
         """Whether every planned cell is done, and what stands in the way."""
@@ -199,6 +202,10 @@ class Sweep:
         table, counts = self._reader.store.table(), n_settings(self.spec, self.grid)
         with contextlib.suppress(OSError):  # a plan without it is less exact, that is all
             write_costs(self.folder, self.grid, table, status.jobs, n_settings=counts)
+
+    @property
+    def _baselines(self) -> dict[str, str]:
+        return {one.name: one.baseline for one in self.spec.grid.experiments if one.baseline}
 
     @cached_property
     def _reader(self) -> StatusReader:

@@ -1,4 +1,4 @@
-"""results, query, report, check, doctor."""
+"""results, summary, query, report, check, doctor."""
 
 from __future__ import annotations
 
@@ -47,6 +47,30 @@ def results(
     frame = load(source, sweeps).results(where=where or ())
     if form is Format.TABLE and not as_json and output is None:
         frame = frame[list(SHOWN)]
+    _write(frame, Format.JSON if as_json else form, output)
+
+
+def summary(
+    source: Source,
+    form: FormatOption = Format.TABLE,
+    output: Output = None,
+    sweeps: Sweeps = DEFAULT_SWEEPS,
+    as_json: Json = False,
+) -> None:
+    """Print the paper's table: one line a map, its maximum, variance, and correlation with the baseline's map.
+
+    The columns of --format csv, parquet and json are those of `orchestrator.report.summary`, all of them.
+
+    \b
+    causalsweep summary demo
+    causalsweep summary demo --format csv -o table.csv
+    """
+    frame = load(source, sweeps).summary()
+    if form is Format.TABLE and not as_json and output is None:
+        from orchestrator.cli.render import out, summary_view
+
+        out.print(summary_view(frame))
+        return
     _write(frame, Format.JSON if as_json else form, output)
 
 
@@ -145,4 +169,4 @@ def _bytes(frame: pd.DataFrame, form: Format) -> bytes:
     return str(text).encode("utf-8")
 
 
-COMMANDS = (results, query, report, check, doctor)
+COMMANDS = (results, summary, query, report, check, doctor)

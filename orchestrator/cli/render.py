@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.states import CellState
+from workers.cell import MAIN_SETTING
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cluster.backend import Finding
     from orchestrator.faults import Fault
     from orchestrator.planning import Plan, Totals
@@ -181,6 +185,39 @@ def faults_view(faults: Sequence[Fault], *, with_traceback: bool) -> Group:
         if with_traceback and fault.traceback:
             parts += ["", Text(fault.traceback.rstrip(), "dim"), ""]
     return Group(*parts)
+
+
+def summary_view(summary: pd.DataFrame) -> Group:
+    """The paper's table; probes apart, because what can be decoded need not be what the model uses."""
+    causal, decoding = (summary[summary["metric"] == metric] for metric in ("iia", "decoding"))
+    parts: list[Table | str] = [_summary_table(causal, "max IIA")]
+    if len(decoding):
+        parts += ["", "decoding accuracy (no intervention: what can be decoded need not be used)"]
+        parts.append(_summary_table(decoding, "max accuracy"))
+    return Group(*parts)
+
+
+def _summary_table(summary: pd.DataFrame, highest: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    texts = ("experiment", "method", "setting")
+    numbers = ("task acc.", highest, "at", "none", "whole", "random", "mean", "var. x 100", "corr.", "better")
+    for name in (*texts, *numbers):
+        table.add_column(name, justify="left" if name in texts else "right", no_wrap=True)
+    for line in summary.to_dict("records"):
+        is_main = line["setting"] == MAIN_SETTING
+        place = "" if line["layer"] is None else f"L{line['layer']} p{line['position']}"
+        table.add_row(
+            *(line["experiment"], line["method"], "" if is_main else line["setting"]),
+            *(_rate(line["task"]), _rate(line["maximum"]), place),
+            *(_rate(line[control]) for control in ("none", "full", "random")),
+            *(_rate(line["mean"]), _rate(line["variance_x100"]), _rate(line["correlation"])),
+            f"{line['n_better']}/{line['n_tested']}" if line["n_tested"] else "",
+        )
+    return table
+
+
+def _rate(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def check_view(check: Check, name: str) -> Group:

@@ -131,10 +131,17 @@ def test_second_run_gives_the_same_rows(expected: pd.DataFrame, tmp_path: Path, 
 
 
 def test_nothing_is_left_to_do(undisturbed: Path) -> None:
-    """`check` says 0, `submit` finds nothing, `report` draws the page, `status --json` is the whole truth."""
+    """`check` says 0, `submit` finds nothing, `report` draws the page, `summary` prints
+    the table, `status --json` is the whole truth."""
     assert causalsweep(undisturbed, "check", "tiny").returncode == 0
     assert "nothing to run" in causalsweep(undisturbed, "submit", "tiny.yaml").stdout
     assert Path(causalsweep(undisturbed, "report", "tiny").stdout.strip()).stat().st_size > 0
+    assert "left_boundary" in causalsweep(undisturbed, "summary", "tiny").stdout
+    lines = json.loads(causalsweep(undisturbed, "summary", "tiny", "--json").stdout)
+    assert [(line["experiment"], line["n_measured"]) for line in lines] == [
+        ("left_boundary", 4),
+        ("bracket_identity", 4),
+    ]
     status = json.loads(causalsweep(undisturbed, "status", "tiny", "--json").stdout)
     assert (status["is_done"], status["cells"]["done"]) == (True, 8)
 
