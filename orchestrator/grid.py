@@ -113,6 +113,7 @@ def _strands(
     experiment = spec.grid.experiments[index]
     task, layout = prompts.read(f"grid.experiments[{index}].task", experiment.task)
     hypothesis = _hypothesis(spec, index, task)
+    prompts.check_labels(f"grid.experiments[{index}]", experiment.task, hypothesis)
     try:
         layers = resolve_layers(spec.grid.layers, model.n_layers)
         positions = resolve_positions(spec.grid.positions, layout.tokens, layout.find)
@@ -170,6 +171,7 @@ class _Prompts:
         self._spec = spec
         self._tokenizer = tokenizer
         self._read: dict[str, tuple[AbstractTask, PromptLayout]] = {}
+        self._drawable: set[tuple[str, str]] = set()
         self.read("task", {})
 
     def read(self, key: str, overrides: Mapping[str, Any]) -> tuple[AbstractTask, PromptLayout]:
@@ -184,6 +186,22 @@ class _Prompts:
             raise _placed(self._spec, key, error) from error
         return self._read[text]
 
+    def check_labels(self, key: str, overrides: Mapping[str, Any], hypothesis: str) -> None:
+        """Balanced pairs of the hypothesis can be drawn from the task with `overrides`. Raises: SpecError at `key`."""
+        raw = self._spec.task | dict(overrides)
+        known = (canonical_json(raw), hypothesis)
+        if known in self._drawable:
+            return
+        task, _ = self.read(key, overrides)
+        if hypothesis not in task.hypotheses:
+            right = f"task {task.name!r} has no hypothesis {hypothesis!r}, only {', '.join(task.hypotheses)}"
+            raise self._spec.error(key, dict(overrides), right)
+        try:
+            check_drawable(task, task.hypotheses[hypothesis])
+        except TaskError as error:
+            raise _placed(self._spec, key, error) from error
+        self._drawable.add(known)
+
 
 def _hypothesis(spec: SweepSpec, index: int, task: AbstractTask) -> str:
     experiment: Experiment = spec.grid.experiments[index]
@@ -195,11 +213,12 @@ def _hypothesis(spec: SweepSpec, index: int, task: AbstractTask) -> str:
 
 
 def _check_settings(spec: SweepSpec, prompts: _Prompts) -> None:
-    """Every further setting makes prompts that the model can read, for each experiment that it is meant for."""
+    """Every further setting makes pairs that the model can read, for each experiment that it is meant for."""
     for index, setting in enumerate(spec.settings):
         for experiment in spec.grid.experiments:
             if not setting.experiments or experiment.name in setting.experiments:
-                prompts.read(f"settings[{index}].task", experiment.task | setting.task)
+                hypothesis = experiment.hypothesis or experiment.name
+                prompts.check_labels(f"settings[{index}].task", experiment.task | setting.task, hypothesis)
 
 
 def _without_excluded(spec: SweepSpec, strands: Iterable[Strand]) -> list[Strand]:

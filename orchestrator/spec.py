@@ -188,6 +188,11 @@ class SweepSpec(_Section):
     def _check(self) -> Self:
         if self.method is not None and self.grid.methods:
             raise ValueError("method: stands beside grid.methods; give one of the two")
+        variations = [(f"grid.experiments[{at}]", one.task) for at, one in enumerate(self.grid.experiments)]
+        variations += [(f"settings[{at}]", one.task) for at, one in enumerate(self.settings)]
+        for key, task in variations:
+            if "file" in task:
+                raise ValueError(f"{key}.task.file: a variation keeps the sweep's file; give `file` in `task` alone")
         known = {experiment.name for experiment in self.grid.experiments}
         names = [setting.name for setting in self.settings]
         for index, setting in enumerate(self.settings):

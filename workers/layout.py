@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import random
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from workers.tasks.base import AbstractTask, TaskError
+from workers.tasks.probing import probed
 from workers.tokens import Tokenizer
 
-_N_PROBES: Final = 64  # prompts looked at; a job checks every prompt that it uses
+_N_PROBES: Final = 256  # prompts looked at; a job checks every prompt that it uses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +31,15 @@ class PromptLayout:
 def read_layout(task: AbstractTask, tokenizer: Tokenizer) -> PromptLayout:
     """The layout that the task's prompts share.
 
-    Raises: TaskError when the task's own code fails, prompts differ in their number of tokens, or an answer is not one
-    token.
+    Raises: TaskError when the task's own code fails or contradicts itself, prompts differ in their number of tokens, or
+    an answer is not one token.
     """
     try:
-        prompts = _probe(task)
+        prompts = probed(task, _N_PROBES)
     except TaskError:
         raise
     except Exception as error:  # whatever a user's task raises
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        cause = f"{type(error).__name__}: {error}"
-        raise TaskError(f"task {task.name!r}: {place.filename}:{place.lineno}, {place.name}: {cause}") from error
+        raise task.failure(error) from error
     rows = tokenizer.encode(prompts)
     check_equal_lengths(task, prompts, rows)
     columns = [set(column) for column in zip(*rows, strict=True)]
@@ -55,23 +52,13 @@ def read_layout(task: AbstractTask, tokenizer: Tokenizer) -> PromptLayout:
     )
 
 
-def _probe(task: AbstractTask) -> list[str]:
-    """Some prompts. Raises: TaskError where hypotheses do not agree on the right answer to one of them."""
-    rng = random.Random(0)
-    draws = [task.sample(rng) for _ in range(_N_PROBES)]
-    for inputs in draws:
-        said = {name: one.model.run(inputs)[one.model.output] for name, one in task.hypotheses.items()}
-        if any(outcome != task.outcome(inputs) for outcome in said.values()):
-            raise TaskError(f"task {task.name!r}: hypotheses disagree on the right answer for {inputs}: {said}")
-    return [task.prompt(inputs) for inputs in draws]
-
-
 def check_equal_lengths(task: AbstractTask, prompts: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
     """Raises: TaskError showing two prompts of unequal token count."""
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) != len(rows[0]):
             raise TaskError(
-                f"task {task.name!r}: prompts of unequal token count ({len(rows[0])} and {len(row)}): "
+                f"{task.place(type(task).prompt)}task {task.name!r}: "
+                f"prompts of unequal token count ({len(rows[0])} and {len(row)}): "
                 f"{prompts[0][-60:]!r} and {prompt[-60:]!r}; word the prompt so that every draw has as many tokens"
             )
 
@@ -85,16 +72,19 @@ def _label(column: set[int], tokenizer: Tokenizer) -> str:
 
 def _answer_tokens(task: AbstractTask, prompt: str, row: Sequence[int], tokenizer: Tokenizer) -> dict[Any, int]:
     found: dict[Any, int] = {}
+    place = task.place(type(task).answers)
     for value, text in task.answers.items():
         continued = tokenizer.encode([prompt + text])[0]
         if continued[: len(row)] != list(row) or len(continued) != len(row) + 1:
             extra = continued[len(row) :] if continued[: len(row)] == list(row) else continued
             pieces = [tokenizer.piece(token) for token in extra]
             raise TaskError(
-                f"task {task.name!r}: answer {text!r} is not one token after the prompt but {pieces}; "
+                f"{place}task {task.name!r}: answer {text!r} is not one token after the prompt but {pieces}; "
                 "choose an answer that the tokenizer writes as a single token"
             )
         found[value] = continued[-1]
     if len(set(found.values())) < 2:
-        raise TaskError(f"task {task.name!r}: answers {list(task.answers.values())} are one token; two are needed")
+        raise TaskError(
+            f"{place}task {task.name!r}: answers {list(task.answers.values())} are one token; two are needed"
+        )
     return found

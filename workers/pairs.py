@@ -101,6 +101,35 @@ def make_pairs(
     )
 
 
+def check_drawable(task: AbstractTask, hypothesis: Hypothesis) -> None:
+    """Nothing, where balanced pairs can be drawn and each variable matters.
+
+    Raises: TaskError when labels come out on one side only, or a variable's interchange never changes the answer.
+    """
+    rng = stream_rng(task=task.settings(), hypothesis=hypothesis.name, split="check")
+    try:
+        for want_first in (True, False):
+            _draw_pair(task, hypothesis, rng, task.sample, want_first=want_first)
+        for variable in hypothesis.variables:
+            _check_matters(task, hypothesis, variable, rng)
+    except TaskError:
+        raise
+    except Exception as error:  # whatever a user's task raises
+        raise task.failure(error) from error
+
+
+def _check_matters(task: AbstractTask, hypothesis: Hypothesis, variable: str, rng: random.Random) -> None:
+    model = hypothesis.model
+    for _ in range(_MAX_DRAWS):
+        base, source = task.sample(rng), task.sample(rng)
+        if model.interchange(base, {variable: source})[model.output] != model.run(base)[model.output]:
+            return
+    raise TaskError(
+        f"{task.place(model.functions[variable])}task {task.name!r}, hypothesis {hypothesis.name!r}: interchanging "
+        f"{variable!r} changed the answer in none of {_MAX_DRAWS} draws; align a variable that the answer depends on"
+    )
+
+
 def _draw_pair(
     task: AbstractTask, hypothesis: Hypothesis, rng: random.Random, draw: Draw, *, want_first: bool
 ) -> tuple[Mapping[str, Any], Mapping[str, Any], Any, int, float]:
@@ -113,17 +142,21 @@ def _draw_pair(
         outcome = model.interchange(base, {names[variable]: source})[model.output]
         if outcome not in task.answers:
             raise TaskError(
-                f"task {task.name!r}, hypothesis {hypothesis.name!r}: output {outcome!r} has no answer; "
-                f"answers are given for {answers}"
+                f"{_named(task, hypothesis)}: output {outcome!r} has no answer; answers are given for {answers}"
             )
         met = outcome == answers[0] if len(answers) == 2 else outcome != model.run(base)[model.output]
         if met == want_first:
             return base, source, outcome, variable, _as_number(model.run(base)[names[variable]])
     side = "label" if len(answers) == 2 else "kind of pair (answer changed or kept)"
     raise TaskError(
-        f"task {task.name!r}, hypothesis {hypothesis.name!r}: {_MAX_DRAWS} draws gave one {side} only; "
-        "the sampling must reach both"
+        f"{_named(task, hypothesis)}: {_MAX_DRAWS} draws gave one {side} only; the sampling must reach both"
     )
+
+
+def _named(task: AbstractTask, hypothesis: Hypothesis) -> str:
+    """Whose labels they are, and where the causal model's output is defined."""
+    model = hypothesis.model
+    return f"{task.place(model.functions[model.output])}task {task.name!r}, hypothesis {hypothesis.name!r}"
 
 
 def _as_number(value: Any) -> float:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import sys
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from workers.tasks.arithmetic import Arithmetic
 from workers.tasks.base import AbstractTask, TaskError
 from workers.tasks.price_tagging import PriceTagging
+from workers.tasks.user_file import line_of, tasks_of_file
 
 __all__ = ["TASKS", "AbstractTask", "TaskError", "load_task"]
 
@@ -33,7 +32,7 @@ def load_task(settings: Mapping[str, Any]) -> AbstractTask:
     options = dict(settings)
     name = options.pop("name", None)
     path, digest = options.pop("file", None), options.pop("file_sha256", None)
-    known = TASKS if path is None else _tasks_of_file(Path(path), digest)
+    known = TASKS if path is None else tasks_of_file(Path(path), digest)
     if name is None and len(known) == 1 and path is not None:
         name = next(iter(known))
     if name not in known:
@@ -44,51 +43,25 @@ def load_task(settings: Mapping[str, Any]) -> AbstractTask:
         if key not in allowed:
             raise TaskError(f"{key}: unknown setting of task {name!r}; {_instead(key, allowed)}")
     try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+        task = kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
     except TaskError:
         raise
-    except Exception as error:  # a user's __post_init__ may raise anything; the frame that knows the file says so
-        raise TaskError(f"task {name!r} refuses its settings {options}: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a user's __post_init__ may raise anything
+        place = f"{path}{line_of(error, Path(path))}: " if path else ""
+        cause = f"{place}{type(error).__name__}: {error}"
+        raise TaskError(f"task {name!r} refuses its settings {options}: {cause}") from error
+    _check_plain(task)
+    return task
 
 
-def _tasks_of_file(path: Path, digest: str | None) -> dict[str, type[AbstractTask]]:
-    """The tasks that a user's file defines, by name. Raises: TaskError with file and line."""
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise TaskError(f"file: cannot read {path}: {error.strerror}; give the path of a Python file") from error
-    found = hashlib.sha256(source).hexdigest()
-    if digest is not None and digest != found:
-        raise TaskError(f"file: {path} has changed since the sweep was planned ({found[:12]}, planned {digest[:12]})")
-    module_name = f"causalsweep_task_{found[:16]}"
-    module = ModuleType(module_name)
-    module.__file__ = str(path)
-    sys.modules[module_name] = module  # where a dataclass looks its annotations up
-    try:
-        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-    except Exception as error:  # whatever a user's file raises
-        raise TaskError(f"file: {path}{_line_of(error, path)}: {type(error).__name__}: {error}") from error
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, AbstractTask) and value.__module__ == module_name
-    ]
-    tasks = {kind.name: kind for kind in classes if not getattr(kind, "__abstractmethods__", None)}
-    if not tasks:
-        raise TaskError(f"file: {path} defines no task; it needs a subclass of AbstractTask with all its methods")
-    return tasks
-
-
-def _line_of(error: BaseException, path: Path) -> str:
-    """`:LINE` of the innermost frame of `error` that lies in `path`, or nothing."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        return f":{error.lineno}"
-    line, frame = "", error.__traceback__
-    while frame is not None:
-        if frame.tb_frame.f_code.co_filename == str(path):
-            line = f":{frame.tb_lineno}"
-        frame = frame.tb_next
-    return line
+def _check_plain(task: AbstractTask) -> None:
+    """Raises: TaskError where a setting has no JSON, and so no place in a cell key."""
+    for key, value in task.settings().items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            right = "numbers, text, truth values, and lists and mappings of them are right"
+            raise TaskError(f"{key}: got {value!r} as a setting of task {task.name!r}; {right}") from error
 
 
 def _instead(word: str, known: Mapping[str, Any] | set[str]) -> str:

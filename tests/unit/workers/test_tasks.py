@@ -260,6 +260,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_users_task_that_refuses_its_settings_is_no_crash(user_file: Path) -> None:
-    """Whatever its __post_init__ raises becomes a TaskError with the settings."""
-    with pytest.raises(TaskError, match=r"task 'parity' refuses its settings \{'most': 1\}: AssertionError"):
+    """Whatever its __post_init__ raises becomes a TaskError with the settings, file and line."""
+    wanted = r"task 'parity' refuses its settings \{'most': 1\}: \S+parity.py:14: AssertionError"
+    with pytest.raises(TaskError, match=wanted):
         load_task({"file": str(user_file), "most": 1})
