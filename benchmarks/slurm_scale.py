@@ -4,7 +4,7 @@ Brings up the testbed in a temporary folder (or uses the one that SLURM_CONF nam
 nothing, in arrays no larger than the controller allows, and lets one of them run at a time.
 
     python benchmarks/slurm_scale.py --jobs 1000     # one line of JSON; exit code 1 beyond 15 s and 2 s
-    python benchmarks/slurm_scale.py --jobs 10000    # eleven arrays of at most 1,001 jobs
+    python benchmarks/slurm_scale.py --jobs 10000    # ten arrays of at most 1,001 jobs
 """
 
 from __future__ import annotations
