@@ -71,7 +71,7 @@ class Planner:
             n_cells=len(status.cells),
             n_done=counts[CellState.DONE],
             n_held=counts[CellState.RUNNING] + counts[CellState.WAITING],
-            n_skipped=counts[CellState.SKIPPED],
+            n_skipped=counts[CellState.SKIPPED] + counts[CellState.INAPPLICABLE],
             n_to_run=len(keys),
             machines=self.machines,
             engine=self.spec.engine,

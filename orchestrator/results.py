@@ -93,20 +93,26 @@ def summary(rows: pd.DataFrame, cells: pd.DataFrame, *, baselines: Mapping[str, 
 
 def check(status: SweepStatus) -> Check:
     """What stands between `status` and a sweep that is done."""
-    problems = []
+    said = {}
     for state in CellState:
         n_cells = status.counts[state]
         if state is not CellState.DONE and n_cells:
             reasons = {cell.reason for cell in status.cells.values() if cell.state is state and cell.reason}
             why = f", for instance: {sorted(reasons)[0]}" if reasons else ""
-            problems.append(f"{n_cells} cells are {state}{why}")
+            said[state] = f"{n_cells} cells are {state}{why}"
+    settled = [said.pop(CellState.INAPPLICABLE)] if CellState.INAPPLICABLE in said else []
+    problems = tuple(said.values())
     torn = tuple(f"{shard.path}: torn shard ({shard.problem}); its rows do not count" for shard in status.torn)
     return Check(
         is_done=status.is_done,
         n_cells=len(status.cells),
         n_done=status.counts[CellState.DONE],
         problems=(*problems, *torn) if problems else (),
-        remarks=status.notes + (() if problems else tuple(f"{line}, and others have replaced them" for line in torn)),
+        remarks=(
+            *settled,
+            *status.notes,
+            *(() if problems else (f"{line}, and others have replaced them" for line in torn)),
+        ),
     )
 
 

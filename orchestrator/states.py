@@ -23,7 +23,8 @@ class CellState(StrEnum):
     RUNNING = "running"  # in flight in a job that runs
     WAITING = "waiting"  # in a job that waits or runs, or of which nobody knows for the moment
     FAILED = "failed"
-    SKIPPED = "skipped"  # the model fails the gate
+    SKIPPED = "skipped"  # the model fails the gate; a lower one lets the cell run
+    INAPPLICABLE = "inapplicable"  # its method has no meaning for it: there is nothing to run
     MISSING = "missing"  # in no job that waits or runs
 
 
@@ -104,7 +105,7 @@ class SweepStatus:
     @property
     def share_done(self) -> float:
         """Share of the work that is done, the steps of cells in flight counted in."""
-        cells = float(self.counts[CellState.DONE])
+        cells = float(self.n_settled)
         for job in self.jobs:
             if job.holds_cells and job.progress and job.progress.steps_total:
                 left = job.n_cells - job.n_settled
@@ -113,8 +114,13 @@ class SweepStatus:
 
     @property
     def is_done(self) -> bool:
-        """Whether every planned cell has all its rows."""
-        return self.counts[CellState.DONE] == len(self.cells)
+        """Whether every planned cell has all its rows, or none to have."""
+        return self.n_settled == len(self.cells)
+
+    @property
+    def n_settled(self) -> int:
+        """Cells for which nothing is left to do."""
+        return self.counts[CellState.DONE] + self.counts[CellState.INAPPLICABLE]
 
     @property
     def is_quiet(self) -> bool:

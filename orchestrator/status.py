@@ -86,8 +86,9 @@ class StatusReader:
             if main is None:
                 continue
             if main.status == "skipped":
-                passes = main.task_accuracy is not None and main.task_accuracy >= self._gate
-                if not passes:  # a gate that was lowered since lets the cell run
+                if main.task_accuracy is None:  # it was not the gate
+                    settled[cell.key] = CellStatus(state=CellState.INAPPLICABLE, reason=main.reason, job=main.job)
+                elif main.task_accuracy < self._gate:  # else the gate was lowered since
                     settled[cell.key] = CellStatus(state=CellState.SKIPPED, reason=main.reason, job=main.job)
             elif main.status == "failed":
                 settled[cell.key] = CellStatus(state=CellState.FAILED, reason=main.reason, job=main.job)
@@ -113,7 +114,7 @@ class StatusReader:
                 if job.holds_cells:
                     state = CellState.RUNNING if key in running else CellState.WAITING
                     cells[key] = CellStatus(state=state, reason=job.detail, job=job.name)
-                elif before.state is not CellState.SKIPPED and (key not in settled):
+                elif key not in settled:
                     cells[key] = left_over(job)
         return cells
 

@@ -36,6 +36,7 @@ _COLOURS = {
     CellState.WAITING: "blue",
     CellState.FAILED: "red",
     CellState.SKIPPED: "yellow",
+    CellState.INAPPLICABLE: "dim",
     CellState.MISSING: "dim",
 }
 _MAX_LIVE_JOBS = 16

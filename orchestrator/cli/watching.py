@@ -63,11 +63,16 @@ class Display:
     def summary(self, sweep: Sweep, status: SweepStatus, *, was_stopped: bool) -> str:
         """What to do next."""
         from orchestrator.cli.render import duration, status_line
+        from orchestrator.states import CellState
 
         name = sweep.spec.name
         if status.is_done:
             spent = duration(status.gpu_hours_used * 3600)
-            return f"{name}: all {len(status.cells)} cells done in {spent} of workers' time; causalsweep report {name}"
+            n_done, n_cells = status.counts[CellState.DONE], len(status.cells)
+            done = (
+                f"all {n_cells} cells done" if n_done == n_cells else f"{n_done} cells done, the others inapplicable,"
+            )
+            return f"{name}: {done} in {spent} of workers' time; causalsweep report {name}"
         hint = f"go on: causalsweep resume {name}"
         return f"{status_line(status)}\n{hint}" + ("" if was_stopped else f"; why: causalsweep errors {name}")
 

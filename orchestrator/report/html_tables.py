@@ -20,7 +20,7 @@ _STATE_MEANING: Final = {
     "failed": "tried, and no result; the reason is below",
     "waiting": "in a job that waits for the cluster",
     "missing": "planned, and in no job that waits or runs",
-    "skipped": "not run on purpose: the model fails the task's gate",
+    "skipped": "not run on purpose: the model fails the gate, or the method has no meaning there",
     "left_out": "not run on purpose: coarse to fine found it not worth its cost",
 }
 

@@ -43,6 +43,7 @@ def measured(rows: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
     lines = _planned(rows, grid).merge(_of_store(rows), on=["cell_key", "setting"], how="left")
     has_counts = (lines["status"] == "done") & (lines["n_total"] > 0)
     stated = lines["state"].where(lines["state"] != "done", "missing")  # done, but not evaluated on this setting
+    stated = stated.where(stated != "inapplicable", "skipped")  # the reason tells the two apart
     lines["state"] = lines["status"].where(lines["status"].isin(["failed", "skipped"]), stated).mask(has_counts, "done")
     for name in ("reason", "job"):
         of_row = lines[f"{name}_of_row"]

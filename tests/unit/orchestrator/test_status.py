@@ -137,6 +137,23 @@ def test_skipped_cell_runs_under_a_lower_gate(sweep: Sweep, load: LoadSweep, wor
     assert load(gate={"task_accuracy": 0.6}).status().counts == {CellState.MISSING: 8}
 
 
+def test_a_cell_that_its_method_has_no_meaning_for_is_settled(sweep: Sweep, load: LoadSweep, world: World) -> None:
+    """No gate kept it out, so no gate and no resume will ever run it, nor a further setting: the sweep is done, and
+    `check` remarks on it with the reason."""
+    first, second = jobs_of(sweep)
+    finish(world, first)
+    write_shard(second, status="skipped", reason="k: 2 x 40 dimensions do not fit", task_accuracy=None)
+    write_progress(second, AttemptState.FINISHED)
+    set_state(world, second.job, JobState.COMPLETED)
+    assert sweep.status().counts == {CellState.DONE: 4, CellState.INAPPLICABLE: 4}
+    assert sweep.resume().n_cells == 0
+    found = sweep.check()
+    assert (found.is_done, found.n_done, found.problems) == (True, 4, ())
+    assert found.remarks == ("4 cells are inapplicable, for instance: k: 2 x 40 dimensions do not fit",)
+    grown = load(settings=[{"name": "right", "keep": "correct"}])
+    assert grown.status().counts == {CellState.MISSING: 4, CellState.INAPPLICABLE: 4}
+
+
 def test_cell_without_a_wanted_setting_is_missing(sweep: Sweep, load: LoadSweep, world: World) -> None:
     """A setting added later makes the cells that it is meant for missing, and no others."""
     for job in jobs_of(sweep):

@@ -64,6 +64,20 @@ def test_a_cell_that_is_done_without_a_row_is_missing() -> None:
     assert lines["state"].tolist() == ["done"] + ["missing"] * 5
 
 
+def test_a_cell_that_its_method_has_no_meaning_for_is_drawn_as_skipped() -> None:
+    """By its row, and on a setting that it has no row of by its state; the reason stays."""
+    grid = small_grid()
+    grid["state"], grid["reason"] = ["done"] * 5 + ["inapplicable"], [""] * 5 + ["k: got 99"]
+    rows = [row(grid.iloc[0], **COUNTS), row(grid.iloc[0], **COUNTS, setting="frogs")]
+    rows.append(row(grid.iloc[5]) | {"status": "skipped", "reason": "k: got 99"})
+    lines = measured(store(*rows), grid)
+    lines = lines[lines["cell_key"] == grid.iloc[5]["cell_key"]]
+    assert lines[["setting", "state", "reason"]].values.tolist() == [
+        ["main", "skipped", "k: got 99"],
+        ["frogs", "skipped", "k: got 99"],
+    ]
+
+
 def test_a_row_that_failed_says_so_even_with_counts_in_it() -> None:
     """The row's status and reason win over the grid's, and counts of a failed row are no measurement."""
     grid = small_grid()
