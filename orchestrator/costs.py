@@ -29,13 +29,13 @@ from workers.model_info import ModelInfo
 # 202.4 M parameters a block, 6,560 layer-tokens a pair, 3 epochs of 313 steps of 64 pairs, then 3 x 1,000 test pairs).
 _REFERENCE_SHARE: Final = 1.66e17 / 5400 / 312e12
 _SUFFIX_SHARE: Final = 0.5  # of a GPU's peak that large matrix products reach
-_ROTATION_D3: Final = 10.0  # tangent step and retraction of one cell, in units of d^3 operations
+_ROTATION_D3: Final = 10.0  # the retraction of one cell, five products of matrices, in units of d^3 operations
 _ROTATION_D2: Final = 18.0  # rotating base and source, back, and the gradient, in units of d^2 operations a pair
 _EVALUATIONS: Final = 3  # forward passes over the test pairs: the cell and its controls
 _PAIR_S: Final = 3e-4  # to draw one pair, balance it and make tokens of it
 _BATCH: Final = 64  # pairs of a forward pass of a method without batches
 _LOAD_BYTES_PER_S: Final = 1e9
-COSTS_VERSION: Final = 2  # of this table and these counts: measured ratios are ratios to them
+COSTS_VERSION: Final = 3  # of this table and these counts: measured ratios are ratios to them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,7 @@ class Device:
 
     half_flops: float
     float32_flops: float
+    tf32_flops: float  # of float32 matrices on tensor cores
     reference_share: float = _REFERENCE_SHARE
     suffix_share: float = _SUFFIX_SHARE
     call_s: float = 3e-4  # one block forward and backward, however small
@@ -51,19 +52,21 @@ class Device:
     start_s: float = 20.0  # a process that imports torch, without loading weights
 
 
-# Source: NVIDIA's data sheets, dense rates (bfloat16, or float16 where there is none; float32 without TF32).
+# Source: NVIDIA's data sheets, dense rates (bfloat16, or float16 where there is none; float32 without TF32; TF32, where
+# there is none float32 again).
 DEVICES: Final[Mapping[str, Device]] = {
-    "a100": Device(half_flops=312e12, float32_flops=19.5e12),
-    "h100": Device(half_flops=989e12, float32_flops=67e12),
-    "h200": Device(half_flops=989e12, float32_flops=67e12),
-    "l40s": Device(half_flops=362e12, float32_flops=91.6e12),
-    "a40": Device(half_flops=150e12, float32_flops=37.4e12),
-    "a6000": Device(half_flops=155e12, float32_flops=38.7e12),
-    "v100": Device(half_flops=125e12, float32_flops=15.7e12),
-    "t4": Device(half_flops=65e12, float32_flops=8.1e12),
+    "a100": Device(half_flops=312e12, float32_flops=19.5e12, tf32_flops=156e12),
+    "h100": Device(half_flops=989e12, float32_flops=67e12, tf32_flops=494e12),
+    "h200": Device(half_flops=989e12, float32_flops=67e12, tf32_flops=494e12),
+    "l40s": Device(half_flops=362e12, float32_flops=91.6e12, tf32_flops=183e12),
+    "a40": Device(half_flops=150e12, float32_flops=37.4e12, tf32_flops=74.8e12),
+    "a6000": Device(half_flops=155e12, float32_flops=38.7e12, tf32_flops=77.4e12),
+    "v100": Device(half_flops=125e12, float32_flops=15.7e12, tf32_flops=15.7e12),
+    "t4": Device(half_flops=65e12, float32_flops=8.1e12, tf32_flops=8.1e12),
     "cpu": Device(  # measured: one thread of a server's core, the demo model
         half_flops=1e10,
         float32_flops=5.2e10,
+        tf32_flops=5.2e10,
         reference_share=0.5,
         suffix_share=0.5,
         call_s=4e-3,
@@ -161,7 +164,8 @@ class CostModel:
         shared = (
             (pairs + test_pairs / _EVALUATIONS) * block * (strand.n_tokens - strand.n_prefix) * shared_blocks / rate
         )
-        rotation = (_ROTATION_D3 * d**3 + _ROTATION_D2 * d**2 * batch) / (device.float32_flops * device.suffix_share)
+        rotation = _ROTATION_D3 * d**3 / device.tf32_flops + _ROTATION_D2 * d**2 * batch / device.float32_flops
+        rotation /= device.suffix_share
         tail_pairs = test_pairs
         if self._fits(strand) == "by gradient":
             tail_pairs += 2 * pairs

@@ -32,7 +32,14 @@ SMALL = ModelInfo(
 )
 # A device that does one operation a second and nothing else costs anything.
 COUNTER = Device(
-    half_flops=1.0, float32_flops=1.0, reference_share=1.0, suffix_share=1.0, call_s=0.0, cell_s=0.0, start_s=0.0
+    half_flops=1.0,
+    float32_flops=1.0,
+    tf32_flops=1.0,
+    reference_share=1.0,
+    suffix_share=1.0,
+    call_s=0.0,
+    cell_s=0.0,
+    start_s=0.0,
 )
 STEPS = 3 * 313  # 20,000 pairs in batches of 64
 PAIRS = STEPS * 64
