@@ -1,0 +1,73 @@
+"""The same on a GPU: engines agree, rotations stay orthogonal on its tensor cores, a job ends as on the CPU.
+
+pytest -m gpu
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.integration.local.jobs import make_cohort, progress_of, rows_of, run, write_job
+from tests.unit.workers.tiny import CONFIGS, random_pairs, tiny_model
+from workers.alignment import random_rotation
+from workers.engine.reference import ReferenceEngine
+from workers.engine.suffix import SuffixEngine
+from workers.methods.base import to_device
+from workers.methods.rotation import TangentRotation
+from workers.models import wrap_model
+from workers.progress import EXIT_FINISHED
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", list(CONFIGS))
+def test_the_engines_agree(family: str, dtype: torch.dtype) -> None:
+    """Logits of an intervention at each layer: to 1e-4 in float32, to bfloat16's rounding in bfloat16."""
+    model = wrap_model(tiny_model(family, dtype=dtype).model.to(GPU))
+    batch = to_device(random_pairs(4, 12, n_prefix=4), GPU)
+    engine = SuffixEngine(model, layers=[0, 1, 2], prefix_P=batch.base_BT[0, :4])
+    found = engine.forward(batch.base_BT, batch.source_BT).intervene(7, [0, 1, 2], lambda base, source: source)
+    plain = ReferenceEngine(model).forward(batch.base_BT, batch.source_BT)
+    tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+    for layer in range(3):
+        wanted = plain.intervene(7, [layer], lambda base, source: source)[0]
+        torch.testing.assert_close(found[layer], wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_rotations_stay_orthogonal_on_tensor_cores() -> None:
+    """500 steps at d = 1024: after each, R^T R is within 1e-5 of the identity; float32 elsewhere is left alone."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    rotation = TangentRotation(random_rotation("cell", 1024, GPU)[None])
+    optimizer = torch.optim.Adam(rotation.parameters, lr=1e-3, fused=True)
+    identity, worst = torch.eye(1024, device=GPU), 0.0
+    for _ in range(500):
+        noise = torch.randn(1, 1024, 1024, device=GPU)
+        rotation.tangent_CDD.grad = noise - noise.mT
+        optimizer.step()
+        rotation.finish_step()
+        matrices = rotation.matrices()
+        worst = max(worst, float((matrices.mT @ matrices - identity).abs().max()))
+    assert worst < 1e-5
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+def test_a_job_on_the_gpu_finds_what_the_cpu_finds(tmp_path: Path, demo_model: Path) -> None:
+    """IIA on 96 pairs within four of them, cell by cell; the record names the GPU, its use and its memory."""
+    rows = {}
+    for device in ("cpu", "cuda"):
+        job_file = write_job(tmp_path / device, demo_model, [make_cohort(demo_model)], device=device)
+        code, log = run(job_file)
+        assert code == EXIT_FINISHED, log
+        rows[device] = rows_of(job_file)
+    for key, row in rows["cpu"].items():
+        assert abs(row["n_correct"] - rows["cuda"][key]["n_correct"]) <= 4
+    progress = progress_of(tmp_path / "cuda" / "jobs" / "j.json")
+    assert progress is not None
+    assert progress.gpu_name != "cpu"
+    assert progress.peak_memory_bytes > 0
