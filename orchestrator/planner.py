@@ -1,10 +1,11 @@
-"""Cells -> jobs of about the target length: a stream's cells together, longest first, and no GPU of the cluster idle.
+"""Cells -> jobs of about the target length: a stream's cells together, longest first, no GPU of the cluster idle.
 
-A strand is cut between positions, and between layers of a position only where one position alone is too long: the
-engine runs all layers of a position in one call. A job that holds several strands' cells loads the model once.
+A strand is cut between positions, and between layers of a position only where one position alone is longer than the
+target: the engine runs all layers of a position in one call, and what a cell's numbers are, to the last bit, must not
+depend on how many GPUs there are. A job that holds several strands' cells loads the model once.
 
 1. Cut each strand into parts that fit a job of the given length; fill jobs with them, best fit, longest first.
-2. While a GPU would stay idle, split the longest job.
+2. While a GPU would stay idle, split the longest job that holds more than one position.
 3. Do so for the target length and for the shorter ones that fill the cluster in whole rounds; take the plan with the
    shortest makespan, or with fewer jobs and nearly that.
 """
@@ -81,7 +82,14 @@ def pack(
     lengths = [target_s]
     lengths += [costs.start_s + total / (n_gpus * count) for count in range(rounds, _MAX_ROUNDS + 1)]
     fitting = sorted({length for length in lengths if length <= target_s}, reverse=True)
-    plans = [_split_until(_fill(strands, whole, costs, length_s), costs, n_gpus) for length_s in fitting]
+    columns = [
+        (strand, _columns(strand, strand.cells, costs, target_s - costs.start_s - costs.shared_s(strand)))
+        for strand in strands
+    ]
+    plans = []
+    for length_s in fitting:
+        parts = [part for strand, some in columns for part in _cut(strand, some, costs, length_s)]
+        plans.append(_split_until(_fill([*whole, *parts], costs, length_s), costs, n_gpus))
     shortest_s = min(makespan_s(jobs, n_gpus) for jobs in plans)
     good = [jobs for jobs in plans if makespan_s(jobs, n_gpus) <= _NEARLY * shortest_s]
     fewest = min(range(len(good)), key=lambda index: len(good[index]))
@@ -96,14 +104,12 @@ def makespan_s(jobs: Iterable[PlannedJob], n_gpus: int) -> float:
     return max(free)
 
 
-def _fill(strands: Sequence[Strand], whole: Sequence[Part], costs: CostModel, length_s: float) -> list[PlannedJob]:
+def _fill(parts: Iterable[Part], costs: CostModel, length_s: float) -> list[PlannedJob]:
     """Best fit, longest first: each part goes into the fullest job that still has room for it."""
     room_s = length_s - costs.start_s
-    parts = [*whole, *(part for strand in strands for part in _cut(strand, costs, room_s))]
-    parts.sort(key=lambda part: -part.seconds)
     bins: list[list[Part]] = []
     rooms: list[tuple[float, int]] = []  # what is left in a bin, ascending
-    for part in parts:
+    for part in sorted(parts, key=lambda part: -part.seconds):
         at = bisect_left(rooms, (part.seconds, -1))
         if at < len(rooms):
             left, index = rooms.pop(at)
@@ -120,10 +126,12 @@ def _job(parts: Sequence[Part], costs: CostModel) -> PlannedJob:
     return PlannedJob(parts=tuple(parts), predicted_s=costs.start_s + sum(part.seconds for part in parts))
 
 
-def _cut(strand: Strand, costs: CostModel, room_s: float) -> list[Part]:
-    """The strand in as few parts as fit into `room_s` each, of about equal length."""
+def _cut(
+    strand: Strand, columns: Sequence[tuple[float, tuple[JobCell, ...]]], costs: CostModel, length_s: float
+) -> list[Part]:
+    """The strand's columns in as few parts as fit into a job of `length_s` each, of about equal length."""
+    room_s = length_s - costs.start_s
     budget_s = room_s - costs.shared_s(strand)
-    columns = _columns(strand, strand.cells, costs, budget_s)
     if budget_s <= 0:
         return _deal(strand, columns, costs, len(columns))
     n_parts = max(1, math.ceil(sum(seconds for seconds, _ in columns) / budget_s))
@@ -214,8 +222,8 @@ def _split(job: PlannedJob, costs: CostModel) -> list[PlannedJob]:
     if part.whole or len(part.cells) == 1:
         return [job]
     columns = _columns(part.strand, part.cells, costs, math.inf)
-    if len(columns) == 1:
-        columns = _columns(part.strand, part.cells, costs, 0.0)
+    if len(columns) == 1:  # its layers run in one call: alone they would round otherwise, and for some minutes less
+        return [job]
     return [_job([half], costs) for half in _deal(part.strand, columns, costs, 2)]
 
 
