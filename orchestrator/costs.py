@@ -31,11 +31,11 @@ _REFERENCE_SHARE: Final = 1.66e17 / 5400 / 312e12
 _SUFFIX_SHARE: Final = 0.5  # of a GPU's peak that large matrix products reach
 _ROTATION_D3: Final = 10.0  # the retraction of one cell, five products of matrices, in units of d^3 operations
 _ROTATION_D2: Final = 18.0  # rotating base and source, back, and the gradient, in units of d^2 operations a pair
-_EVALUATIONS: Final = 3  # forward passes over the test pairs: the cell and its controls
+_EVALUATIONS: Final = 3  # forward passes over a setting's test pairs: the cell and its controls
 _PAIR_S: Final = 3e-4  # to draw one pair, balance it and make tokens of it
 _BATCH: Final = 64  # pairs of a forward pass of a method without batches
 _LOAD_BYTES_PER_S: Final = 1e9
-COSTS_VERSION: Final = 3  # of this table and these counts: measured ratios are ratios to them
+COSTS_VERSION: Final = 4  # of this table and these counts: measured ratios are ratios to them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,8 +198,13 @@ class CostModel:
     def _data_s(self, strand: Strand) -> float:
         """Seconds to draw a cohort's pairs."""
         data: Mapping[str, Any] = strand.stream.data
-        n_tests = 1 + self._n_settings.get(strand.experiment, 0)
-        return _PAIR_S * float(data["n_train"] + data["n_eval"] + data["n_test"] * n_tests)
+        n_trained_on = 0 if strand.is_trained else data["n_train"] + data["n_eval"]
+        return _PAIR_S * float(n_trained_on + data["n_test"] * self._n_tests(strand))
+
+    def _n_tests(self, strand: Strand) -> int:
+        """On how many settings a cell is evaluated; of those that are trained, on the further ones."""
+        n_settings = self._n_settings.get(strand.experiment, 0)
+        return max(n_settings, 1) if strand.is_trained else 1 + n_settings
 
     def _fits(self, strand: Strand) -> str:
         return METHODS[strand.stream.method["name"]].fits
@@ -210,8 +215,7 @@ class CostModel:
         method: Mapping[str, Any] = strand.stream.method
         batch = min(method.get("batch_size", _BATCH), data["n_train"])
         steps = method.get("epochs", 1) * math.ceil(data["n_train"] / batch)
-        if self._fits(strand) == "not at all":
+        if strand.is_trained or self._fits(strand) == "not at all":
             steps = 0
         in_training = steps // method["eval_every"] if method.get("eval_every") else 0
-        n_evaluations = _EVALUATIONS + self._n_settings.get(strand.experiment, 0)
-        return steps, batch, data["n_test"] * n_evaluations + data["n_eval"] * in_training
+        return steps, batch, data["n_test"] * _EVALUATIONS * self._n_tests(strand) + data["n_eval"] * in_training

@@ -26,7 +26,10 @@ from workers.tokens import Tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strand:
-    """The cells of one experiment that share a data stream. `n_tokens` and `n_prefix` describe its prompts."""
+    """The cells of one experiment that share a data stream. `n_tokens` and `n_prefix` describe its prompts.
+
+    `is_trained`: what the cells learned is saved, and they are only to be evaluated.
+    """
 
     experiment: str
     stream: Stream
@@ -34,6 +37,7 @@ class Strand:
     n_tokens: int
     n_prefix: int
     cells: tuple[JobCell, ...]
+    is_trained: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

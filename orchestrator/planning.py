@@ -88,7 +88,7 @@ class Planner:
         n_gpus = self._side_by_side if spread else 1
         if not free and not kept:
             return []
-        return pack(restricted(self.grid, free), self.costs, target_s=self._target_s, n_gpus=n_gpus, kept=kept)
+        return pack(self._strands(free), self.costs, target_s=self._target_s, n_gpus=n_gpus, kept=kept)
 
     def totals(self, jobs: Sequence[PlannedJob]) -> Totals:
         """What `jobs` take on the machines."""
@@ -96,9 +96,16 @@ class Planner:
 
     def reference(self, keys: Collection[str]) -> Totals:
         """What the same cells take with the reference engine; measured rows of another engine say nothing of it."""
-        strands = restricted(self.grid, keys)
+        strands = self._strands(keys)
         costs = self._cost_model(engine="reference")
         return self.totals(pack(strands, costs, target_s=self._target_s, n_gpus=self._side_by_side) if strands else [])
+
+    def _strands(self, keys: Collection[str]) -> list[Strand]:
+        """The strands of these cells, those whose alignments are saved apart from those to be trained."""
+        saved = {path.stem for path in self.folder.alignments.glob("*/*.safetensors")}
+        trained = {key for key in keys if key in saved}
+        evaluated = [replace(strand, is_trained=True) for strand in restricted(self.grid, trained)]
+        return restricted(self.grid, set(keys) - trained) + evaluated
 
     def _cost_model(self, engine: str = "") -> CostModel:
         own = not engine or engine == self.spec.engine

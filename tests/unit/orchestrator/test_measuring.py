@@ -101,3 +101,19 @@ def test_measures_against_another_table_are_passed_over(load: LoadSweep, world: 
     entries = [entry | {"version": 0} for entry in json.loads(path.read_text())]
     path.write_text(json.dumps(entries))
     assert load().plan(on="local").calibration is None
+
+
+def test_a_setting_added_later_is_planned_without_training(load: LoadSweep, world: World) -> None:
+    """Cells whose alignments are saved cost their evaluation; without them they are trained anew."""
+    sweep = run_through(load, world, work=1.0)
+    grown = load(settings=[{"name": "right", "keep": "correct"}])
+    trained_anew = grown.plan().totals.gpu_hours
+    for _, cell in sweep.grid.cells():
+        path = sweep.folder.alignments / cell.key[:2] / f"{cell.key}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    plan = grown.plan()
+    assert plan.n_to_run == 8
+    start_h = sum(START_S for _ in plan.jobs) / 3600
+    assert plan.totals.gpu_hours - start_h < 0.1 * trained_anew
+    assert grown.submit().n_cells == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,16 @@ def test_shared_forward_spares_the_prefix() -> None:
     costs = CostModel(SMALL, COUNTER, dtype="float32")
     expected = 2 * SMALL.n_layer_parameters * (82 - 38) * (4 + 3 + 1) * (PAIRS + 1000)
     assert costs.shared_s(strand_of()) == pytest.approx(expected)
+
+
+def test_trained_cells_cost_their_further_settings_only() -> None:
+    """No training step and no training pair: three forward passes a setting through the test pairs' tails."""
+    costs = CostModel(SMALL, COUNTER, dtype="float32", n_settings={"left_boundary": 2})
+    strand = replace(strand_of(), is_trained=True)
+    more = costs.column_s(strand, 79, [1]) - costs.column_s(strand, 80, [1])
+    assert more == pytest.approx(2 * SMALL.n_layer_parameters * 2 * (2 * 3000))
+    shared = 2 * SMALL.n_layer_parameters * (82 - 38) * (4 + 3 + 1) * 2000
+    assert costs.shared_s(strand) == pytest.approx(shared)
 
 
 def test_measured_cells_scale_the_table() -> None:
