@@ -36,6 +36,7 @@ from cluster.testbed.machine import MARK, Process, are_free, family, free_ports,
 IDLE: Final = ("ray::IDLE", "ray::JobSupervisor", "ray::_", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 N_PORTS: Final = 40  # of a cluster's block: head, dashboard, Ray client, then ten of a kind, one a node
 MAX_PATH: Final = 45  # characters: Ray's sockets lie 60 below its temporary folder, and AF_UNIX takes 107
+N_TRIES: Final = 3  # of a node's start: a raylet dies when its agents, Python processes, take 15 s to tell their ports
 OBJECT_STORE_BYTES: Final = 80 * 2**20  # the least that Ray accepts is 75 MiB
 SETTINGS: Final = {
     "RAY_AUTH_MODE": "disabled",  # said aloud: unset, a ~/.ray/auth_token that some run left turns the token on
@@ -43,7 +44,7 @@ SETTINGS: Final = {
     "RAY_enable_worker_prestart": "0",  # two cores: no process ahead of need
     "RAY_prestart_worker_first_driver": "0",
     "RAY_worker_register_timeout_seconds": "180",
-    "RAY_raylet_start_wait_time_s": "180",
+    "RAY_raylet_start_wait_time_s": "60",
     "RAY_health_check_period_ms": "1000",  # a lost node is seen after 5 s rather than 15 s
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
@@ -204,18 +205,22 @@ class RayTestbed:
         return kept | SETTINGS | {MARK: str(self.folder), f"{MARK}_NODE": f"{self.folder}:{node}"}
 
     def _start(self, node: int) -> None:
+        """Start a node, again where the machine was too busy. Raises: TestbedError."""
         log = self.folder / f"node-{node}.log"
-        with open(log, "wb") as output:
-            code = subprocess.call(
-                self.start_command(node),
-                env=self.environment(node),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        if code:
-            raise TestbedError(f"`ray start` of node {node} ended with {code}:\n{log.read_text(errors='replace')}")
+        for _ in range(N_TRIES):
+            with open(log, "wb") as output:
+                code = subprocess.call(
+                    self.start_command(node),
+                    env=self.environment(node),
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            if not code:
+                return
+            stop(self.processes(node))
+        raise TestbedError(f"`ray start` of node {node} ended with {code}:\n{log.read_text(errors='replace')}")
 
     def _alive(self) -> list[str]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
