@@ -29,6 +29,7 @@ lint: $(VENV)/.installed-dev
 
 model: $(VENV)/.installed
 	$(BIN)/python examples/train_demo_model.py
+	$(BIN)/python examples/train_arithmetic_model.py --threads 1
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -13,7 +13,7 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ from workers.tasks.base import AbstractTask
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One wording of the task, and its share of the training steps."""
+    """One wording or range of the task: its share of the steps in the part of the training that shows it."""
 
     task: Mapping[str, Any]
     share: float
+    start: float = 0.0  # of all steps
+    end: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class TrainingPlan:
     batch: int = 256
     learning_rate: float = 3e-3
     warmup_steps: int = 50
+    beta2: float = 0.999
     gradient_norm: float = 1.0
     seed: int = 0
 
@@ -51,24 +54,30 @@ def train_command(
     *,
     folder: Path,
     variants: Mapping[str, Variant],
-    steps: int,
+    plan: TrainingPlan,
+    initial_std: float = 0.02,
     splits: Sequence[tuple[str, ...]] = (),
 ) -> None:
-    """The whole of a training script: tokenizer, training, measurement, checkpoint in `folder`."""
+    """The whole of a training script: tokenizer, training, measurement, checkpoint in `folder`.
+
+    The same seed, threads, versions and kind of CPU give the same bytes.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, default=folder, help="checkpoint folder (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=steps, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=plan.steps, help="training steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=plan.seed, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
     options = parser.parse_args()
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    plan = TrainingPlan(steps=options.steps, seed=options.seed)
+    plan = replace(plan, steps=options.steps, seed=options.seed)
     tokenizer = build_tokenizer(_texts(variants), splits=splits)
-    model = small_llama(tokenizer)
+    model = small_llama(tokenizer, initial_std=initial_std)
     train(model, tokenizer, variants, plan)
     record = {
         "plan": asdict(plan),
+        "threads": options.threads,
         "variants": {name: asdict(variant) for name, variant in variants.items()},
         "accuracy": report(model, tokenizer, variants),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -79,7 +88,7 @@ def train_command(
     print(f"checkpoint: {options.out}")
 
 
-def small_llama(tokenizer: Any, *, layers: int = 4, hidden: int = 64, heads: int = 4) -> Any:
+def small_llama(tokenizer: Any, *, layers: int = 4, hidden: int = 64, heads: int = 4, initial_std: float = 0.02) -> Any:
     """An untrained Llama over the tokenizer's vocabulary."""
     return LlamaForCausalLM(
         LlamaConfig(
@@ -89,6 +98,7 @@ def small_llama(tokenizer: Any, *, layers: int = 4, hidden: int = 64, heads: int
             num_hidden_layers=layers,
             num_attention_heads=heads,
             max_position_embeddings=256,
+            initializer_range=initial_std,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
@@ -98,15 +108,15 @@ def small_llama(tokenizer: Any, *, layers: int = 4, hidden: int = 64, heads: int
 def train(model: Any, tokenizer: Any, variants: Mapping[str, Variant], plan: TrainingPlan) -> None:
     """Train `model` in place, one variant a step, drawn by its share; a line of progress every 100 steps."""
     rng = random.Random(plan.seed)
-    tasks = [load_task(variant.task) for variant in variants.values()]
-    shares = [variant.share for variant in variants.values()]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=0.0)
+    tasks = {name: load_task(variant.task) for name, variant in variants.items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, plan.beta2), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan))
     model.train()
     started = time.monotonic()
     for step in range(1, plan.steps + 1):
-        (task,) = rng.choices(tasks, shares)
-        tokens, labels = make_batch(task, tokenizer, rng, plan.batch)
+        shown = {name: one.share for name, one in variants.items() if one.start <= (step - 1) / plan.steps < one.end}
+        (name,) = rng.choices(list(shown), list(shown.values()))
+        tokens, labels = make_batch(tasks[name], tokenizer, rng, plan.batch)
         logits = last_logits(model, tokens)
         loss = torch.nn.functional.cross_entropy(logits, labels)
         optimizer.zero_grad()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiny_training import Variant, train_command
+from tiny_training import TrainingPlan, Variant, train_command
 
 GAME = {"name": "price_tagging"}
 VARIANTS = {
@@ -46,5 +46,5 @@ if __name__ == "__main__":
         folder=Path(__file__).with_name("demo-model"),
         variants=VARIANTS,
         splits=SPLITS,
-        steps=1500,
+        plan=TrainingPlan(steps=1500),
     )

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from workers.causal_model import CausalModel, Hypothesis
 from workers.tasks.base import AbstractTask, TaskError
 
-TEMPLATE = "What is the last digit of ({a} + {b}) * {c}?\nAnswer:\n"
+SUM = "What is the last digit?\n({a}+{b})"
+PRODUCT = SUM + "*{c}="
 
 HYPOTHESES = {
     "add_first": Hypothesis(
@@ -34,7 +35,7 @@ HYPOTHESES = {
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic(AbstractTask):
     """The task's settings. `addends` and `factors`: the least and the greatest, both of as many digits, so that all
-    prompts have as many tokens."""
+    prompts have as many tokens. Without `factors` the prompt ends after the bracket, and asks for the sum."""
 
     name: ClassVar[str] = "arithmetic"
 
@@ -42,18 +43,19 @@ class Arithmetic(AbstractTask):
     factors: tuple[int, int] = (2, 9)
 
     def __post_init__(self) -> None:
-        for key in ("addends", "factors"):
+        for key in ("addends", "factors") if self.factors else ("addends",):
             ends = list(getattr(self, key))
             if len(ends) != 2 or not 0 <= ends[0] < ends[1] or len(str(ends[0])) != len(str(ends[1])):
                 raise TaskError(f"{key}: got {ends}; give two numbers of as many digits, the smaller one first")
 
     def sample(self, rng: random.Random) -> dict[str, Any]:
-        """Addends a and b, factor c, each uniform."""
-        return {"a": rng.randint(*self.addends), "b": rng.randint(*self.addends), "c": rng.randint(*self.factors)}
+        """Addends a and b, factor c, each uniform; c = 1 for a sum."""
+        a, b = rng.randint(*self.addends), rng.randint(*self.addends)
+        return {"a": a, "b": b, "c": rng.randint(*self.factors) if self.factors else 1}
 
     def prompt(self, inputs: Mapping[str, Any]) -> str:
         """The question; the answer is one digit."""
-        return TEMPLATE.format(**inputs)
+        return (PRODUCT if self.factors else SUM).format(**inputs)
 
     @property
     def answers(self) -> Mapping[Any, str]:
