@@ -44,7 +44,10 @@ def main(arguments: Sequence[str]) -> int:
 def trial_job(base: Job, settings: Mapping[str, Any], folder: Path) -> Job:
     """The job `base` in another folder and with these settings of its method. Raises: MethodError."""
     options = replace(
-        base.options, checkpoint_every_s=CHECKPOINT_EVERY_S, heartbeat_s=HEARTBEAT_S, save_alignments="none"
+        base.options,
+        checkpoint_every_s=min(base.options.checkpoint_every_s, CHECKPOINT_EVERY_S),
+        heartbeat_s=min(base.options.heartbeat_s, HEARTBEAT_S),
+        save_alignments="none",
     )
     cohorts = tuple(_under(cohort, settings) for cohort in base.cohorts)
     return replace(base, folder=str(folder), options=options, cohorts=cohorts, settings=())

@@ -2,7 +2,7 @@
 
     space = {"rotation_lr": Range(low=1e-4, high=1e-2, log=True), "boundary_penalty": (0.1, 1.0)}
     where = ["experiment=left_boundary", "layer=2", "position=80..81"]
-    tuned = tune("examples/demo.yaml", space, where=where, address="http://127.0.0.1:8265")
+    tuned = tune("examples/demo.yaml", space, where=where, overrides=["ray.address=http://127.0.0.1:8265"])
     tuned.best.settings, tuned.frame()
     tuned.write_spec(Path("tuned.yaml"))
 
@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cluster.ray.options import parse_options
 from cluster.ray.search import Range, Search, Trial, read_trials, start_search, wait_for_search
 from orchestrator import folders
+from orchestrator.backends import options_of
 from orchestrator.errors import SpecError
 from orchestrator.filters import CellFilter
 from orchestrator.grid import Grid, cell_fields
@@ -50,20 +52,18 @@ class Tuned:
 
     @property
     def best(self) -> Trial:
-        """The trial with the highest IIA of those that were measured to the end; without such, of all."""
-        longest = max((len(trial.values) for trial in self.trials), default=0)
-        finished = [trial for trial in self.trials if trial.values and len(trial.values) == longest]
-        if not finished:
+        """The trial with the highest IIA of those that came furthest. Raises: SpecError (none was ever measured)."""
+        furthest = max((trial.rung for trial in self.trials), default=0)
+        if not furthest:
             raise SpecError(f"{self.folder}: no trial was ever measured; the first says: {_error(self.trials)}")
-        return max(finished, key=lambda trial: trial.values[-1])
+        return max((trial for trial in self.trials if trial.rung == furthest), key=lambda trial: trial.values[furthest])
 
     def frame(self) -> pd.DataFrame:
-        """One line a trial: its settings, its last IIA, how often it was measured, its state."""
+        """One line a trial: its settings, its last IIA, the rung that it reached (of `N_EVALUATIONS`), its state."""
         import pandas as pd
 
         rows = [
-            {**trial.settings, "iia": trial.values[-1] if trial.values else None, "rungs": len(trial.values)}
-            | {"state": trial.state, "trial": trial.name}
+            {**trial.settings, "iia": trial.value, "rung": trial.rung} | {"state": trial.state, "trial": trial.name}
             for trial in self.trials
         ]
         return pd.DataFrame(rows)
@@ -79,15 +79,16 @@ def tune(
     source: str | Path,
     space: Mapping[str, Range | tuple[Any, ...]],
     *,
-    address: str,
     where: Iterable[str] = (),
     n_trials: int = 16,
+    time_limit_s: float | None = None,
     seed: int = 0,
     overrides: Iterable[str] = (),
     sweeps: Path = SWEEPS,
 ) -> Tuned:
     """The result of `n_trials` trials of the method's settings in `space`, on those cells of the sweep `source` that
-    match `where` (`KEY=VALUE`). Its files lie in the folder `NAME-search-N` beside the sweeps'.
+    match `where` (`KEY=VALUE`), on the cluster of its `ray:` block. Its files lie in the folder `NAME-search-N` beside
+    the sweeps'. After `time_limit_s` it is what was found until then: trials wait for GPUs that others hold.
 
     Raises: SpecError (no cell matches, too many do, a setting is unknown or out of range), ClusterUsageError,
     ClusterUnavailable, ClusterError (the search failed on Ray).
@@ -95,6 +96,7 @@ def tune(
     sweep = Sweep.load(source, overrides=overrides, sweeps=sweeps)
     if sweep.spec.grid.methods:
         raise SpecError(f"{sweep.spec.source}: key `grid.methods`: a search is of one method; give `method` instead")
+    address, options = parse_options(options_of(sweep.spec, "ray"))
     grid = _chosen(sweep.grid, where)
     folder = _new_folder(sweeps.absolute(), sweep.spec.name)
     job = _job(sweep.spec, folder, grid)
@@ -111,6 +113,8 @@ def tune(
             n_trials=n_trials,
             n_rungs=N_EVALUATIONS,
             n_gpus=job.n_gpus,
+            cpus_per_trial=options.cpus_per_job,
+            time_limit_s=time_limit_s,
             seed=seed,
         )
         name = start_search(address, folder.root, search)

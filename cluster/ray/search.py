@@ -16,7 +16,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Search:
     n_gpus: int = 1
     cpus_per_trial: float = 1.0
     max_failures: int = 3  # of one trial
+    time_limit_s: float | None = None  # of the search: what runs then is stopped, what waits never runs
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -75,13 +76,23 @@ class Search:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One trial so far. `values` are the metric's at the rungs that it has reached."""
+    """One trial so far."""
 
     name: str
     settings: Mapping[str, Any]
     state: str  # Ray Tune's word: PENDING, RUNNING, PAUSED, TERMINATED, ERROR
-    values: tuple[float, ...] = ()
+    values: Mapping[int, float] = field(default_factory=dict)  # the metric by rung; a quick trial skips some
     error: str = ""
+
+    @property
+    def rung(self) -> int:
+        """The last rung that it has reached; 0: it was never measured."""
+        return max(self.values, default=0)
+
+    @property
+    def value(self) -> float | None:
+        """The metric at that rung."""
+        return self.values.get(self.rung)
 
 
 def start_search(address: str, folder: Path, search: Search) -> str:
@@ -104,7 +115,7 @@ def start_search(address: str, folder: Path, search: Search) -> str:
 def read_trials(folder: Path) -> tuple[Trial, ...]:
     """The trials that have begun, in that order."""
     raw: Sequence[Mapping[str, Any]] = get_json(folder / "trials.json") or ()
-    return tuple(Trial(**{**one, "values": tuple(one["values"])}) for one in raw)
+    return tuple(Trial(**{**one, "values": dict(one["values"])}) for one in raw)
 
 
 def wait_for_search(address: str, name: str, *, patience_s: float = 300.0) -> None:

@@ -47,7 +47,7 @@ class CommandTrial(tune.Trainable):
             code = self._command.exit_code()  # before the file is read: its last version counts
             value, share = self._measured()
             rung = self._n_rungs if code == 0 else int(share * self._n_rungs)
-            if value is not None and rung > self._rung:
+            if value is not None and (rung > self._rung or code == 0):
                 self._rung = rung
                 return {self._metric: value, "rung": rung, "done": code == 0}
             if code is not None:
@@ -87,13 +87,13 @@ class TrialsFile(tune.Callback):
 
     def __init__(self, folder: Path, metric: str) -> None:
         self._path, self._metric = folder / "trials.json", metric
-        self._values: dict[str, list[float]] = {}
+        self._values: dict[str, dict[int, float]] = {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial has reached a rung."""
-        self._values.setdefault(trial.trial_id, []).append(result[self._metric])
+        """A trial has reached a rung, for the first time or after it was started again."""
+        self._values.setdefault(trial.trial_id, {})[result["rung"]] = result[self._metric]
         self._write(trials)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
@@ -108,7 +108,7 @@ class TrialsFile(tune.Callback):
                     "name": trial.trial_id,
                     "settings": {key: value for key, value in trial.config.items() if not key.startswith("_")},
                     "state": str(trial.status),
-                    "values": self._values.get(trial.trial_id, []),
+                    "values": sorted(self._values.get(trial.trial_id, {}).items()),
                     "error": Path(trial.error_file).read_text(errors="replace")[-2000:] if trial.error_file else "",
                 }
                 for trial in trials
@@ -137,6 +137,7 @@ def main(arguments: Sequence[str]) -> int:
             metric=search.metric,
             mode="max",
             num_samples=search.n_trials,
+            time_budget_s=search.time_limit_s,
             scheduler=tune.schedulers.ASHAScheduler(
                 time_attr="rung", max_t=search.n_rungs, grace_period=1, reduction_factor=3
             ),
