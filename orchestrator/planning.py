@@ -44,6 +44,7 @@ class Plan:
     n_done: int
     n_held: int  # in jobs that wait or run
     n_skipped: int
+    n_left_out: int  # by coarse to fine, as far as the results go
     n_to_run: int
     machines: Machines
     engine: str
@@ -72,6 +73,7 @@ class Planner:
             n_done=counts[CellState.DONE],
             n_held=counts[CellState.RUNNING] + counts[CellState.WAITING],
             n_skipped=counts[CellState.SKIPPED] + counts[CellState.INAPPLICABLE],
+            n_left_out=counts[CellState.LEFT_OUT],
             n_to_run=len(keys),
             machines=self.machines,
             engine=self.spec.engine,

@@ -100,7 +100,7 @@ def check(status: SweepStatus) -> Check:
             reasons = {cell.reason for cell in status.cells.values() if cell.state is state and cell.reason}
             why = f", for instance: {sorted(reasons)[0]}" if reasons else ""
             said[state] = f"{n_cells} cells are {state}{why}"
-    settled = [said.pop(CellState.INAPPLICABLE)] if CellState.INAPPLICABLE in said else []
+    settled = [said.pop(state) for state in (CellState.INAPPLICABLE, CellState.LEFT_OUT) if state in said]
     problems = tuple(said.values())
     torn = tuple(f"{shard.path}: torn shard ({shard.problem}); its rows do not count" for shard in status.torn)
     return Check(

@@ -77,6 +77,17 @@ class Method(BaseModel):
         return dict(self.model_extra or {})
 
 
+class CoarseSection(_Section):
+    """Coarse to fine: begin with every so manyth layer and position, then add places next to one that may be the best.
+
+    `confidence`: of all intervals of a map together.
+    """
+
+    layers: Count = 2
+    positions: Count = 2
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
 class GridSection(_Section):
     """The axes; every combination that `exclude` does not name is a cell."""
 
@@ -88,6 +99,7 @@ class GridSection(_Section):
     seeds: Seeds = (42,)
     methods: Annotated[tuple[Annotated[Method, BeforeValidator(_named)], ...], BeforeValidator(_listed)] = ()
     exclude: tuple[dict[str, Any], ...] = ()
+    coarse: CoarseSection | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

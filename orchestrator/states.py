@@ -25,6 +25,7 @@ class CellState(StrEnum):
     FAILED = "failed"
     SKIPPED = "skipped"  # the model fails the gate; a lower one lets the cell run
     INAPPLICABLE = "inapplicable"  # its method has no meaning for it: there is nothing to run
+    LEFT_OUT = "left_out"  # coarse to fine has not chosen it
     MISSING = "missing"  # in no job that waits or runs
 
 
@@ -114,13 +115,14 @@ class SweepStatus:
 
     @property
     def is_done(self) -> bool:
-        """Whether every planned cell has all its rows, or none to have."""
+        """Whether every planned cell has all its rows, or none to have. Cells that coarse to fine leaves out for the
+        time being wait for others, which are not settled then."""
         return self.n_settled == len(self.cells)
 
     @property
     def n_settled(self) -> int:
         """Cells for which nothing is left to do."""
-        return self.counts[CellState.DONE] + self.counts[CellState.INAPPLICABLE]
+        return sum(self.counts[state] for state in (CellState.DONE, CellState.INAPPLICABLE, CellState.LEFT_OUT))
 
     @property
     def is_quiet(self) -> bool:

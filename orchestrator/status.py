@@ -15,10 +15,12 @@ from typing import Any, Final
 from cluster import backend as cluster_backend
 from cluster.backend import AbstractCluster, ClusterError, JobState
 from orchestrator.backends import open_cluster
+from orchestrator.choosing import left_out
 from orchestrator.errors import StorageError
 from orchestrator.grid import Grid, wanted_settings
 from orchestrator.judging import judged, left_over
 from orchestrator.records import Submission, read_submissions
+from orchestrator.spec import CoarseSection
 from orchestrator.states import Attempt, CellState, CellStatus, JobStatus, SweepStatus
 from orchestrator.store import RowState, Store
 from workers.cell import MAIN_SETTING, Setting
@@ -45,9 +47,17 @@ class StatusReader:
     """Derives the status of one sweep, again and again; what cannot change is read once."""
 
     def __init__(
-        self, folder: SweepFolder, grid: Grid, settings: Sequence[Setting], *, gate: float, lost_after_s: float
+        self,
+        folder: SweepFolder,
+        grid: Grid,
+        settings: Sequence[Setting],
+        *,
+        gate: float,
+        lost_after_s: float,
+        coarse: CoarseSection | None = None,
     ):
         self._folder, self._grid, self._gate, self._lost_after_s = folder, grid, gate, lost_after_s
+        self._coarse = coarse
         self.store = Store(folder)
         self._settings = {strand.experiment: wanted_settings(settings, strand.experiment) for strand in grid.strands}
         self._clusters: dict[str, AbstractCluster] = {}
@@ -116,6 +126,10 @@ class StatusReader:
                     cells[key] = CellStatus(state=state, reason=job.detail, job=job.name)
                 elif key not in settled:
                     cells[key] = left_over(job)
+        if self._coarse:
+            for key, reason in left_out(self._grid, self._coarse, settled, index).items():
+                if cells[key].state is CellState.MISSING:
+                    cells[key] = CellStatus(state=CellState.LEFT_OUT, reason=reason)
         return cells
 
     # Jobs -------------------------------------------------------------------------------------------------------

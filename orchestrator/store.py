@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 _RANK: Final = {"done": 0, "failed": 1, "skipped": 1}
 _CHOICE: Final = ("cell_key", "setting", "status", "ended", "job", "attempt")
-_INDEX: Final = (*_CHOICE, "reason", "task_accuracy")
+_STATE: Final = ("status", "reason", "job", "task_accuracy", "n_correct", "n_total")
+_INDEX: Final = tuple(dict.fromkeys((*_CHOICE, *_STATE)))
 _ORDER: Final = ("experiment", "method", "setting", "seed", "layer", "position", "cell_key")
 
 Stamp = tuple[int, int]  # size, modification time in nanoseconds
@@ -47,6 +48,8 @@ class RowState:
     reason: str
     job: str
     task_accuracy: float | None
+    n_correct: int | None
+    n_total: int | None
 
 
 class Store:
@@ -64,16 +67,13 @@ class Store:
     def index(self) -> dict[tuple[str, str], RowState]:
         """The state of each (cell key, setting) that has a row."""
         table = pa.concat_tables(self._parts(_INDEX))
-        columns = [
-            table[name].to_pylist() for name in ("cell_key", "setting", "status", "reason", "job", "task_accuracy")
-        ]
-        rows = list(zip(*columns, strict=True))
-        return {
-            rows[at][:2]: RowState(
-                status=rows[at][2], reason=rows[at][3] or "", job=rows[at][4], task_accuracy=rows[at][5]
-            )
-            for at in chosen_rows(table)
-        }
+        keys, settings = table["cell_key"].to_pylist(), table["setting"].to_pylist()
+        states = list(zip(*(table[name].to_pylist() for name in _STATE), strict=True))
+        found = {}
+        for at in chosen_rows(table):
+            status, reason, *rest = states[at]
+            found[keys[at], settings[at]] = RowState(status, reason or "", *rest)
+        return found
 
     def torn(self) -> list[TornShard]:
         """The shards that cannot be read."""

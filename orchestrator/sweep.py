@@ -215,6 +215,7 @@ class Sweep:
             self.spec.evaluation_settings(),
             gate=self.spec.gate.task_accuracy,
             lost_after_s=self.spec.jobs.lost_after_s,
+            coarse=self.spec.grid.coarse,
         )
 
     @cached_property

@@ -25,6 +25,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
             "done": plan.n_done,
             "in_jobs": plan.n_held,
             "skipped": plan.n_skipped,
+            "left_out": plan.n_left_out,
             "to_run": plan.n_to_run,
         },
         "machines": asdict(plan.machines),

@@ -69,9 +69,7 @@ class Display:
         if status.is_done:
             spent = duration(status.gpu_hours_used * 3600)
             n_done, n_cells = status.counts[CellState.DONE], len(status.cells)
-            done = (
-                f"all {n_cells} cells done" if n_done == n_cells else f"{n_done} cells done, the others inapplicable,"
-            )
+            done = f"all {n_cells} cells done" if n_done == n_cells else status_line(status).partition(": ")[2] + ";"
             return f"{name}: {done} in {spent} of workers' time; causalsweep report {name}"
         hint = f"go on: causalsweep resume {name}"
         return f"{status_line(status)}\n{hint}" + ("" if was_stopped else f"; why: causalsweep errors {name}")

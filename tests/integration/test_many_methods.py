@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> Path:
     (folder / "methods.yaml").write_text(to_yaml(spec), encoding="utf-8")
     ended = causalsweep(folder, "run", "methods.yaml")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "2 cells done, the others inapplicable" in ended.stdout
+    assert "methods: 2 done, 1 inapplicable; in" in ended.stdout
     return folder
 
 
