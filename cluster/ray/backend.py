@@ -6,6 +6,7 @@ import platform
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -135,6 +136,9 @@ class RayCluster(AbstractCluster):
 
     def _fate(self, submission: Submission, quiet_s: float) -> JobStatus | None:
         """What has become of the active jobs of a dispatcher that is not at work any more; None while it is."""
+        known = self._record.end(submission.name)
+        if known is not None:
+            return known
         quiet = f"its dispatcher's last sign of life is {quiet_s:.0f} s old"
         try:
             job = self._api.job(submission.name)
@@ -145,11 +149,16 @@ class RayCluster(AbstractCluster):
         if job is None:  # the head was restarted and remembers nothing
             detail = f"Ray at {self.address} does not know it; {quiet}"
             return JobStatus(state=_lost_if(True), detail=detail) if quiet_s > QUIET_S else None
+        if not job.status.is_over():
+            return None
         if job.status is RayJobStatus.STOPPED:
-            return JobStatus(state=JobState.CANCELLED, detail="its dispatcher was stopped in Ray")
-        if job.status.is_over():
-            return JobStatus(state=_lost_if(True), detail=f"its dispatcher died: {_first(job.message)}")
-        return None
+            end = JobStatus(state=JobState.CANCELLED, detail="its dispatcher was stopped in Ray")
+        else:
+            end = JobStatus(state=JobState.NODE_FAIL, detail=f"its dispatcher died: {_first(job.message)}")
+        if quiet_s > QUIET_S:  # it says nothing against that
+            with suppress(OSError):  # whoever may only read is told as well
+                self._record.put_end(submission.name, end)
+        return end
 
     # ------------------------------------------------------------------ doctor
 

@@ -2,6 +2,7 @@
 
     SUBMISSION.json             one call of submit: its requests in order    written once, by the caller
     state/SUBMISSION.json       what became of each job, and a heartbeat     written by the dispatcher alone
+    ends/SUBMISSION.json        how its dispatcher died, as Ray said         written once, by the first who was told
     orders/SUBMISSION/N.json    one call of control                          written once, by the caller
     metrics/HANDLE.json         numbers that a running job publishes         written by the job
     limit.json                  at most so many at once                      written by the callers of limit
@@ -182,9 +183,13 @@ class Record:
         """Write down how many jobs of the sweep may run at once."""
         put_json(self.root / LIMIT, {"n_jobs": n_jobs})
 
+    def put_end(self, name: str, end: JobStatus) -> None:
+        """Write down what became of a submission's active jobs: Ray may forget it. Raises: OSError."""
+        create_json(self._end_path(name), {"state": end.state, "detail": end.detail})
+
     def forget(self, name: str) -> None:
         """Remove a submission of which no job was started."""
-        for path in (self._state_path(name), self.path(name)):
+        for path in (self._end_path(name), self._state_path(name), self.path(name)):
             path.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ what the dispatcher writes
@@ -214,6 +219,11 @@ class Record:
         raw = get_json(self._state_path(name))
         return DispatcherState.from_json(raw) if raw else None
 
+    def end(self, name: str) -> JobStatus | None:
+        """What became of the jobs that were active when the dispatcher died, or None where that is not known."""
+        raw = get_json(self._end_path(name))
+        return JobStatus(state=JobState(raw["state"]), detail=raw["detail"]) if raw else None
+
     def states(self) -> Iterator[tuple[str, DispatcherState]]:
         """Every dispatcher of the sweep that ever began."""
         for path in sorted((self.root / "state").glob("[!.]*.json")):
@@ -232,6 +242,9 @@ class Record:
         """How many jobs of the sweep may run at once; None: as many as fit."""
         raw = get_json(self.root / LIMIT)
         return raw["n_jobs"] if raw else None
+
+    def _end_path(self, name: str) -> Path:
+        return self.root / "ends" / f"{name}.json"
 
     def _state_path(self, name: str) -> Path:
         return self.root / "state" / f"{name}.json"

@@ -228,6 +228,17 @@ def test_what_ray_says_of_the_dispatcher(
     assert word in status.detail
 
 
+def test_how_a_dispatcher_died_is_not_forgotten_with_the_cluster(ray: FakeRay, tmp_path: Path) -> None:
+    """What Ray said once is in the folder: told again without a question, also when nothing answers any more."""
+    handles = recorded(tmp_path, RUNNING, heartbeat_age_s=60)
+    ray.serve(f"/api/jobs/{handles['j0'].rpartition('.')[0]}", {"status": "FAILED", "message": "exit code 137"})
+    first = RayCluster(tmp_path, {"address": ray.address}).poll([handles["j0"]])
+    gone = RayCluster(tmp_path, {"address": f"http://127.0.0.1:{free_port()}"})
+    assert gone.poll([handles["j0"]]) == first
+    assert RayCluster(tmp_path, {"address": ray.address}).poll([handles["j0"]]) == first
+    assert len(ray.asked) == 1
+
+
 @pytest.mark.parametrize(("heartbeat_age_s", "state"), [(1, JobState.RUNNING), (60, JobState.NODE_FAIL)])
 def test_a_head_that_was_restarted_knows_nothing(
     ray: FakeRay, heartbeat_age_s: float, state: JobState, tmp_path: Path
