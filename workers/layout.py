@@ -34,12 +34,8 @@ def read_layout(task: AbstractTask, tokenizer: Tokenizer) -> PromptLayout:
     Raises: TaskError when the task's own code fails or contradicts itself, prompts differ in their number of tokens, or
     an answer is not one token.
     """
-    try:
+    with task.blamed():
         prompts = probed(task, _N_PROBES)
-    except TaskError:
-        raise
-    except Exception as error:  # whatever a user's task raises
-        raise task.failure(error) from error
     rows = tokenizer.encode(prompts)
     check_equal_lengths(task, prompts, rows)
     columns = [set(column) for column in zip(*rows, strict=True)]

@@ -20,6 +20,7 @@ from workers.causal_model import Hypothesis
 from workers.cell import content_key
 from workers.layout import PromptLayout, check_equal_lengths
 from workers.tasks.base import AbstractTask, TaskError
+from workers.tasks.probing import check_outcomes
 from workers.tokens import Tokenizer
 
 _MAX_DRAWS: Final = 10_000  # of one pair, before the labels are called one-sided
@@ -87,9 +88,9 @@ def make_pairs(
     Raises: TaskError when the labels come out on one side only, or prompts differ in length.
     """
     rng = stream_rng(task=task.settings(), hypothesis=hypothesis.name, split=split, n=n_pairs, seed=seed)
-    drawn = [
-        _draw_pair(task, hypothesis, rng, draw or task.sample, want_first=index % 2 == 0) for index in range(n_pairs)
-    ]
+    draw = draw or task.sample
+    with task.blamed():
+        drawn = [_draw_pair(task, hypothesis, rng, draw, want_first=index % 2 == 0) for index in range(n_pairs)]
     bases, sources, outcomes, variables, values = zip(*drawn, strict=True)
     base_ids, source_ids = (_encode(task, tokenizer, layout, inputs) for inputs in (bases, sources))
     return PairSet(
@@ -107,15 +108,11 @@ def check_drawable(task: AbstractTask, hypothesis: Hypothesis) -> None:
     Raises: TaskError when labels come out on one side only, or a variable's interchange never changes the answer.
     """
     rng = stream_rng(task=task.settings(), hypothesis=hypothesis.name, split="check")
-    try:
+    with task.blamed():
         for want_first in (True, False):
             _draw_pair(task, hypothesis, rng, task.sample, want_first=want_first)
         for variable in hypothesis.variables:
             _check_matters(task, hypothesis, variable, rng)
-    except TaskError:
-        raise
-    except Exception as error:  # whatever a user's task raises
-        raise task.failure(error) from error
 
 
 def _check_matters(task: AbstractTask, hypothesis: Hypothesis, variable: str, rng: random.Random) -> None:
@@ -166,7 +163,8 @@ def _as_number(value: Any) -> float:
 def _encode(
     task: AbstractTask, tokenizer: Tokenizer, layout: PromptLayout, draws: Sequence[Mapping[str, Any]]
 ) -> NDArray[np.int64]:
-    prompts = [task.prompt(inputs) for inputs in draws]
+    with task.blamed():
+        prompts = [task.prompt(inputs) for inputs in draws]
     rows = tokenizer.encode(prompts)
     check_equal_lengths(task, prompts, rows)
     if len(rows[0]) != layout.n_tokens:
@@ -188,6 +186,9 @@ def make_prompts(
 ) -> PromptSet:
     """`n_prompts` draws of the task's own sampling, the same for every cell of the task. Raises: TaskError."""
     rng = stream_rng(task=task.settings(), split=split, n=n_prompts)
-    draws = tuple(task.sample(rng) for _ in range(n_prompts))
-    labels = [layout.answer_tokens[task.outcome(inputs)] for inputs in draws]
+    with task.blamed():
+        draws = tuple(task.sample(rng) for _ in range(n_prompts))
+        for inputs in draws:
+            check_outcomes(task, inputs)
+        labels = [layout.answer_tokens[task.outcome(inputs)] for inputs in draws]
     return PromptSet(inputs=draws, ids_BT=_encode(task, tokenizer, layout, draws), label_B=np.array(labels))

@@ -10,7 +10,8 @@ import random
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -59,13 +60,20 @@ class AbstractTask(ABC):
             return ""
         return f"{code.co_filename}:{code.co_firstlineno}: "
 
-    def failure(self, error: Exception) -> TaskError:
-        """What the task's own code raised, with the innermost line of its file that it came from."""
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Inside, whatever the task's own code raises becomes a TaskError with the innermost line of its file."""
+        try:
+            yield
+        except (TaskError, MemoryError):
+            raise
+        except Exception as error:  # whatever a user's task raises
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> TaskError:
+        file = getattr(sys.modules[type(self).__module__], "__file__", "")
         frames = traceback.extract_tb(error.__traceback__)
-        own = [
-            frame for frame in frames if frame.filename == getattr(sys.modules[type(self).__module__], "__file__", "")
-        ]
-        place = (own or frames)[-1]
+        place = ([frame for frame in frames if frame.filename == file] or frames)[-1]
         cause = f"{type(error).__name__}: {error}"
         return TaskError(f"task {self.name!r}: {place.filename}:{place.lineno}, {place.name}: {cause}")
 

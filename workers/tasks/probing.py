@@ -25,7 +25,7 @@ def probed(task: AbstractTask, n_prompts: int) -> list[str]:
             raise TaskError(
                 f"{place}task {task.name!r}: equal generators drew {inputs} and {other}; draw from rng alone"
             )
-        _check_outcomes(task, inputs)
+        check_outcomes(task, inputs)
     prompts = [task.prompt(inputs) for inputs in draws]
     for prompt in prompts:
         if not isinstance(prompt, str):
@@ -68,7 +68,8 @@ def _check_inputs(task: AbstractTask, hypothesis: Hypothesis, inputs: Mapping[st
                 )
 
 
-def _check_outcomes(task: AbstractTask, inputs: Mapping[str, Any]) -> None:
+def check_outcomes(task: AbstractTask, inputs: Mapping[str, Any]) -> None:
+    """Raises: TaskError where the hypotheses disagree on the right answer for `inputs`, or it has no text."""
     said = {name: one.model.run(inputs)[one.model.output] for name, one in task.hypotheses.items()}
     outcome, place = task.outcome(inputs), task.place(type(task).hypotheses)
     if any(other != outcome for other in said.values()):

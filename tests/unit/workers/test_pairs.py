@@ -162,6 +162,42 @@ def test_a_prompt_of_another_length_among_many_is_refused(tokenizer: Tokenizer) 
         make_pairs(task, task.hypotheses["left_boundary"], tokenizer, layout, n_pairs=400, split="train", seed=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Failing(PriceTagging):
+    """One draw in a hundred fails; with `vague` it has no answer."""
+
+    vague: bool = False
+
+    def sample(self, rng: random.Random) -> dict[str, Any]:
+        inputs = super().sample(rng)
+        return inputs if inputs["Z"] % 100 or self.vague else {"Z": inputs["Q"]}
+
+    @property
+    def hypotheses(self) -> Mapping[str, Hypothesis]:
+        if not self.vague:
+            return super().hypotheses
+        model = CausalModel(P=lambda X, Z: X <= Z, answer=lambda P, Y, Z: P and Z <= Y if Z % 100 else "maybe")
+        return {"left_boundary": Hypothesis(name="left_boundary", model=model, variables=("P",))}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Failing(), r"task 'price_tagging': \S*test_pairs.py:\d+, sample: KeyError: 'Q'"),
+        (Failing(vague=True), r"output 'maybe' .*has no answer"),
+    ],
+)
+def test_a_draw_that_fails_among_many_is_the_tasks_fault(
+    tokenizer: Tokenizer, task: AbstractTask, message: str
+) -> None:
+    """What comes to light on a node only is a mistake of the task there too, with its line, and no bug of ours."""
+    layout = read_layout(GAME, tokenizer)
+    with pytest.raises(TaskError, match=message):
+        make_pairs(task, task.hypotheses["left_boundary"], tokenizer, layout, n_pairs=400, split="train", seed=1)
+    with pytest.raises(TaskError, match=message):
+        make_prompts(task, tokenizer, layout, n_prompts=400, split="gate")
+
+
 def test_prompts_longer_than_planned_are_refused(tokenizer: Tokenizer) -> None:
     """All of the same length, but not the one that the layout says."""
     longer = load_task({"name": "price_tagging", "context": "Pricing tag game!"})
