@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from workers.tasks.base import AbstractTask, TaskError
+from workers.tasks.blame import blamed, place_of
 from workers.tasks.probing import probed
 from workers.tokens import Tokenizer
 
@@ -34,7 +35,7 @@ def read_layout(task: AbstractTask, tokenizer: Tokenizer) -> PromptLayout:
     Raises: TaskError when the task's own code fails or contradicts itself, prompts differ in their number of tokens, or
     an answer is not one token.
     """
-    with task.blamed():
+    with blamed(task):
         prompts = probed(task, _N_PROBES)
     rows = tokenizer.encode(prompts)
     check_equal_lengths(task, prompts, rows)
@@ -53,7 +54,7 @@ def check_equal_lengths(task: AbstractTask, prompts: Sequence[str], rows: Sequen
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) != len(rows[0]):
             raise TaskError(
-                f"{task.place(type(task).prompt)}task {task.name!r}: "
+                f"{place_of(task, type(task).prompt)}task {task.name!r}: "
                 f"prompts of unequal token count ({len(rows[0])} and {len(row)}): "
                 f"{prompts[0][-60:]!r} and {prompt[-60:]!r}; word the prompt so that every draw has as many tokens"
             )
@@ -68,7 +69,7 @@ def _label(column: set[int], tokenizer: Tokenizer) -> str:
 
 def _answer_tokens(task: AbstractTask, prompt: str, row: Sequence[int], tokenizer: Tokenizer) -> dict[Any, int]:
     found: dict[Any, int] = {}
-    place = task.place(type(task).answers)
+    place = place_of(task, type(task).answers)
     for value, text in task.answers.items():
         continued = tokenizer.encode([prompt + text])[0]
         if continued[: len(row)] != list(row) or len(continued) != len(row) + 1:

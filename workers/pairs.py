@@ -20,6 +20,7 @@ from workers.causal_model import Hypothesis
 from workers.cell import content_key
 from workers.layout import PromptLayout, check_equal_lengths
 from workers.tasks.base import AbstractTask, TaskError
+from workers.tasks.blame import blamed, place_of
 from workers.tasks.probing import check_outcomes
 from workers.tokens import Tokenizer
 
@@ -89,7 +90,7 @@ def make_pairs(
     """
     rng = stream_rng(task=task.settings(), hypothesis=hypothesis.name, split=split, n=n_pairs, seed=seed)
     draw = draw or task.sample
-    with task.blamed():
+    with blamed(task):
         drawn = [_draw_pair(task, hypothesis, rng, draw, want_first=index % 2 == 0) for index in range(n_pairs)]
     bases, sources, outcomes, variables, values = zip(*drawn, strict=True)
     base_ids, source_ids = (_encode(task, tokenizer, layout, inputs) for inputs in (bases, sources))
@@ -108,7 +109,7 @@ def check_drawable(task: AbstractTask, hypothesis: Hypothesis) -> None:
     Raises: TaskError when labels come out on one side only, or a variable's interchange never changes the answer.
     """
     rng = stream_rng(task=task.settings(), hypothesis=hypothesis.name, split="check")
-    with task.blamed():
+    with blamed(task):
         for want_first in (True, False):
             _draw_pair(task, hypothesis, rng, task.sample, want_first=want_first)
         for variable in hypothesis.variables:
@@ -122,7 +123,7 @@ def _check_matters(task: AbstractTask, hypothesis: Hypothesis, variable: str, rn
         if model.interchange(base, {variable: source})[model.output] != model.run(base)[model.output]:
             return
     raise TaskError(
-        f"{task.place(model.functions[variable])}task {task.name!r}, hypothesis {hypothesis.name!r}: interchanging "
+        f"{place_of(task, model.functions[variable])}task {task.name!r}, hypothesis {hypothesis.name!r}: interchanging "
         f"{variable!r} changed the answer in none of {_MAX_DRAWS} draws; align a variable that the answer depends on"
     )
 
@@ -153,7 +154,7 @@ def _draw_pair(
 def _named(task: AbstractTask, hypothesis: Hypothesis) -> str:
     """Whose labels they are, and where the causal model's output is defined."""
     model = hypothesis.model
-    return f"{task.place(model.functions[model.output])}task {task.name!r}, hypothesis {hypothesis.name!r}"
+    return f"{place_of(task, model.functions[model.output])}task {task.name!r}, hypothesis {hypothesis.name!r}"
 
 
 def _as_number(value: Any) -> float:
@@ -163,7 +164,7 @@ def _as_number(value: Any) -> float:
 def _encode(
     task: AbstractTask, tokenizer: Tokenizer, layout: PromptLayout, draws: Sequence[Mapping[str, Any]]
 ) -> NDArray[np.int64]:
-    with task.blamed():
+    with blamed(task):
         prompts = [task.prompt(inputs) for inputs in draws]
     rows = tokenizer.encode(prompts)
     check_equal_lengths(task, prompts, rows)
@@ -186,7 +187,7 @@ def make_prompts(
 ) -> PromptSet:
     """`n_prompts` draws of the task's own sampling, the same for every cell of the task. Raises: TaskError."""
     rng = stream_rng(task=task.settings(), split=split, n=n_prompts)
-    with task.blamed():
+    with blamed(task):
         draws = tuple(task.sample(rng) for _ in range(n_prompts))
         for inputs in draws:
             check_outcomes(task, inputs)

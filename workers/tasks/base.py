@@ -7,11 +7,8 @@ A task is about forty lines: a frozen dataclass whose fields are its settings (t
 from __future__ import annotations
 
 import random
-import sys
-import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -51,31 +48,6 @@ class AbstractTask(ABC):
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         return {"name": self.name} | plain
-
-    def place(self, part: Any) -> str:
-        """`FILE:LINE: ` of a part of the task (a method, a property, a function of a causal model) that a user's file
-        defines; nothing for a built-in one."""
-        code = getattr(part.fget if isinstance(part, property) else part, "__code__", None)
-        if code is None or type(self).__module__.startswith("workers."):
-            return ""
-        return f"{code.co_filename}:{code.co_firstlineno}: "
-
-    @contextmanager
-    def blamed(self) -> Iterator[None]:
-        """Inside, whatever the task's own code raises becomes a TaskError with the innermost line of its file."""
-        try:
-            yield
-        except (TaskError, MemoryError):
-            raise
-        except Exception as error:  # whatever a user's task raises
-            raise self._failure(error) from error
-
-    def _failure(self, error: Exception) -> TaskError:
-        file = getattr(sys.modules[type(self).__module__], "__file__", "")
-        frames = traceback.extract_tb(error.__traceback__)
-        place = ([frame for frame in frames if frame.filename == file] or frames)[-1]
-        cause = f"{type(error).__name__}: {error}"
-        return TaskError(f"task {self.name!r}: {place.filename}:{place.lineno}, {place.name}: {cause}")
 
     def outcome(self, inputs: Mapping[str, Any]) -> Any:
         """The right answer's value for one draw of the inputs."""

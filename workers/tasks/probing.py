@@ -8,6 +8,7 @@ from typing import Any
 
 from workers.causal_model import Hypothesis
 from workers.tasks.base import AbstractTask, TaskError
+from workers.tasks.blame import place_of
 
 
 def probed(task: AbstractTask, n_prompts: int) -> list[str]:
@@ -21,7 +22,7 @@ def probed(task: AbstractTask, n_prompts: int) -> list[str]:
     draws, again = (_draws(task, n_prompts) for _ in range(2))
     for inputs, other in zip(draws, again, strict=True):
         if inputs != other:
-            place = task.place(type(task).sample)
+            place = place_of(task, type(task).sample)
             raise TaskError(
                 f"{place}task {task.name!r}: equal generators drew {inputs} and {other}; draw from rng alone"
             )
@@ -60,7 +61,7 @@ def _check_inputs(task: AbstractTask, hypothesis: Hypothesis, inputs: Mapping[st
     for variable, parents in model.parents.items():
         for parent in parents:
             if parent not in inputs and parent not in model.functions:
-                place = task.place(model.functions[variable])
+                place = place_of(task, model.functions[variable])
                 drawn = ", ".join(map(str, inputs))
                 raise TaskError(
                     f"{place}task {task.name!r}, hypothesis {hypothesis.name!r}: {variable} needs {parent!r}, "
@@ -71,15 +72,17 @@ def _check_inputs(task: AbstractTask, hypothesis: Hypothesis, inputs: Mapping[st
 def check_outcomes(task: AbstractTask, inputs: Mapping[str, Any]) -> None:
     """Raises: TaskError where the hypotheses disagree on the right answer for `inputs`, or it has no text."""
     said = {name: one.model.run(inputs)[one.model.output] for name, one in task.hypotheses.items()}
-    outcome, place = task.outcome(inputs), task.place(type(task).hypotheses)
+    outcome, place = task.outcome(inputs), place_of(task, type(task).hypotheses)
     if any(other != outcome for other in said.values()):
         raise TaskError(f"{place}task {task.name!r}: hypotheses disagree on the right answer for {inputs}: {said}")
     if outcome not in task.answers:
-        place, known = task.place(type(task).answers), list(task.answers)
+        place, known = place_of(task, type(task).answers), list(task.answers)
         raise TaskError(
             f"{place}task {task.name!r}: output {outcome!r} (of {inputs}) has no answer; answers are given for {known}"
         )
 
 
 def _wrong(task: AbstractTask, part: str, got: str, right: str) -> TaskError:
-    return TaskError(f"{task.place(getattr(type(task), part))}task {task.name!r}: {part} gave {got}; {right} is right")
+    return TaskError(
+        f"{place_of(task, getattr(type(task), part))}task {task.name!r}: {part} gave {got}; {right} is right"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -52,6 +53,8 @@ def _by_name(classes: list[type[AbstractTask]], path: Path, source: bytes) -> di
             unfinished.append(f"{place} lacks {', '.join(lacks)}")
         elif not isinstance(getattr(kind, "name", None), str):
             raise TaskError(f'file: {place} has no name; write `name = "..."` in it')
+        elif taken := sorted({one.name for one in fields(kind)} & set(dir(AbstractTask))):
+            raise TaskError(f"file: {place} has a setting {taken[0]!r}, which is what a task does; give another name")
         else:
             tasks[kind.name] = kind
     if not tasks:

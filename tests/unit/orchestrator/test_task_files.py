@@ -52,6 +52,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "no task": ("(AbstractTask)", "", "key `task.file`: FILE defines no task; it needs a subclass of AbstractTask"),
     "lacks a method": ("def sample", "def draw", "with all its methods; FILE:7: class Order lacks sample"),
     "no name": ('    name = "order"', "", "key `task.file`: FILE:7: class Order has no name; write `name"),
+    "a setting's name is taken": ("most: int = 9", "settings: int = 9", "FILE:7: class Order has a setting 'settings'"),
     "no plain setting": ("most: int = 9", "most: object = random", "key `task.most`: got <module 'random'"),
     # its parts are of the wrong kind, or raise
     "sample raises": ("rng.randint(1, self.most)}", "1 // 0}", "FILE:12, sample: ZeroDivisionError"),
