@@ -52,13 +52,13 @@ def judged(
     elif job.state is not JobState.COMPLETED:
         last_sign = max(job.progress.updated if job.progress else 0.0, submitted)
         is_late = seen is not None and now - last_sign > lost_after_s
-        job = _unseen(job, is_late=is_late, fresh=now - last_sign < fresh_s)
+        job = _unseen(job, is_late=is_late, fresh=now - last_sign < fresh_s, why=seen.detail if seen else "")
     failure = _failure(job)
     return replace(job, failure=failure, attempts=_attempts(job, failure), eta_s=_eta_s(job, now))
 
 
-def _unseen(job: JobStatus, *, is_late: bool, fresh: bool) -> JobStatus:
-    """A job of which its cluster says nothing."""
+def _unseen(job: JobStatus, *, is_late: bool, fresh: bool, why: str) -> JobStatus:
+    """A job of which its cluster says nothing, or why it cannot."""
     if not job.handle:
         return replace(job, detail="handed over, not confirmed: `resume` looks for it")
     progress = job.progress
@@ -68,7 +68,8 @@ def _unseen(job: JobStatus, *, is_late: bool, fresh: bool) -> JobStatus:
             return replace(job, state=_STATE_OF[progress.state], detail="as its last attempt says")
     elif progress and fresh:
         return replace(job, state=JobState.RUNNING, detail="seen by its heartbeat only")
-    return replace(job, is_lost=is_late, detail="not seen by its cluster" + (", given up" if is_late else ""))
+    detail = f"not seen by its cluster{', given up' if is_late else ''}{': ' if why else ''}{why}"
+    return replace(job, is_lost=is_late, detail=detail)
 
 
 def _failure(job: JobStatus) -> Failure | None:

@@ -209,11 +209,11 @@ class Dispatcher:
         except (StopIteration, TaskCancelledError):
             self._again(job, JobState.CANCELLED, "cancelled from outside")
         except OutOfMemoryError as error:
-            self._again(job, JobState.OUT_OF_MEMORY, _first_line(error))
+            self._again(job, JobState.OUT_OF_MEMORY, _first_sentence(error))
         except RayTaskError as error:
-            self._end(job, JobState.FAILED, _first_line(error))
+            self._end(job, JobState.FAILED, f"{type(error.cause).__name__}: {error.cause}")
         except RayError as error:
-            self._again(job, JobState.NODE_FAIL, _first_line(error))
+            self._again(job, JobState.NODE_FAIL, _first_sentence(error))
         else:
             self._take(job, news)
 
@@ -302,8 +302,10 @@ class Dispatcher:
         self._written, self._changed = now, False
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _first_sentence(error: Exception) -> str:
+    """What happened, without Ray's ids and advice, which follow."""
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line.partition(". ")[0]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ from cluster.process import ProcessId
 from cluster.ray import RayCluster
 from cluster.ray.record import Record
 from cluster.testbed.machine import family, send, stop
-from cluster.testbed.ray import RayTestbed
+from cluster.testbed.ray import N_TRIES, RayTestbed
 from tests.contract.bench import Bench
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -44,7 +44,7 @@ def test_a_killed_worker_process_takes_its_command_along(bench: Bench, bed: RayT
     bench.wait_for_start("a")
     child = running_child(bench, "a")
     bed.kill_worker()
-    bench.wait("the command's end", lambda: not child.is_alive(), patience_s=5)
+    bench.wait("the command's end", lambda: not child.is_alive())
     bench.wait_for_start("a", n=2)
     bench.open("gate")
     status = bench.wait_for(handles)["a"]
@@ -81,7 +81,8 @@ def test_a_lost_node_loses_no_job_and_is_used_when_it_returns(bench: Bench, bed:
     bench.wait_for_start("a", "b")
     lost = next(name for name in "ab" if bench.starts(name)[0]["CAUSALSWEEP_NODE"] == "node-1")
     bed.kill_node(1)
-    bench.wait_for({lost: handles[lost]}, JobState.PENDING)
+    waiting = bench.wait_for({lost: handles[lost]}, JobState.PENDING)[lost]
+    assert waiting.detail == "again, after: Task failed because the node it was running on is dead or unavailable"
     bed.up()
     bench.wait_for_start(lost, n=2)
     assert bench.starts(lost)[1]["CAUSALSWEEP_NODE"] == "node-1"
@@ -100,7 +101,7 @@ def test_a_killed_dispatcher_is_told_and_leaves_no_process(bench: Bench) -> None
     bench.wait_for({"done": handles["done"]})
     child = running_child(bench, "a")
     send(dispatcher(bench, "t1"), signal.SIGKILL)
-    bench.wait("the command's end", lambda: not child.is_alive(), patience_s=15)
+    bench.wait("the command's end", lambda: not child.is_alive())
     statuses = bench.wait_for(handles)
     assert (statuses["done"].state, statuses["a"].state) == (JobState.COMPLETED, JobState.NODE_FAIL)
     assert "dispatcher" in statuses["a"].detail
@@ -172,8 +173,11 @@ def blind_node(bed: RayTestbed, hidden: Path) -> Iterator[None]:
     """A third node of the cluster for which the folder `hidden` is empty, as if it were not mounted there."""
     hide = f'mount -t tmpfs none "{hidden}" && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", hide, "sh", *bed.start_command(2)]
-    subprocess.run(command, env=bed.environment(2), check=True, capture_output=True)
     try:
+        for _ in range(N_TRIES):
+            if subprocess.run(command, env=bed.environment(2), check=False, capture_output=True).returncode == 0:
+                break
+            stop(bed.processes(2))
         yield
     finally:
         stop(bed.processes(2))
@@ -186,7 +190,7 @@ def test_a_node_that_does_not_see_the_folder_is_named(bench: Bench, bed: RayTest
         began = time.monotonic()
         with pytest.raises(ClusterUsageError, match=r"node node-2: cannot read .*: No such file") as raised:
             bench.cluster().submit([bench.request("a")], token="t1")
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 150  # some seconds where nothing else runs
         assert str(bench.folder) in str(raised.value)
         found = {finding.check: finding for finding in bench.cluster().doctor()}
         assert not found["node node-2"].ok
