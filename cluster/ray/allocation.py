@@ -38,6 +38,7 @@ from cluster.ray.starting import start_dispatcher
 from cluster.slurm.commands import ask
 
 START_S: Final = 300.0  # for the head and each node: a first import of Ray from a slow file system takes a minute
+N_TRIES: Final = 3  # of a node: its raylet dies when its agents, Python processes, take 15 s to tell their ports
 LOOK_S: Final = 2.0
 _SUBREAPER: Final = 36  # prctl(2), PR_SET_CHILD_SUBREAPER: orphans below this process become its children
 
@@ -101,9 +102,10 @@ def _lead(record: Record, name: str) -> None:
     api = RayApi(f"http://127.0.0.1:{dashboard_port}")
     with _temporary_folder(slurm_job) as temp:
         listen = ["--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
-        ray = _start_ray("--head", *listen, "--ray-client-server-port", str(client_port), "--temp-dir", temp)
-        ip = _until(lambda: [node.ip for node in _nodes(api)], ray, "the head")[0]
-        allocation = Allocation(host=socket.gethostname(), gcs=f"{ip}:{port}", dashboard=api.address, temp=temp)
+        head = ["--head", *listen, "--ray-client-server-port", str(client_port), "--temp-dir", temp]
+        ray, nodes = _with_ray(head, lambda: _nodes(api), "the head", patience_s=START_S)
+        gcs = f"{nodes[0].ip}:{port}"
+        allocation = Allocation(host=socket.gethostname(), gcs=gcs, dashboard=api.address, temp=temp)
         put_json(allocation_path(record, name), asdict(allocation))
         _until(lambda: len(_nodes(api)) == n_nodes, ray, f"{n_nodes} nodes")
         submission = record.submission(name)
@@ -121,14 +123,37 @@ def _follow(record: Record, name: str) -> None:
     """Join the head as one more node, until the allocation is over. Raises: _GivenUp."""
     allocation = _until(lambda: read_allocation(record, name), None, "the head")
     try:
-        ray = _start_ray("--address", allocation.gcs, "--temp-dir", allocation.temp)
-        _until(lambda: _said_over(record, name), ray, "the end", patience_s=math.inf)
+        node = ["--address", allocation.gcs, "--temp-dir", allocation.temp]
+        _with_ray(node, lambda: _said_over(record, name), "the end", patience_s=math.inf)
     finally:
         shutil.rmtree(allocation.temp, ignore_errors=True)
 
 
 class _GivenUp(Exception):
     """There is no cluster to be had, or it broke."""
+
+
+class _RayEnded(_GivenUp):
+    """This node's Ray is not there any more."""
+
+
+def _with_ray(
+    arguments: Sequence[str], look: Callable[[], _T | None], what: str, *, patience_s: float
+) -> tuple[subprocess.Popen[bytes], _T]:
+    """This node's Ray, and what `look` sees once it is true; meanwhile Ray is started again where it ends.
+
+    Raises: _GivenUp when that takes too long, or Ray ends too often.
+    """
+    for n_left in reversed(range(N_TRIES)):
+        ray = _start_ray(*arguments)
+        try:
+            return ray, _until(look, ray, what, patience_s=patience_s)
+        except _RayEnded as error:
+            if not n_left:
+                raise
+            _log.warning("%s; again", error)
+            _end_descendants()
+    raise AssertionError("the last try returns or raises")
 
 
 def _start_ray(*arguments: str) -> subprocess.Popen[bytes]:
@@ -179,7 +204,7 @@ def _until(
     end = time.monotonic() + patience_s
     while not (seen := look()):
         if ray is not None and ray.poll() is not None:
-            raise _GivenUp(f"`ray start` ended with exit code {ray.returncode} while waiting for {what}")
+            raise _RayEnded(f"`ray start` ended with exit code {ray.returncode} while waiting for {what}")
         if time.monotonic() > end:
             raise _GivenUp(f"not within {patience_s:.0f} s: {what}")
         time.sleep(LOOK_S)
@@ -204,13 +229,18 @@ def _family() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        for signum, patience_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-            end = time.monotonic() + patience_s
-            _signal_descendants(signum)
-            while _has_children() and time.monotonic() < end:
-                time.sleep(0.1)
-                if signum == signal.SIGKILL:  # orphans that have come to us meanwhile
-                    _signal_descendants(signum)
+        _end_descendants()
+
+
+def _end_descendants() -> None:
+    """All that descends from this process has ended: asked first, made to after five seconds."""
+    for signum, patience_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        end = time.monotonic() + patience_s
+        _signal_descendants(signum)
+        while _has_children() and time.monotonic() < end:
+            time.sleep(0.1)
+            if signum == signal.SIGKILL:  # orphans that have come to us meanwhile
+                _signal_descendants(signum)
 
 
 def _signal_descendants(signum: int) -> None:
