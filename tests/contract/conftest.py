@@ -39,7 +39,7 @@ def local_bench(_request: pytest.FixtureRequest, folder: Path) -> Iterator[Bench
 def ray_bench(_request: pytest.FixtureRequest, folder: Path) -> Iterator[Bench]:
     """Two raylets with eight logical GPUs each."""
     options = {"address": ray_testbed().address}
-    bench = Bench(folder=folder, make=RayCluster, options=options, name="ray", patience_s=60)
+    bench = Bench(folder=folder, make=RayCluster, options=options, name="ray", patience_s=150)
     yield bench
     RayCluster(folder, options).control(RayCluster(folder, options).handles(), Control.KILL)
 

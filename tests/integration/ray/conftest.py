@@ -22,14 +22,15 @@ def bed() -> RayTestbed:
 
 @pytest.fixture(scope="module")
 def bench_at(bed: RayTestbed) -> Iterator[Callable[[Path], Bench]]:
-    """A bench in a folder; what still runs on it when the module's tests are done is killed."""
+    """A bench in a folder, on two nodes; what still runs on it when the module's tests are done is killed."""
+    bed.up()
     folders: list[Path] = []
 
     def make(folder: Path) -> Bench:
         folder.mkdir(parents=True, exist_ok=True)
         folders.append(folder)
         options = {"address": bed.address}
-        return Bench(folder=folder, make=RayCluster, options=options, name="ray", patience_s=90)
+        return Bench(folder=folder, make=RayCluster, options=options, name="ray", patience_s=200)
 
     yield make
     for folder in folders:
