@@ -97,11 +97,12 @@ def _chosen(
     """The places chosen so far, and why no other is."""
     level = 1 - (1 - section.confidence) / len(one.keys)
     chosen, wave = set[Place](), one.coarse(section)
+    bounds: dict[Place, Bounds] = {}
     while wave:
         chosen |= wave
         if not all(key in settled for place in wave for key in one.keys[place]):
             return chosen, WAITS
-        bounds = {place: found for place in chosen if (found := _bounds(one.keys[place], index, level))}
+        bounds |= {place: found for place in wave if (found := _bounds(one.keys[place], index, level))}
         if not bounds:
             return chosen, "coarse to fine: no place of the map was measured"
         best = max(bounds, key=lambda place: (bounds[place].low, place))
