@@ -95,7 +95,7 @@ def _chosen(
     one: Map, section: CoarseSection, settled: Collection[str], index: Mapping[tuple[str, str], RowState]
 ) -> tuple[set[Place], str]:
     """The places chosen so far, and why no other is."""
-    level = 1 - (1 - section.confidence) / len(one.keys)
+    level = 1 - (1 - section.confidence) / sum(len(keys) for keys in one.keys.values())
     chosen, wave = set[Place](), one.coarse(section)
     bounds: dict[Place, Bounds] = {}
     while wave:
