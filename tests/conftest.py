@@ -32,6 +32,7 @@ def demo_model() -> Path:
     return PROJECT / "examples" / "demo-model"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one pretend cluster run in one process, which brings it up once; others are spread by file."""
     for item in items:
