@@ -6,11 +6,11 @@ PYTHON ?= python3
 VENV ?= .venv
 # Pinned, so that installing the rest keeps the build that is there: the CPU build where pip is shown one.
 TORCH ?= torch==2.13.0
-# Test processes side by side. Those on pretend clusters mostly wait: one process for SLURM, one for Ray.
+# Test processes side by side, for the tests that need no cluster.
 TEST_JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: sweep test lint model clean
+.PHONY: sweep test test-slurm test-ray lint model clean
 .DELETE_ON_ERROR:
 
 sweep: $(VENV)/.installed
@@ -19,8 +19,15 @@ sweep: $(VENV)/.installed
 	$(BIN)/causalsweep report demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -n $(TEST_JOBS) --dist loadgroup -m "not slurm and not ray"
-	$(BIN)/pytest -n 2 --dist loadgroup -m "slurm or ray"
+	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile -m "not slurm and not ray"
+	$(MAKE) --jobs 2 --keep-going --output-sync=target test-slurm test-ray
+
+# On pretend clusters tests mostly wait: one process for SLURM and one for Ray, side by side.
+test-slurm: $(VENV)/.installed-dev
+	$(BIN)/pytest -m slurm
+
+test-ray: $(VENV)/.installed-dev
+	$(BIN)/pytest -m "ray and not slurm"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

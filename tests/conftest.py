@@ -32,14 +32,6 @@ def demo_model() -> Path:
     return PROJECT / "examples" / "demo-model"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one pretend cluster run in one process, which brings it up once; others are spread by file."""
-    for item in items:
-        marks = [name for name in ("ray", "slurm") if item.get_closest_marker(name)]
-        item.add_marker(pytest.mark.xdist_group(marks[0] if marks else item.nodeid.partition("::")[0]))
-
-
 def pytest_sessionfinish() -> None:
     """Take the pretend clusters down."""
     take_down()
