@@ -49,7 +49,7 @@ def make(demo_model: Path, bed: RayTestbed) -> Callable[..., Sweep]:
                 "positions": "80..81",
                 "seeds": [42, 43, 44],
             },
-            "data": {"n_train": 768, "n_eval": 64, "n_test": 128},
+            "data": {"n_train": 384, "n_eval": 64, "n_test": 128},
             "gate": {"task_accuracy": 0.5},
             "run": {"checkpoint_every_s": 0.5, "heartbeat_s": 0.5},
             "cluster": {"nodes": 2, "gpus_per_node": 1, "gpu": "cpu"},
@@ -182,7 +182,9 @@ def test_the_folder_tells_all_when_ray_is_gone(
 ) -> None:
     """With the cluster down every command that reads works from the folder, and its document has the keys that it has
     after a local run."""
-    bed.down()
+    bed.kill_node(1)
+    bed.kill_node(0)
+    assert bed.status() == []
     try:
         commands = ("status", "results", "check", "logs", "report")
         mine, theirs = ({name: causalsweep(sweep, name) for name in commands} for sweep in (abandoned, local))
