@@ -24,10 +24,10 @@ test: $(VENV)/.installed-dev
 
 # On pretend clusters tests mostly wait: one process for SLURM and one for Ray, side by side.
 test-slurm: $(VENV)/.installed-dev
-	$(BIN)/pytest -m slurm
+	$(BIN)/pytest -m "slurm and not ray"
 
 test-ray: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "ray and not slurm"
+	$(BIN)/pytest -m ray
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

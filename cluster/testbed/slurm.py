@@ -78,7 +78,7 @@ class SlurmTestbed:
     # ------------------------------------------------------------------ up and down
 
     def up(self, *, n_nodes: int = 2, n_gpus: int = 8, max_array_size: int = 1001) -> list[str]:
-        """Start what does not run and wait until every node can take jobs; the packages installed on the way.
+        """Start what does not run, thaw what is frozen, and wait until every node can take jobs; the packages installed on the way.
 
         Raises: TestbedError, PackagesMissing.
         """
@@ -91,6 +91,7 @@ class SlurmTestbed:
             self._daemons.start_controller()
             for node in self.layout.nodes:
                 self._daemons.start_node(node)
+                self.thaw(node)
             self._wait_for_nodes()
             return installed
 

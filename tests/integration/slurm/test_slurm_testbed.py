@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+def wait_until(is_so: Callable[[], bool], limit_s: float = 60.0) -> None:
+    """Returns when `is_so()`; fails the test where that takes too long."""
+    end = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end, f"not within {limit_s:.0f} s"
+        time.sleep(0.1)
+
+
 def test_it_comes_up_once_and_goes_down_whole(folder: Path) -> None:
     """`up` twice is one cluster, of one node here, on loopback alone; `down` leaves no process of it."""
     assert command("up", str(folder), "--nodes", "1", "--gpus", "2").returncode == 0
@@ -60,19 +69,21 @@ def test_it_comes_up_once_and_goes_down_whole(folder: Path) -> None:
 
 
 def test_a_node_can_be_frozen_and_thawed(testbed: SlurmTestbed) -> None:
-    """Its daemon is stopped by SIGSTOP, and goes on."""
+    """Its daemon is stopped by SIGSTOP, and goes on; `up` thaws it too."""
     (daemon,) = (one.identity for one in family(f"{MARK}_NODE={testbed.folder}:node2") if "slurmd -D" in one.command)
     testbed.freeze("node2")
-    assert state_of(daemon.pid) == "T"
+    wait_until(lambda: state_of(daemon.pid) == "T")
     testbed.thaw("node2")
-    assert state_of(daemon.pid) != "T"
+    wait_until(lambda: state_of(daemon.pid) != "T")
+    testbed.freeze("node2")
+    testbed.up()
+    wait_until(lambda: state_of(daemon.pid) != "T")
 
 
 def test_a_dead_node_runs_nothing(testbed: SlurmTestbed) -> None:
     """`die` ends the daemon and the jobs' processes of one node alone."""
     job = shell("sbatch", "--parsable", "--nodelist=node2", "--no-requeue", "--output=/dev/null", "--wrap=sleep 300")
-    while shell("squeue", "-h", "-j", job, "-o", "%T") != "RUNNING" or not steps("node2", testbed):
-        pass
+    wait_until(lambda: shell("squeue", "-h", "-j", job, "-o", "%T") == "RUNNING" and steps("node2", testbed))
     testbed.die("node2")
     assert family(f"{MARK}_NODE={testbed.folder}:node2") == []
     assert family(f"{MARK}_NODE={testbed.folder}:node1") != []
