@@ -78,7 +78,7 @@ class SlurmTestbed:
     # ------------------------------------------------------------------ up and down
 
     def up(self, *, n_nodes: int = 2, n_gpus: int = 8, max_array_size: int = 1001) -> list[str]:
-        """Start what does not run, thaw what hangs, wait until every node takes jobs; the packages installed on the way.
+        """Start what does not run, thaw what hangs, wait until every node takes jobs; the packages it installed.
 
         Raises: TestbedError, PackagesMissing.
         """
