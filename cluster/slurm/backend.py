@@ -196,7 +196,12 @@ class SlurmCluster(AbstractCluster):
 
 
 def _status(row: Row | None, run: RunRecord | None, *, packed: bool, without: str) -> JobStatus:
-    """One status out of SLURM's row and the task's own record."""
+    """One status out of SLURM's row and the task's own record.
+
+    A row for tasks that have not begun says nothing of one that has: accounting learns of a task's start seconds late.
+    """
+    if row is not None and row.is_shared and run is not None:
+        row = None
     ended = run is not None and run.ended > 0 and not run.again
     if run is not None and ended and (packed or row is None or row.state in _UNSURE):
         state = JobState.COMPLETED if run.exit_code == 0 and not run.error else JobState.FAILED

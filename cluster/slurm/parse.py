@@ -63,6 +63,7 @@ class Row:
     restarts: int = 0
     end: float = 0.0
     exit_code: str = ""
+    is_shared: bool = False  # one line stands for several tasks of an array, none of which has begun
 
 
 def job_ids(text: str) -> list[str]:
@@ -133,7 +134,7 @@ def parse_squeue(text: str) -> dict[str, Row]:
             restarts=int(restarts) if restarts.isdigit() else 0,
             end=_time(end),
         )
-        rows |= {job: replace(row, job=job) for job in job_ids(shown)}
+        rows |= _by_job(row, shown)
     return rows
 
 
@@ -154,8 +155,14 @@ def parse_sacct(text: str) -> dict[str, Row]:
             end=_time(end),
             exit_code=code,
         )
-        rows |= {job: replace(row, job=job) for job in job_ids(shown)}
+        rows |= _by_job(row, shown)
     return rows
+
+
+def _by_job(row: Row, shown: str) -> dict[str, Row]:
+    """The row of each job that the id `shown` stands for."""
+    jobs = job_ids(shown)
+    return {job: replace(row, job=job, is_shared=len(jobs) > 1) for job in jobs}
 
 
 def parse_fields(text: str) -> dict[str, str]:

@@ -29,7 +29,8 @@ class View:
 
     def row(self, array: str, task: int) -> Row | None:
         """What is known of one task; sacct tells of the tasks that never began under the array's own id."""
-        return self.rows.get(f"{array}_{task}") or self.rows.get(array)
+        own, whole = self.rows.get(f"{array}_{task}"), self.rows.get(array)
+        return own or (replace(whole, is_shared=True) if whole else None)
 
 
 @functools.cache

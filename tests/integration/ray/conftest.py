@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from cluster.backend import Control
+from cluster.backend import ClusterUnavailable, Control
 from cluster.ray import RayCluster
 from cluster.testbed.ray import RayTestbed
 from tests.contract.bench import Bench
@@ -39,7 +40,10 @@ def bench_at(bed: RayTestbed) -> Iterator[Callable[[Path], Bench]]:
 
 
 @pytest.fixture
-def bench(bed: RayTestbed, bench_at: Callable[[Path], Bench], tmp_path: Path) -> Bench:
-    """A bench of one test, on two nodes that are alive whatever the test before did."""
+def bench(bed: RayTestbed, bench_at: Callable[[Path], Bench], tmp_path: Path) -> Iterator[Bench]:
+    """A bench of one test, on two nodes that are alive whatever the test before did; its jobs end with it."""
     bed.up()
-    return bench_at(tmp_path / "sweep")
+    bench = bench_at(tmp_path / "sweep")
+    yield bench
+    with suppress(ClusterUnavailable):  # the next test brings up what this one broke
+        bench.cluster().control(RayCluster(bench.folder, bench.options).handles(), Control.KILL)

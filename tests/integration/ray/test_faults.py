@@ -85,7 +85,8 @@ def test_a_lost_node_loses_no_job_and_is_used_when_it_returns(bench: Bench, bed:
     assert waiting.detail == "again, after: Task failed because the node it was running on is dead or unavailable"
     bed.up()
     bench.wait_for_start(lost, n=2)
-    assert bench.starts(lost)[1]["CAUSALSWEEP_NODE"] == "node-1"
+    # while Ray still holds the dead node for alive, a part of the id tells the two of that name apart
+    assert bench.starts(lost)[1]["CAUSALSWEEP_NODE"].partition("#")[0] == "node-1"
     bench.open("gate")
     statuses = bench.wait_for(handles)
     assert {name: status.restarts for name, status in statuses.items()} == {lost: 1, "ba"["ab".index(lost)]: 0}

@@ -369,6 +369,19 @@ def test_tasks_that_never_began_are_told_of_under_their_arrays_id(
     assert states(cluster, handles) == [JobState.COMPLETED, JobState.CANCELLED, JobState.CANCELLED]
 
 
+def test_the_arrays_own_line_says_nothing_of_a_task_that_has_begun(
+    slurm: FakeSlurm, cluster: SlurmCluster, handles: dict[str, str]
+) -> None:
+    """The last waiting task is cancelled while the first one ends, of which accounting has not heard yet: the record of
+    the first task says how it ended; of one that runs nobody knows for the moment."""
+    slurm.says("squeue", "")
+    slurm.says("sacct", "echo '100|CANCELLED by 0|0:0||0|17'")
+    ended = RunRecord(node="node1", gpu="0", restart=0, started=100.0, ended=101.0, exit_code=0)
+    cluster._record.submission("t1").put_run(0, ended)
+    cluster._record.submission("t1").put_run(1, RunRecord(node="node1", gpu="1", restart=0, started=100.0))
+    assert states(cluster, handles) == [JobState.COMPLETED, JobState.UNKNOWN, JobState.CANCELLED]
+
+
 def test_jobs_that_a_controller_forgot_to_release_are_released(
     slurm: FakeSlurm, cluster: SlurmCluster, handles: dict[str, str]
 ) -> None:

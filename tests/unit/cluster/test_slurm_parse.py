@@ -87,7 +87,8 @@ def test_squeue_lines_become_rows() -> None:
         "\n"
     )
     assert rows.keys() == {"5_0", "5_1", "5_2"}
-    assert rows["5_2"] == Row(job="5_2", state=JobState.PENDING, word="PENDING", reason="Priority")
+    shared = Row(job="5_2", state=JobState.PENDING, word="PENDING", reason="Priority", is_shared=True)
+    assert rows["5_2"] == shared
     assert rows["5_0"].elapsed_s == 86400 + 2 * 3600 + 3 * 60 + 4
     assert (rows["5_0"].restarts, rows["5_0"].node, rows["5_0"].reason) == (2, "node1", "")
 
