@@ -223,6 +223,8 @@ def _status(row: Row | None, run: RunRecord | None, *, packed: bool, without: st
 
 def _detail(state: JobState, row: Row | None, run: RunRecord | None, without: str) -> str:
     """The scheduler's own word and reason; how the job ended, where it did not end well."""
+    if row is None and state.is_finished():  # its task wrote down how
+        return _end(run) if state is JobState.FAILED else ""
     if row is None:
         seen = f"not in SLURM's lists{f' ({without})' if without else ''}"
         return f"{seen}; {_end(run)}" if run else seen

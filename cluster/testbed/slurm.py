@@ -90,8 +90,10 @@ class SlurmTestbed:
             self._daemons.start_accounting()
             self._daemons.start_controller()
             for node in self.layout.nodes:
-                self._daemons.start_node(node)
-                self.thaw(node)
+                if daemon := self._daemons.find("slurmd", node):
+                    send(daemon, signal.SIGCONT)
+                else:
+                    self._daemons.start_node(node)
             self._wait_for_nodes()
             return installed
 
