@@ -20,8 +20,8 @@ import pytest
 from orchestrator import Sweep
 from orchestrator.spec_text import to_yaml
 from orchestrator.states import CellState
+from tests.rows import assert_same_science
 from workers.progress import read_progress
-from workers.shard import RUN_COLUMNS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -51,12 +51,6 @@ def causalsweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
     return subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=1000)
 
 
-def science(frame: pd.DataFrame) -> pd.DataFrame:
-    """The part of the rows that is the same on every run."""
-    columns = [name for name in frame.columns if name not in RUN_COLUMNS]
-    return frame[columns].sort_values(["cell_key", "setting"]).reset_index(drop=True)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> Path:
     """A folder in which the sweep ran through from the command line."""
@@ -71,7 +65,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> P
 @pytest.fixture
 def expected(undisturbed: Path) -> pd.DataFrame:
     """The rows of the undisturbed run."""
-    return science(Sweep.load("tiny", sweeps=undisturbed / "sweeps").results())
+    return Sweep.load("tiny", sweeps=undisturbed / "sweeps").results()
 
 
 def worker_pids(folder: Path) -> list[int]:
@@ -126,8 +120,7 @@ def test_second_run_gives_the_same_rows(expected: pd.DataFrame, tmp_path: Path, 
     assert ended.returncode == 0, ended.stderr
     status = json.loads(ended.stdout)
     assert len(status["jobs"]) != 2
-    rows = science(Sweep.load("tiny", sweeps=tmp_path / "sweeps").results())
-    pd.testing.assert_frame_equal(rows, expected, check_exact=True)
+    assert_same_science(Sweep.load("tiny", sweeps=tmp_path / "sweeps").results(), expected)
 
 
 def test_nothing_is_left_to_do(undisturbed: Path) -> None:
@@ -168,8 +161,7 @@ def test_killed_and_resumed_gives_the_same_rows(
     causalsweep(tmp_path, "resume", "tiny")
     ended = causalsweep(tmp_path, "run", "tiny.yaml")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    rows = science(Sweep.load("tiny", sweeps=tmp_path / "sweeps").results())
-    pd.testing.assert_frame_equal(rows, expected, check_exact=True)
+    assert_same_science(Sweep.load("tiny", sweeps=tmp_path / "sweeps").results(), expected)
 
 
 def test_ctrl_c_stops_with_checkpoints_and_resume_goes_on(
@@ -189,7 +181,7 @@ def test_ctrl_c_stops_with_checkpoints_and_resume_goes_on(
     sweep = Sweep.load("tiny", sweeps=tmp_path / "sweeps")
     again = [attempt.progress for job in sweep.status().jobs if job.submission == 2 for attempt in job.attempts]
     assert again
-    pd.testing.assert_frame_equal(science(sweep.results()), expected, check_exact=True)
+    assert_same_science(sweep.results(), expected)
 
 
 def test_ctrl_c_twice_stops_at_once(tmp_path: Path, demo_model: Path) -> None:

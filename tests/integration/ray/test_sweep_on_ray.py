@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from cluster.backend import JobState
@@ -24,9 +23,8 @@ from cluster.testbed.machine import family, send
 from cluster.testbed.ray import RayTestbed, TestbedError
 from orchestrator import Sweep, cli
 from orchestrator.states import CellState, JobStatus, SweepStatus
+from tests.rows import assert_same_science, attempts
 from tests.testbeds import slurm_testbed
-from workers.progress import Progress, read_progress
-from workers.shard import RUN_COLUMNS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -107,7 +105,7 @@ def causalsweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def test_an_abandoned_sweep_has_the_rows_of_a_local_run(abandoned: Sweep, local: Sweep) -> None:
     """The client is killed right after it has handed the jobs over: each runs once, one a node, the rows are equal to
     the local run's, and a second `submit` finds the jobs and sends none."""
-    pd.testing.assert_frame_equal(science(abandoned), science(local))
+    assert_same_science(abandoned.results(), local.results())
     assert abandoned.submit(on="ray").submission is None
     assert [record.attempt for record in attempts(abandoned)] == [1, 1]
     rows, jobs = abandoned.results(), abandoned.status().jobs
@@ -141,7 +139,7 @@ def test_faults_in_a_seeded_order_change_no_row(
         if sweep.status().is_quiet:
             sweep.resume()
     finish(sweep)
-    pd.testing.assert_frame_equal(science(sweep), science(local))
+    assert_same_science(sweep.results(), local.results())
     records = attempts(sweep)
     lost_s = sum(job["lost_s"] for job in causalsweep(sweep, "status")["jobs"])
     spent_s = sum((record.ended or record.updated) - record.started for record in records)
@@ -168,7 +166,7 @@ def test_a_sweep_moves_between_slurm_and_ray(
     stop_at_the_first_row(sweep)
     sweep.resume(on="slurm")
     assert wait_for(sweep, "the end", lambda status: status.is_quiet).is_done
-    pd.testing.assert_frame_equal(science(sweep), science(local))
+    assert_same_science(sweep.results(), local.results())
     rows = sweep.results()
     stages = zip(rows["job"].str.partition("-")[0], rows["backend"], strict=True)
     assert set(stages) == {("r1", "slurm"), ("r2", "ray"), ("r3", "slurm")}
@@ -200,18 +198,6 @@ def test_the_folder_tells_all_when_ray_is_gone(
 
 
 # ---------------------------------------------------------------------- what is looked at
-
-
-def science(sweep: Sweep) -> pd.DataFrame:
-    """The part of a sweep's rows that must be the same on every run."""
-    rows = sweep.results()
-    columns = [name for name in rows.columns if name not in RUN_COLUMNS]
-    return rows[columns].sort_values(["cell_key", "setting"]).reset_index(drop=True)
-
-
-def attempts(sweep: Sweep) -> list[Progress]:
-    """What every attempt wrote down of itself."""
-    return [record for path in sweep.folder.progress.glob("*.json") if (record := read_progress(path))]
 
 
 def training(sweep: Sweep) -> list[JobStatus]:

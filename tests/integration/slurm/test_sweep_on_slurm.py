@@ -22,9 +22,8 @@ from orchestrator.healing import Mode
 from orchestrator.records import read_submissions
 from orchestrator.states import CellState, JobStatus, SweepStatus
 from tests.integration.slurm.conftest import mend, shell
+from tests.rows import assert_same_science, attempts
 from tests.testbeds import start_requeued_jobs
-from workers.progress import Progress, read_progress
-from workers.shard import RUN_COLUMNS
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -62,19 +61,7 @@ def expected(make: Callable[..., Sweep], tmp_path_factory: pytest.TempPathFactor
     """The rows of a run on this machine that nothing disturbed."""
     sweep = make(tmp_path_factory.mktemp("here"))
     assert sweep.run(poll_s=0.5).is_done
-    return science(sweep)
-
-
-def science(sweep: Sweep) -> pd.DataFrame:
-    """The part of a sweep's rows that must be the same on every run."""
-    rows = sweep.results()
-    columns = [name for name in rows.columns if name not in RUN_COLUMNS]
-    return rows[columns].sort_values(["cell_key", "setting"]).reset_index(drop=True)
-
-
-def attempts(sweep: Sweep) -> list[Progress]:
-    """What every attempt wrote down of itself."""
-    return [record for path in sweep.folder.progress.glob("*.json") if (record := read_progress(path))]
+    return sweep.results()
 
 
 def wait_for(sweep: Sweep, what: str, is_so: Callable[[SweepStatus], bool]) -> SweepStatus:
@@ -108,7 +95,7 @@ def test_the_rows_are_those_of_a_local_run(
     sweep = make(tmp_path)
     receipt = sweep.submit(on="slurm")
     finish(sweep)
-    pd.testing.assert_frame_equal(science(sweep), expected, check_exact=True)
+    assert_same_science(sweep.results(), expected)
     rows = sweep.results()
     assert set(rows["backend"]) == {"slurm"}
     assert receipt.submission is not None
@@ -144,7 +131,7 @@ def test_faults_in_a_seeded_order_change_no_row(
     request.node.user_properties.extend(measured.items())  # shown by --junitxml
     assert n_hit >= len(FAULTS) // 2
     assert len(records) > len(jobs)
-    pd.testing.assert_frame_equal(science(sweep), expected, check_exact=True)
+    assert_same_science(sweep.results(), expected)
     # a job that is hit repeats what it did since its last checkpoint; writing one takes time too on a busy machine
     assert lost_s <= len(records) * (CHECKPOINT_S + 2.0)
 
@@ -166,7 +153,7 @@ def test_a_followup_job_heals_the_sweep(
         assert time.monotonic() < end, queue
         time.sleep(0.5)
     assert len(read_submissions(sweep.folder)) == 2
-    pd.testing.assert_frame_equal(science(sweep), expected, check_exact=True)
+    assert_same_science(sweep.results(), expected)
 
 
 # ---------------------------------------------------------------------- faults: each says whether it hit a running job
