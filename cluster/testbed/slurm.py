@@ -90,10 +90,7 @@ class SlurmTestbed:
             self._daemons.start_accounting()
             self._daemons.start_controller()
             for node in self.layout.nodes:
-                if daemon := self._daemons.find("slurmd", node):
-                    send(daemon, signal.SIGCONT)
-                else:
-                    self._daemons.start_node(node)
+                self._daemons.start_node(node)
             self._wait_for_nodes()
             return installed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.process import ProcessId
-from cluster.testbed.machine import MARK, Process, family
+from cluster.testbed.machine import MARK, Process, family, send
 from cluster.testbed.slurm_config import CLUSTER
 from cluster.testbed.slurm_packages import SYSTEM_PATH
 
@@ -77,8 +78,10 @@ class Daemons:
             self._wait("slurmctld", 30, "sh", "-c", "scontrol ping | grep -q ' is UP'")
 
     def start_node(self, node: str) -> None:
-        """A node's slurmd."""
-        if not self.find("slurmd", node):
+        """A node's slurmd; one that was frozen goes on."""
+        if daemon := self.find("slurmd", node):
+            send(daemon, signal.SIGCONT)
+        else:
             self._start("slurmd", "-D", "-N", node, node=node)
 
     def _start(self, *command: str, node: str = "") -> None:
