@@ -59,14 +59,25 @@ def send(process: ProcessId, signum: int) -> None:
 
 def stop(targets: Iterable[ProcessId], *, patience_s: float = 10.0) -> None:
     """End these processes: asked first, made to after `patience_s`."""
+    left = _signalled(targets, signal.SIGCONT, 0.0)
+    kill(_signalled(left, signal.SIGTERM, patience_s))
+
+
+def kill(targets: Iterable[ProcessId]) -> None:
+    """SIGKILL these processes, and return when they have ended."""
+    _signalled(targets, signal.SIGKILL, 5.0)
+
+
+def _signalled(targets: Iterable[ProcessId], signum: int, limit_s: float) -> list[ProcessId]:
+    """Those of `targets` that live on `limit_s` after the signal, or sooner, when none does."""
     left = [process for process in targets if process.is_alive()]
-    for signum, limit_s in ((signal.SIGCONT, 0.0), (signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
-        for process in left:
-            send(process, signum)
-        end = time.monotonic() + limit_s
-        while left and time.monotonic() < end:
-            time.sleep(0.02)
-            left = [process for process in left if process.is_alive()]
+    for process in left:
+        send(process, signum)
+    end = time.monotonic() + limit_s
+    while left and time.monotonic() < end:
+        time.sleep(0.02)
+        left = [process for process in left if process.is_alive()]
+    return left
 
 
 def free_ports(n_ports: int) -> int:

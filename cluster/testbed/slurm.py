@@ -30,7 +30,7 @@ from typing import Final
 
 from cluster.files import get_json, put_json
 from cluster.process import ProcessId
-from cluster.testbed.machine import Process, are_free, free_ports, send, stop
+from cluster.testbed.machine import Process, are_free, free_ports, kill, send, stop
 from cluster.testbed.slurm_config import Layout
 from cluster.testbed.slurm_daemons import Daemons, TestbedError, program_of
 from cluster.testbed.slurm_packages import PackagesMissing, install_missing
@@ -114,10 +114,9 @@ class SlurmTestbed:
     # ------------------------------------------------------------------ faults
 
     def die(self, node: str) -> None:
-        """Power failure: SIGKILL to all that runs on the node."""
+        """Power failure: SIGKILL to all that runs on the node, and it has ended."""
         for _ in range(3):  # what was being started meanwhile
-            for process in self._daemons.processes(self._known(node)):
-                send(process.identity, signal.SIGKILL)
+            kill(process.identity for process in self._daemons.processes(self._known(node)))
 
     def partition(self, node: str) -> None:
         """The node's daemon is killed: its jobs run on unseen, and SLURM starts them elsewhere too."""
