@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from workers.models import LanguageModel, wrap_model
 from workers.pairs import PairSet
+from workers.prompts import Prompts
 
 N_TOKENS: Final = 82
 N_PREFIX: Final = 41
@@ -141,8 +142,8 @@ def random_pairs(setting: Setting, n_steps: int) -> PairSet:
     base_BT, source_BT = rng.integers(3, setting.sizes["vocab_size"], (2, n_pairs, N_TOKENS))
     base_BT[:, :N_PREFIX] = source_BT[:, :N_PREFIX] = base_BT[0, :N_PREFIX]
     return PairSet(
-        base_BT=base_BT,
-        source_BT=source_BT,
+        base=Prompts.of_rows(base_BT),
+        source=Prompts.of_rows(source_BT),
         label_B=rng.integers(3, 5, n_pairs),
         variable_B=np.zeros(n_pairs, dtype=np.int64),
         value_B=np.zeros(n_pairs),

@@ -25,6 +25,7 @@ from workers.methods.boundless_das import fit
 from workers.methods.settings import method_settings
 from workers.models import LanguageModel
 from workers.pairs import PairSet
+from workers.prompts import n_common_prefix
 
 Point = tuple[int, int]  # layer, position
 N_WARM_UP: Final = 1  # steps at the beginning that do not count
@@ -128,7 +129,8 @@ def time_fit(
     clock, cohort = StepClock(model.device), make_cohort(points, engine_name, batch_size)
     engine: AbstractEngine = ReferenceEngine(model)
     if engine_name == "suffix":
-        prefix_P = torch.from_numpy(pairs.base_BT[0, : pairs.n_common_prefix]).to(model.device)
+        n_prefix = n_common_prefix(pairs.base, pairs.source)
+        prefix_P = torch.from_numpy(pairs.base.ids_BT[0, :n_prefix]).to(model.device)
         engine = SuffixEngine(model, layers=[layer for layer, _ in points], prefix_P=prefix_P)
     with TemporaryDirectory() as folder:
         context = FitContext(
@@ -174,7 +176,7 @@ def time_pyvene(
         for first in range(start, start + batch_size, micro_batch or batch_size):
             part = rows_of(batches, first, first + (micro_batch or batch_size))
             _, output = intervenable(
-                {"input_ids": part.base_BT}, [{"input_ids": part.source_BT}], {"sources->base": position}
+                {"input_ids": part.base.ids_BT}, [{"input_ids": part.source.ids_BT}], {"sources->base": position}
             )
             loss = torch.nn.functional.cross_entropy(output.logits[:, -1].float(), part.label_B)
             loss = loss + intervention.intervention_boundaries.sum()

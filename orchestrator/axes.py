@@ -1,11 +1,12 @@
-"""The layers and positions that a spec's text means: indices, negative ones, ranges, `all`, and tokens' labels."""
+"""The layers and positions that a spec's text means: indices, negative ones, ranges, `all`, names, tokens' labels."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.filters import parse_range
+from workers.layout import PromptLayout
 
 
 class AxisError(ValueError):
@@ -22,40 +23,45 @@ def resolve_layers(items: Sequence[int | str], n_layers: int) -> list[int]:
     def unknown(label: str) -> list[int]:
         raise AxisError("layers", label, f"an index from 0 to {n_layers - 1}, a range such as 0..3, or `all` is right")
 
-    return _resolve("layers", items, n_layers, unknown)
+    return _resolve("layers", items, n_layers, range(n_layers), unknown)
 
 
-def resolve_positions(
-    items: Sequence[int | str], tokens: Sequence[str], find: Callable[[str], Sequence[int]]
-) -> list[int]:
-    """The token indices that `items` name, each once, ascending; `find` gives the indices of a label.
+def resolve_positions(items: Sequence[int | str], layout: PromptLayout) -> list[int]:
+    """The points of the prompts that `items` name, each once, ascending.
 
-    Raises: AxisError, also for a label that stands at several indices.
+    Raises: AxisError, also for a label that stands at several indices, and for an index where prompts differ in length.
     """
+    no_index = f"prompts differ in length, and the places that all of them have are {', '.join(layout.named)}, or `all`"
 
     def labelled(label: str) -> list[int]:
-        found = list(find(label))
+        found = list(layout.find(label))
         if len(found) == 1:
             return found
         if found:
             indices = ", ".join(map(str, found))
             raise AxisError("positions", label, f"the label stands at positions {indices}; give one of these")
-        names = sorted({token.strip() for token in tokens if token.strip()})
+        if not layout.is_indexed:
+            raise AxisError("positions", label, no_index)
+        names = sorted({*layout.named, *(token.strip() for token in layout.tokens if token.strip())})
         close = difflib.get_close_matches(label, names, n=3)
-        nearest = (
-            f"did you mean {' or '.join(map(repr, close))}?" if close else f"labels at the end: {list(tokens[-13:])}"
-        )
+        ends = f"names: {', '.join(layout.named)}; labels at the end: {list(layout.tokens[: layout.n_tokens][-13:])}"
+        nearest = f"did you mean {' or '.join(map(repr, close))}?" if close else ends
         raise AxisError("positions", label, f"no token has this label; {nearest}")
 
-    return _resolve("positions", items, len(tokens), labelled)
+    for item in items:
+        if not layout.is_indexed and (isinstance(item, int) or parse_range(item)):
+            raise AxisError("positions", item, no_index)
+    return _resolve("positions", items, layout.n_tokens, range(len(layout.tokens)), labelled)
 
 
-def _resolve(axis: str, items: Sequence[int | str], size: int, label: Callable[[str], list[int]]) -> list[int]:
+def _resolve(
+    axis: str, items: Sequence[int | str], size: int, everything: Iterable[int], label: Callable[[str], list[int]]
+) -> list[int]:
     found: set[int] = set()
     for item in items:
         ends = parse_range(item) if isinstance(item, str) else None
         if item == "all":
-            found.update(range(size))
+            found.update(everything)
         elif isinstance(item, int):
             found.add(_index(axis, item, item, size))
         elif ends:

@@ -76,6 +76,7 @@ def write_grid(grid: Grid, path: Path) -> None:
             "variables": list(strand.variables),
             "n_tokens": strand.n_tokens,
             "n_prefix": strand.n_prefix,
+            "first_tokens": list(strand.first_tokens.items()),
         }
         for strand in grid.strands
     ]
@@ -110,6 +111,7 @@ def read_grid(path: Path) -> Grid:
             variables=tuple(raw["variables"]),
             n_tokens=raw["n_tokens"],
             n_prefix=raw["n_prefix"],
+            first_tokens=dict(raw.get("first_tokens", ())),
             cells=tuple(cells[index]),
         )
         for index, raw in enumerate(json.loads(metadata["strands"]))

@@ -91,6 +91,7 @@ class _Rates:
 
     last_layer: int
     n_tokens: int
+    first_tokens: Mapping[int, int]  # of the prompts' positions that are not tokens' indices
     shared_s: float  # of a cohort, whatever its cells
     cell_s: float  # of each cell: in the suffix engine rotation and head, in the reference source and base
     cell_block_s: float  # of each block after the intervention, for each cell
@@ -100,7 +101,8 @@ class _Rates:
     def column_s(self, position: int, layers: Sequence[int]) -> float:
         """Seconds that cells at one position add to a cohort."""
         n_after = [self.last_layer - layer for layer in layers]
-        tails = (self.cell_block_s + self.tail_s * (self.n_tokens - position)) * sum(n_after)
+        n_tail_tokens = self.n_tokens - self.first_tokens.get(position, position)
+        tails = (self.cell_block_s + self.tail_s * n_tail_tokens) * sum(n_after)
         return self.cell_s * len(layers) + tails + self.block_s * (max(n_after) + 1)
 
 
@@ -174,6 +176,7 @@ class CostModel:
         return _Rates(
             last_layer=model.n_layers - 1,
             n_tokens=strand.n_tokens,
+            first_tokens=strand.first_tokens,
             shared_s=self._scale * (shared + steps * shared_blocks / 2 * device.call_s + self._data_s(strand)),
             cell_s=self._scale * (tail_pairs * head / rate + steps * (rotation + device.cell_s)),
             cell_block_s=0.0,
@@ -188,6 +191,7 @@ class CostModel:
         return _Rates(
             last_layer=model.n_layers - 1,
             n_tokens=strand.n_tokens,
+            first_tokens=strand.first_tokens,
             shared_s=self._scale * self._data_s(strand),
             cell_s=self._scale * token_s * (pairs + test_pairs) * 2 * strand.n_tokens * model.n_layers,
             cell_block_s=self._scale * token_s * pairs * strand.n_tokens,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from orchestrator.errors import SpecError
 from orchestrator.filters import CellFilter
 from orchestrator.spec import Experiment, SweepSpec
 from workers.cell import MAIN_SETTING, JobCell, Setting, Stream, canonical_json
-from workers.layout import PromptLayout, read_layout
+from workers.layout import PromptLayout, moved_positions, read_layout
 from workers.methods.settings import MethodError, method_label, method_variants
 from workers.model_info import ModelError, ModelInfo, read_model_info
 from workers.pairs import check_drawable
@@ -26,7 +26,8 @@ from workers.tokens import Tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strand:
-    """The cells of one experiment that share a data stream. `n_tokens` and `n_prefix` describe its prompts.
+    """The cells of one experiment that share a data stream. `n_tokens` (of the longest) and `n_prefix` describe its
+    prompts; `first_tokens` has the first token at which a position lies, where that is not its own number.
 
     `is_trained`: what the cells learned is saved, and they are only to be evaluated.
     """
@@ -37,6 +38,7 @@ class Strand:
     n_tokens: int
     n_prefix: int
     cells: tuple[JobCell, ...]
+    first_tokens: Mapping[int, int] = field(default_factory=dict)
     is_trained: bool = False
 
 
@@ -120,7 +122,7 @@ def _strands(
     prompts.check_labels(f"grid.experiments[{index}]", experiment.task, hypothesis)
     try:
         layers = resolve_layers(spec.grid.layers, model.n_layers)
-        positions = resolve_positions(spec.grid.positions, layout.tokens, layout.find)
+        positions = resolve_positions(spec.grid.positions, layout)
     except AxisError as error:
         raise spec.error(f"grid.{error.axis}", error.got, error.right) from error
     for method in methods:
@@ -141,6 +143,7 @@ def _strands(
                 variables=tuple(task.hypotheses[hypothesis].variables),
                 n_tokens=layout.n_tokens,
                 n_prefix=layout.n_prefix,
+                first_tokens={at: layout.first_tokens[at] for at in positions if not layout.is_index(at)},
                 cells=tuple(
                     JobCell(key=key_of(layer, position), layer=layer, position=position, token=layout.tokens[position])
                     for layer in layers
@@ -217,12 +220,20 @@ def _hypothesis(spec: SweepSpec, index: int, task: AbstractTask) -> str:
 
 
 def _check_settings(spec: SweepSpec, prompts: _Prompts) -> None:
-    """Every further setting makes pairs that the model can read, for each experiment that it is meant for."""
+    """Every further setting makes pairs that the model can read, for each experiment that it is meant for, and its
+    prompts have the grid's positions."""
     for index, setting in enumerate(spec.settings):
+        key = f"settings[{index}].task"
         for experiment in spec.grid.experiments:
             if not setting.experiments or experiment.name in setting.experiments:
                 hypothesis = experiment.hypothesis or experiment.name
-                prompts.check_labels(f"settings[{index}].task", experiment.task | setting.task, hypothesis)
+                prompts.check_labels(key, experiment.task | setting.task, hypothesis)
+                _, own = prompts.read("task", experiment.task)
+                _, other = prompts.read(key, experiment.task | setting.task)
+                try:
+                    moved_positions(own, other, resolve_positions(spec.grid.positions, own), setting.name)
+                except TaskError as error:
+                    raise _placed(spec, key, error) from error
 
 
 def _without_excluded(spec: SweepSpec, strands: Iterable[Strand]) -> list[Strand]:
@@ -240,16 +251,7 @@ def _without_excluded(spec: SweepSpec, strands: Iterable[Strand]) -> list[Strand
             if not hits:
                 cells.append(cell)
         if cells:
-            kept.append(
-                Strand(
-                    experiment=strand.experiment,
-                    stream=strand.stream,
-                    variables=strand.variables,
-                    n_tokens=strand.n_tokens,
-                    n_prefix=strand.n_prefix,
-                    cells=tuple(cells),
-                )
-            )
+            kept.append(replace(strand, cells=tuple(cells)))
     for index, entry in enumerate(spec.grid.exclude):
         if index not in used:
             raise spec.error(

@@ -16,17 +16,18 @@ from torch import Tensor
 from workers.alignment import CellFacts, Column
 from workers.cell import Cohort, Job, Setting, canonical_json
 from workers.checkpoint import CheckpointFile
-from workers.engine.base import AbstractEngine
+from workers.engine.base import AbstractEngine, TokenBatch
 from workers.engine.check import why_not_exact
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.evaluate import Counts, count_right
-from workers.layout import PromptLayout, read_layout
+from workers.layout import PromptLayout, moved_positions, read_layout
 from workers.methods.base import FitContext, to_device
 from workers.methods.settings import METHODS
-from workers.models import LanguageModel
+from workers.models import LanguageModel, last_logits
 from workers.monitor import JobMonitor
 from workers.pairs import Draw, PairSet, PromptSet, make_pairs, make_prompts
+from workers.prompts import n_common_prefix
 from workers.rows import GateResult, cell_row, measured, utc
 from workers.saved import load_columns, save_columns
 from workers.tasks import AbstractTask, TaskError, load_task
@@ -80,11 +81,12 @@ class Workbench:
     def answers_right(self, prompts: PromptSet) -> Tensor:
         """Whether the model answers each prompt right."""
         model = self.language_model
-        ids_BT = torch.from_numpy(prompts.ids_BT).to(model.device)
+        batch = TokenBatch.of(prompts.prompts, model.device)
         label_B = torch.from_numpy(prompts.label_B).to(model.device)
+        parts = [batch.rows(start, start + _EVALUATION_BATCH) for start in range(0, len(batch), _EVALUATION_BATCH)]
         said = [
-            model.model(input_ids=part, use_cache=False, logits_to_keep=1).logits[:, -1].argmax(dim=-1)
-            for part in ids_BT.split(_EVALUATION_BATCH)
+            last_logits(model.model, part.filling, input_ids=part.ids_BT, use_cache=False).argmax(dim=-1)
+            for part in parts
         ]
         return (torch.cat(said) == label_B).cpu()
 
@@ -107,9 +109,9 @@ class Workbench:
         """The engine for cells at these points, the prefix common to all these pairs taken out."""
         if self.engine_kind(name) is ReferenceEngine:
             return ReferenceEngine(self.language_model)
-        n_prefix = min(pairs.n_common_prefix for pairs in pair_sets)
-        n_prefix = min(n_prefix, *positions)
-        first = torch.from_numpy(pair_sets[0].base_BT[0, :n_prefix]).to(self.language_model.device)
+        prompts = [part for pairs in pair_sets for part in (pairs.base, pairs.source)]
+        n_prefix = min(n_common_prefix(*prompts), *(part.first_token(positions) for part in prompts))
+        first = torch.from_numpy(prompts[0].ids_BT[0, :n_prefix]).to(self.language_model.device)
         return SuffixEngine(self.language_model, layers=layers, prefix_P=first)
 
 
@@ -200,27 +202,11 @@ def evaluate_setting(
         seed=stream.seed,
         draw=None if setting.keep == "all" else _draw_kept(bench, data, setting, n_test),
     )
-    shift = position_shift(own.layout, data.layout, [column.position for column in columns], setting.name)
+    moved = moved_positions(own.layout, data.layout, [column.position for column in columns], setting.name)
     layers = [layer for column in columns for layer in column.layers]
-    positions = [column.position + shift for column in columns]
-    engine = bench.engine(stream.engine, layers, positions, pairs)
+    engine = bench.engine(stream.engine, layers, list(moved.values()), pairs)
     batch = to_device(pairs, bench.language_model.device)
-    return data, count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, shift=shift)
-
-
-def position_shift(own: PromptLayout, other: PromptLayout, positions: Sequence[int], setting: str) -> int:
-    """By how many tokens positions move in the setting's longer or shorter prompts: a position keeps its distance from
-    the prompt's end. Raises: TaskError when another token stands there."""
-    shift = other.n_tokens - own.n_tokens
-    for position in positions:
-        moved = position + shift
-        if not 0 <= moved < other.n_tokens or other.tokens[moved] != own.tokens[position]:
-            found = other.tokens[moved] if 0 <= moved < other.n_tokens else "nothing"
-            raise TaskError(
-                f"setting {setting!r}: position {position} ({own.tokens[position]!r}) would move to {moved}, where "
-                f"{found!r} stands; its prompts must end as the task's own do from that position on"
-            )
-    return shift
+    return data, count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved)
 
 
 def _draw_kept(bench: Workbench, data: TaskData, setting: Setting, n_test: int) -> Draw:

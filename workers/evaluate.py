@@ -12,7 +12,7 @@ Shapes, by suffix: C cells at one position, B pairs, D hidden size, V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,17 +55,23 @@ def random_control(column: Column) -> Alignment | None:
 
 
 def count_right(
-    engine: AbstractEngine, columns: Sequence[Column], pairs: Batch, *, micro_batch: int, shift: int = 0
+    engine: AbstractEngine,
+    columns: Sequence[Column],
+    pairs: Batch,
+    *,
+    micro_batch: int,
+    moved: Mapping[int, int] | None = None,
 ) -> list[list[Counts]]:
-    """The counts of each cell of each column on `pairs`, whose prompts are `shift` tokens longer than the columns' own
-    before their positions."""
+    """The counts of each cell of each column on `pairs`; `moved` has the columns' positions in these prompts, where
+    they are others than in the task's own."""
+    moved = moved or {column.position: column.position for column in columns}
     count = count_decoded if isinstance(columns[0].learned, Probe) else count_correct
-    return count(engine, columns, pairs, micro_batch=micro_batch, shift=shift)
+    return count(engine, columns, pairs, moved, micro_batch=micro_batch)
 
 
 @torch.no_grad()
 def count_correct(
-    engine: AbstractEngine, columns: Sequence[Column], pairs: Batch, *, micro_batch: int, shift: int = 0
+    engine: AbstractEngine, columns: Sequence[Column], pairs: Batch, moved: Mapping[int, int], *, micro_batch: int
 ) -> list[list[Counts]]:
     """The counts of columns that intervene."""
     controls = [random_control(column) for column in columns]
@@ -73,10 +79,10 @@ def count_correct(
     right_none: list[Tensor] = []
     for start in range(0, len(pairs), micro_batch):
         part = rows_of(pairs, start, start + micro_batch)
-        forward = engine.forward(part.base_BT, part.source_BT)
+        forward = engine.forward(part.base, part.source)
         right_none.append(forward.base_logits().argmax(dim=-1) == part.label_B)
         for column, control, found in zip(columns, controls, right, strict=True):
-            found.append(_right_answers(forward, column, control, part, column.position + shift))
+            found.append(_right_answers(forward, column, control, part, moved[column.position]))
     none_B = torch.cat(right_none)
     n_dummy = int(pairs.label_B.unique(return_counts=True)[1].max())
     return [_counts(torch.cat(found, dim=2), none_B, n_dummy) for found in right]
@@ -110,15 +116,15 @@ def _counts(right_ICB: Tensor, none_B: Tensor, n_dummy: int) -> list[Counts]:
 
 @torch.no_grad()
 def count_decoded(
-    engine: AbstractEngine, columns: Sequence[Column], pairs: Batch, *, micro_batch: int, shift: int = 0
+    engine: AbstractEngine, columns: Sequence[Column], pairs: Batch, moved: Mapping[int, int], *, micro_batch: int
 ) -> list[list[Counts]]:
     """The counts of columns of probes: each pair asks for the variable that it interchanges, in its base prompt."""
     n_right = [torch.zeros(len(column.cells), dtype=torch.int64, device=pairs.label_B.device) for column in columns]
     for start in range(0, len(pairs), micro_batch):
         part = rows_of(pairs, start, start + micro_batch)
-        hidden = HiddenStates(engine, part.base_BT)
+        hidden = HiddenStates(engine, part.base)
         for column, n_right_C in zip(columns, n_right, strict=True):
-            said_CB = _probe(column).says(hidden.at(column.position + shift, column.layers), part.variable_B)
+            said_CB = _probe(column).says(hidden.at(moved[column.position], column.layers), part.variable_B)
             n_right_C += (said_CB == _probe(column).truth(part.value_B, part.variable_B)).sum(dim=1)
     return [
         [

@@ -1,12 +1,20 @@
-"""Where a task's tokens lie in a model's prompt: their number, labels, common prefix, and the answers' token ids."""
+"""Where a task's tokens lie in a model's prompt: their number, labels, common prefix, and the answers' token ids.
+
+A **point** is where cells intervene. Where all prompts have equally many tokens, point p is token p; a named position
+of the task that always lies at one token is another word for it, and one that moves about is a further point. Where
+prompts differ in length, the named positions and `last` are all there is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from workers.tasks.base import AbstractTask, TaskError
+import numpy as np
+
+from workers.prompts import Prompts, n_common_prefix
+from workers.tasks.base import LAST, AbstractTask, TaskError
 from workers.tasks.blame import blamed, place_of
 from workers.tasks.probing import probed
 from workers.tokens import Tokenizer
@@ -15,49 +23,169 @@ _N_PROBES: Final = 256  # prompts looked at; a job checks every prompt that it u
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptLayout:
-    """`tokens[i]` is the text at index i, or `digit` or `*` where prompts differ; the first `n_prefix` never do."""
+class EncodedPrompts:
+    """Prompts in tokens, and the token at which each named position lies, `last` among them."""
 
-    n_tokens: int
+    texts: Sequence[str]
+    rows: Sequence[Sequence[int]]
+    named: Sequence[Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLayout:
+    """`tokens[p]` is the text at point p, `digit` or `*` where prompts differ there, or its name; `named` gives the
+    points by name. `first_tokens[p]` is the first token at which it was seen. No prompt differs in the first `n_prefix`
+    tokens. `is_indexed`: all prompts have `n_tokens`, and the first points are their indices."""
+
+    n_tokens: int  # of the longest prompt
+    is_indexed: bool
     tokens: tuple[str, ...]
+    named: dict[str, int]
+    first_tokens: tuple[int, ...]
     n_prefix: int
     answer_tokens: dict[Any, int]  # output value of the causal model -> token id
 
     def find(self, label: str) -> tuple[int, ...]:
-        """The indices whose token reads `label`, blanks at its ends aside (a label of blanks alone: exactly)."""
+        """The point of this name, or the indices whose token reads `label`, blanks at its ends aside (a label of blanks
+        alone: exactly)."""
+        if label in self.named:
+            return (self.named[label],)
         wanted = label.strip(" ") or label
         return tuple(index for index, token in enumerate(self.tokens) if (token.strip(" ") or token) == wanted)
+
+    def is_index(self, point: int) -> bool:
+        """Whether the point is the token of that index, in every prompt."""
+        return self.is_indexed and point < self.n_tokens
+
+    def place(self, task: AbstractTask, encoded: EncodedPrompts) -> Prompts:
+        """The prompts with the places of all points. Raises: TaskError for one that does not fit this layout."""
+        if self.is_indexed:
+            check_equal_lengths(task, encoded)
+            if len(encoded.rows[0]) != self.n_tokens:
+                found = len(encoded.rows[0])
+                raise TaskError(f"task {task.name!r}: prompts of {found} tokens, {self.n_tokens} were planned")
+        for name, point in self.named.items():
+            if self.is_index(point):
+                _check_fixed(task, encoded, name, point)
+        moving = [name for name, point in self.named.items() if not self.is_index(point)]
+        if not moving:
+            return Prompts.of_rows(encoded.rows)
+        places = [[named[name] for name in moving] for named in encoded.named]
+        indices_BT = np.tile(np.arange(self.n_tokens if self.is_indexed else 0), (len(places), 1))
+        return Prompts.of_rows(encoded.rows, np.hstack([indices_BT, np.array(places)]))
+
+
+def encode_prompts(
+    task: AbstractTask, tokenizer: Tokenizer, texts: Sequence[str], named: Sequence[Mapping[str, int]]
+) -> EncodedPrompts:
+    """`texts` in tokens; `named` says at which character of its text each named position lies.
+
+    Raises: TaskError for a position at no token of its prompt.
+    """
+    if not any(named):
+        rows = tokenizer.encode(texts)
+        return EncodedPrompts(texts=texts, rows=rows, named=[{LAST: len(row) - 1} for row in rows])
+    rows, places = [], []
+    for text, characters, (row, offsets) in zip(texts, named, tokenizer.encode_with_offsets(texts), strict=True):
+        found = {name: _token_at(task, text, offsets, name, at) for name, at in characters.items()}
+        rows.append(row)
+        places.append(found | {LAST: len(row) - 1})
+    return EncodedPrompts(texts=texts, rows=rows, named=places)
+
+
+def _token_at(task: AbstractTask, text: str, offsets: Sequence[tuple[int, int]], name: str, character: int) -> int:
+    for index, (start, end) in enumerate(offsets):
+        if start <= character < end:
+            return index
+    raise TaskError(
+        f"{place_of(task, type(task).positions)}task {task.name!r}: position {name!r} is given as character "
+        f"{character}, where {text[-60:]!r}, a prompt of {len(text)}, has no token"
+    )
 
 
 def read_layout(task: AbstractTask, tokenizer: Tokenizer) -> PromptLayout:
     """The layout that the task's prompts share.
 
-    Raises: TaskError when the task's own code fails or contradicts itself, prompts differ in their number of tokens, or
-    an answer is not one token.
+    Raises: TaskError when the task's own code fails or contradicts itself, prompts differ in their number of tokens and
+    the task names no positions, or an answer is not one token.
     """
     with blamed(task):
-        prompts = probed(task, _N_PROBES)
-    rows = tokenizer.encode(prompts)
-    check_equal_lengths(task, prompts, rows)
-    columns = [set(column) for column in zip(*rows, strict=True)]
-    varying = [index for index, column in enumerate(columns) if len(column) > 1]
+        texts, named = probed(task, _N_PROBES)
+    encoded = encode_prompts(task, tokenizer, texts, named)
+    is_indexed = len({len(row) for row in encoded.rows}) == 1
+    if not is_indexed and not named[0]:
+        check_equal_lengths(task, encoded)
+    seen = {name: [places[name] for places in encoded.named] for name in encoded.named[0]}
+    tokens = [_label(set(column), tokenizer) for column in zip(*encoded.rows, strict=True)] if is_indexed else []
+    first_tokens = list(range(len(tokens)))
+    points: dict[str, int] = {}
+    for name, places in seen.items():
+        if is_indexed and len(set(places)) == 1:
+            points[name] = places[0]
+        else:
+            points[name] = len(tokens)
+            tokens.append(name)
+            first_tokens.append(min(places))
     return PromptLayout(
-        n_tokens=len(rows[0]),
-        tokens=tuple(_label(column, tokenizer) for column in columns),
-        n_prefix=varying[0] if varying else len(rows[0]) - 1,
-        answer_tokens=_answer_tokens(task, prompts[0], rows[0], tokenizer),
+        n_tokens=max(len(row) for row in encoded.rows),
+        is_indexed=is_indexed,
+        tokens=tuple(tokens),
+        named=points,
+        first_tokens=tuple(first_tokens),
+        n_prefix=n_common_prefix(Prompts.of_rows(encoded.rows)),
+        answer_tokens=_answer_tokens(task, texts[0], encoded.rows[0], tokenizer),
     )
 
 
-def check_equal_lengths(task: AbstractTask, prompts: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
+def check_equal_lengths(task: AbstractTask, encoded: EncodedPrompts) -> None:
     """Raises: TaskError showing two prompts of unequal token count."""
-    for prompt, row in zip(prompts, rows, strict=True):
-        if len(row) != len(rows[0]):
+    first = encoded.rows[0]
+    for text, row in zip(encoded.texts, encoded.rows, strict=True):
+        if len(row) != len(first):
             raise TaskError(
                 f"{place_of(task, type(task).prompt)}task {task.name!r}: "
-                f"prompts of unequal token count ({len(rows[0])} and {len(row)}): "
-                f"{prompts[0][-60:]!r} and {prompt[-60:]!r}; word the prompt so that every draw has as many tokens"
+                f"prompts of unequal token count ({len(first)} and {len(row)}): "
+                f"{encoded.texts[0][-60:]!r} and {text[-60:]!r}; word the prompt so that every draw has as many "
+                "tokens, or name the places that count (`positions`)"
             )
+
+
+def _check_fixed(task: AbstractTask, encoded: EncodedPrompts, name: str, index: int) -> None:
+    for text, places in zip(encoded.texts, encoded.named, strict=True):
+        if places[name] != index:
+            raise TaskError(
+                f"{place_of(task, type(task).positions)}task {task.name!r}: position {name!r} lies at token "
+                f"{places[name]} of {text[-60:]!r}, and at {index} of each of {_N_PROBES} prompts; let it move more "
+                "often, or never"
+            )
+
+
+def moved_positions(own: PromptLayout, other: PromptLayout, positions: Sequence[int], setting: str) -> dict[int, int]:
+    """Where positions lie in the setting's prompts: a named one where its name is, a token's index as far from the
+    prompt's end as in the task's own. Raises: TaskError when it is not there, or another token stands there."""
+    return {position: _moved(own, other, position, setting) for position in positions}
+
+
+def _moved(own: PromptLayout, other: PromptLayout, position: int, setting: str) -> int:
+    token = own.tokens[position]
+    if not own.is_index(position):
+        if token not in other.named:
+            known = ", ".join(other.named)
+            raise TaskError(f"setting {setting!r}: position {token!r} is not named in its prompts, only {known}")
+        return other.named[token]
+    if not other.is_indexed:
+        raise TaskError(
+            f"setting {setting!r}: its prompts differ in length, so that position {position} ({token!r}) is at no one "
+            "place in them; a named position would be"
+        )
+    moved = position + other.n_tokens - own.n_tokens
+    found = other.tokens[moved] if 0 <= moved < other.n_tokens else "nothing"
+    if found != token:
+        raise TaskError(
+            f"setting {setting!r}: position {position} ({token!r}) would move to {moved}, where {found!r} stands; "
+            "its prompts must end as the task's own do from that position on"
+        )
+    return moved
 
 
 def _label(column: set[int], tokenizer: Tokenizer) -> str:

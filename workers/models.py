@@ -10,7 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -23,6 +25,9 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+Token = int | NDArray[np.int64]  # a token's index, the same in all rows, or one for each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,3 +138,45 @@ def hidden_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 def with_hidden(output: Tensor | tuple[Tensor, ...], hidden: Tensor) -> Tensor | tuple[Tensor, ...]:
     """A decoder block's output with its hidden states replaced."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def at_token(values_RTX: Tensor, token: Token) -> Tensor:
+    """values_RX at a token."""
+    return values_RTX[token_index(token, values_RTX.device)]
+
+
+def token_index(token: Token, device: torch.device) -> tuple[Any, Any]:
+    """What picks a token of each row out of rows on `device`."""
+    if isinstance(token, int):
+        return slice(None), token
+    return torch.arange(len(token), device=device), torch.from_numpy(token).to(device)
+
+
+def first_of(token: Token) -> int:
+    """The first of the rows' tokens."""
+    return token if isinstance(token, int) else int(token.min())
+
+
+def last_logits(model: PreTrainedModel, filling: NDArray[np.int64] | None, **inputs: Any) -> Tensor:
+    """logits_RV in float32 at each row's last token, behind which so many fill the row up.
+
+    The model's head is shown these tokens alone.
+    """
+    if filling is None:
+        return _last_of(model(**inputs, logits_to_keep=1))
+    n_read = int(filling.max()) + 1
+
+    def pick(_head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (at_token(arguments[0], n_read - 1 - filling)[:, None], *arguments[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        return _last_of(model(**inputs, logits_to_keep=n_read))
+    finally:
+        handle.remove()
+
+
+def _last_of(output: Any) -> Tensor:
+    """The last logits_RV of a model's output."""
+    logits: Tensor = output.logits[:, -1]
+    return logits.float()

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from workers.causal_model import Hypothesis
 from workers.cell import content_key
-from workers.layout import PromptLayout, check_equal_lengths
+from workers.layout import PromptLayout, encode_prompts
+from workers.prompts import Prompts
 from workers.tasks.base import AbstractTask, TaskError
 from workers.tasks.blame import blamed, place_of
 from workers.tasks.probing import check_outcomes
@@ -31,10 +32,10 @@ Draw = Callable[[random.Random], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairSet:
-    """B pairs of prompts of T tokens. `variable_B[i]` says which of the hypothesis's variables pair i interchanges."""
+    """B pairs of prompts. `variable_B[i]` says which of the hypothesis's variables pair i interchanges."""
 
-    base_BT: NDArray[np.int64]
-    source_BT: NDArray[np.int64]
+    base: Prompts
+    source: Prompts
     label_B: NDArray[np.int64]  # token id of the counterfactual answer
     variable_B: NDArray[np.int64]
     value_B: NDArray[np.float64]  # that variable's value in the base run; NaN where it is no number, so has no order
@@ -45,8 +46,8 @@ class PairSet:
     def take(self, rows: NDArray[np.int64] | slice) -> PairSet:
         """The pairs in `rows`."""
         return PairSet(
-            base_BT=self.base_BT[rows],
-            source_BT=self.source_BT[rows],
+            base=self.base.take(rows),
+            source=self.source.take(rows),
             label_B=self.label_B[rows],
             variable_B=self.variable_B[rows],
             value_B=self.value_B[rows],
@@ -57,14 +58,6 @@ class PairSet:
         """The accuracy of always saying the most frequent label."""
         _, counts = np.unique(self.label_B, return_counts=True)
         return float(counts.max() / len(self))
-
-    @property
-    def n_common_prefix(self) -> int:
-        """How many first tokens all prompts of the set share; at least one token is left out of it."""
-        rows = np.concatenate([self.base_BT, self.source_BT])
-        differs = (rows != rows[0]).any(axis=0)
-        first = int(differs.argmax()) if differs.any() else rows.shape[1]
-        return min(first, rows.shape[1] - 1)
 
 
 def stream_rng(**what: Any) -> random.Random:
@@ -86,17 +79,17 @@ def make_pairs(
     """`n_pairs` balanced pairs: with two answers half of the labels are each; with more, half of the pairs change the
     answer. Each pair interchanges one of the hypothesis's variables. `draw` replaces the task's own sampling.
 
-    Raises: TaskError when the labels come out on one side only, or prompts differ in length.
+    Raises: TaskError when the labels come out on one side only, or a prompt does not fit the layout.
     """
     rng = stream_rng(task=task.settings(), hypothesis=hypothesis.name, split=split, n=n_pairs, seed=seed)
     draw = draw or task.sample
     with blamed(task):
         drawn = [_draw_pair(task, hypothesis, rng, draw, want_first=index % 2 == 0) for index in range(n_pairs)]
     bases, sources, outcomes, variables, values = zip(*drawn, strict=True)
-    base_ids, source_ids = (_encode(task, tokenizer, layout, inputs) for inputs in (bases, sources))
+    base, source = (_encode(task, tokenizer, layout, inputs) for inputs in (bases, sources))
     return PairSet(
-        base_BT=base_ids,
-        source_BT=source_ids,
+        base=base,
+        source=source,
         label_B=np.array([layout.answer_tokens[outcome] for outcome in outcomes], dtype=np.int64),
         variable_B=np.array(variables, dtype=np.int64),
         value_B=np.array(values, dtype=np.float64),
@@ -163,14 +156,11 @@ def _as_number(value: Any) -> float:
 
 def _encode(
     task: AbstractTask, tokenizer: Tokenizer, layout: PromptLayout, draws: Sequence[Mapping[str, Any]]
-) -> NDArray[np.int64]:
+) -> Prompts:
     with blamed(task):
-        prompts = [task.prompt(inputs) for inputs in draws]
-    rows = tokenizer.encode(prompts)
-    check_equal_lengths(task, prompts, rows)
-    if len(rows[0]) != layout.n_tokens:
-        raise TaskError(f"task {task.name!r}: prompts of {len(rows[0])} tokens, {layout.n_tokens} were planned")
-    return np.array(rows, dtype=np.int64)
+        texts = [task.prompt(inputs) for inputs in draws]
+        named = [task.positions(inputs) for inputs in draws]
+    return layout.place(task, encode_prompts(task, tokenizer, texts, named))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +168,7 @@ class PromptSet:
     """Single prompts with their right answers: what the gate measures the model's task accuracy on."""
 
     inputs: tuple[Mapping[str, Any], ...]
-    ids_BT: NDArray[np.int64]
+    prompts: Prompts
     label_B: NDArray[np.int64]
 
 
@@ -192,4 +182,4 @@ def make_prompts(
         for inputs in draws:
             check_outcomes(task, inputs)
         labels = [layout.answer_tokens[task.outcome(inputs)] for inputs in draws]
-    return PromptSet(inputs=draws, ids_BT=_encode(task, tokenizer, layout, draws), label_B=np.array(labels))
+    return PromptSet(inputs=draws, prompts=_encode(task, tokenizer, layout, draws), label_B=np.array(labels))

@@ -37,9 +37,9 @@ class Tokenizer:
         """The token ids of each text."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts))]
 
-    def offsets(self, text: str) -> list[tuple[int, int]]:
-        """The first and one-past-last character of each token of `text`; (0, 0) for special tokens."""
-        return list(self._backend.encode(text).offsets)
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """The token ids of each text, and each token's first and one-past-last character; (0, 0) for special tokens."""
+        return [(encoding.ids, list(encoding.offsets)) for encoding in self._backend.encode_batch(list(texts))]
 
     def piece(self, token: int) -> str:
         """The vocabulary's text of one token, a leading blank shown as a blank."""

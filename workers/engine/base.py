@@ -7,14 +7,61 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from workers.models import Token
+from workers.prompts import Prompts
 
 # (base_CBD, source_CBD) -> mixed_CBD, all float32; gradients flow through it into whatever it closes over
 Mix = Callable[[Tensor, Tensor], Tensor]
 
-Point = tuple[int, int]  # layer, position
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """B prompts on the model's device, places and lengths as in `workers.prompts`: they decide shapes."""
+
+    ids_BT: Tensor
+    length_B: NDArray[np.int64]
+    place_BP: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, prompts: Prompts, device: torch.device) -> TokenBatch:
+        """`prompts` on `device`."""
+        return cls(torch.from_numpy(prompts.ids_BT).to(device), prompts.length_B, prompts.place_BP)
+
+    @classmethod
+    def of_ids(cls, ids_BT: Tensor) -> TokenBatch:
+        """Prompts of equal length whose points are their tokens' indices."""
+        return cls(ids_BT, np.full(len(ids_BT), ids_BT.shape[1]))
+
+    def __len__(self) -> int:
+        return len(self.ids_BT)
+
+    def rows(self, start: int, stop: int) -> TokenBatch:
+        """The prompts from `start` to before `stop`, as long as the longest of them."""
+        length_B = self.length_B[start:stop]
+        place_BP = None if self.place_BP is None else self.place_BP[start:stop]
+        return TokenBatch(self.ids_BT[start:stop, : int(length_B.max())], length_B, place_BP)
+
+    def token_of(self, point: int) -> Token:
+        """The token at which `point` lies."""
+        if self.place_BP is None:
+            return point
+        index_B = self.place_BP[:, point]
+        first = int(index_B.min())
+        return first if first == index_B.max() else index_B
+
+    @property
+    def filling(self) -> NDArray[np.int64] | None:
+        """How many tokens fill each prompt up to the batch's longest; None where all are as long."""
+        n_filling_B = self.ids_BT.shape[1] - self.length_B
+        return n_filling_B if n_filling_B.any() else None
 
 
 class AbstractForward(ABC):
@@ -22,14 +69,16 @@ class AbstractForward(ABC):
 
     @abstractmethod
     def intervene(self, position: int, layers: Sequence[int], mix: Mix) -> Tensor:
-        """The last position's logits_CBV when cell c's hidden state at (layers[c], position) is replaced by `mix`.
+        """The last token's logits_CBV when cell c's hidden state at (layers[c], position) is replaced by `mix`.
+
+        `position` is a point of the prompts: the base's own place of it takes what `mix` makes of the source's.
 
         `layers` are in ascending order; a layer may stand there several times.
         """
 
     @abstractmethod
     def base_logits(self) -> Tensor:
-        """The last position's logits_BV of the bases, no intervention."""
+        """The last token's logits_BV of the bases, no intervention."""
 
     @abstractmethod
     def activations(self, position: int, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -42,5 +91,5 @@ class AbstractEngine(ABC):
     joins_layers: ClassVar[bool]  # whether `intervene` takes several layers at once
 
     @abstractmethod
-    def forward(self, base_BT: Tensor, source_BT: Tensor) -> AbstractForward:
+    def forward(self, base: TokenBatch, source: TokenBatch) -> AbstractForward:
         """The batch, ready to be intervened on."""

@@ -6,6 +6,7 @@ from typing import Final
 
 import torch
 
+from workers.engine.base import TokenBatch
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.models import LanguageModel
@@ -23,10 +24,11 @@ def why_not_exact(language_model: LanguageModel) -> str:
     ids = torch.arange(4 * _N_TOKENS, device=language_model.device).mul(7).remainder(vocabulary).view(4, _N_TOKENS)
     ids[:, :3] = ids[0, :3]
     layer, position = (language_model.n_layers - 1) // 2, _N_TOKENS - 4
-    plain = ReferenceEngine(language_model).forward(ids[:2], ids[2:])
+    base, source = TokenBatch.of_ids(ids[:2]), TokenBatch.of_ids(ids[2:])
+    plain = ReferenceEngine(language_model).forward(base, source)
     try:
         engine = SuffixEngine(language_model, layers=[layer], prefix_P=ids[0, :3])
-        fast = engine.forward(ids[:2], ids[2:])
+        fast = engine.forward(base, source)
         with torch.no_grad():
             wanted = plain.intervene(position, [layer], lambda base, source: (base + source) / 2)
             found = fast.intervene(position, [layer], lambda base, source: (base + source) / 2)

@@ -5,8 +5,8 @@ Intervene on the hidden state after block l at position p of a causal decoder. T
 1. nothing before (l, p) changes: one forward of base and source without gradient serves all cells of a cohort;
 2. after block l only positions p..T-1 change: a cell's **tail** runs blocks l+1..N-1 over T-p tokens, which attend to
    the base's cached keys and values of the positions before p;
-3. only the last position's logits are read, so the last block is run for that position alone, but for the keys and
-   values of the others;
+3. only the last token's logits are read, so the last block is run for that token alone, but for the keys and values
+   of the others;
 4. the tokens that all prompts begin with are run once a job.
 
 There is no code per model family. A tail is the Hugging Face model itself, called on positions p..T-1 with a cache that
@@ -14,6 +14,9 @@ holds the earlier ones; its blocks up to l are bypassed, and block l hands on th
 position go through in one call: the batch grows by a cell's rows at the cell's layer, so that layers 0, 5, 10 run once
 together from block 11 on. Everything that depends on the batch alone (mask, rotary angles) is made by the model for a
 batch of one and broadcast.
+
+Prompts of unequal length are filled up behind their ends, where no token of theirs looks. Where a position lies at
+another token in each, the tail begins at the first of them.
 
 Shapes, by suffix: C cells, B pairs, R rows (cells x pairs), T tokens, Q tokens of a tail, P cached positions, H heads,
 E head size, D hidden size, V vocabulary.
@@ -25,13 +28,23 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from workers.engine.attention import shared_attention, with_earlier
-from workers.engine.base import AbstractEngine, AbstractForward, Mix
-from workers.models import LanguageModel, hidden_of, replaced_forwards
+from workers.engine.base import AbstractEngine, AbstractForward, Mix, TokenBatch
+from workers.models import (
+    LanguageModel,
+    Token,
+    at_token,
+    first_of,
+    hidden_of,
+    last_logits,
+    replaced_forwards,
+    token_index,
+)
 
 
 class _FullCache(DynamicLayer):
@@ -108,18 +121,20 @@ class SuffixEngine(AbstractEngine):
                 language_model.model(input_ids=prefix_P[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
             self._prefix = [(layer.keys, layer.values) for layer in cache.layers]
 
-    def forward(self, base_BT: Tensor, source_BT: Tensor) -> SuffixForward:
+    def forward(self, base: TokenBatch, source: TokenBatch) -> SuffixForward:
         """The shared forward of a batch: base through all blocks, source up to the last layer that a cell reads."""
-        n_prefix, model = self.n_prefix, self.language_model
+        model = self.language_model
         with torch.no_grad():
             base_cache = self._cache(record=True)
             base_hidden: dict[int, Tensor] = {}
-            logits_BV = self._run(base_BT[:, n_prefix:], base_cache, base_hidden, model.n_layers)
+            logits_BV = self._run(base, base_cache, base_hidden, model.n_layers)
             source_hidden: dict[int, Tensor] = {}
-            self._run(source_BT[:, n_prefix:], self._cache(record=False), source_hidden, self.layers[-1] + 1)
+            self._run(source, self._cache(record=False), source_hidden, self.layers[-1] + 1)
         return SuffixForward(
             model,
-            n_prefix=n_prefix,
+            base,
+            source,
+            n_prefix=self.n_prefix,
             base_hidden=base_hidden,
             source_hidden=source_hidden,
             keys_values=[(layer.keys, layer.values) for layer in base_cache.layers],
@@ -129,8 +144,8 @@ class SuffixEngine(AbstractEngine):
     def _cache(self, *, record: bool) -> Cache:
         return Cache(layers=[_FullCache(prefix, record=record) for prefix in self._prefix])
 
-    def _run(self, ids_BQ: Tensor, cache: Cache, hidden: dict[int, Tensor], n_blocks: int) -> Tensor:
-        """Logits_BV of the last position; fills `hidden` with the swept layers' outputs_BQD; stops after `n_blocks`."""
+    def _run(self, prompts: TokenBatch, cache: Cache, hidden: dict[int, Tensor], n_blocks: int) -> Tensor:
+        """Logits_BV of the last tokens; fills `hidden` with the swept layers' outputs_BQD; stops after `n_blocks`."""
 
         def keep(index: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -142,13 +157,16 @@ class SuffixEngine(AbstractEngine):
         handles = [blocks[index].register_forward_hook(keep(index)) for index in self.layers]
         try:
             with replaced_forwards(dict.fromkeys(blocks[n_blocks:], _pass_on)):
-                output = self.language_model.model(
-                    input_ids=ids_BQ, past_key_values=cache, use_cache=True, logits_to_keep=1
+                return last_logits(
+                    self.language_model.model,
+                    prompts.filling,
+                    input_ids=prompts.ids_BT[:, self.n_prefix :],
+                    past_key_values=cache,
+                    use_cache=True,
                 )
         finally:
             for handle in handles:
                 handle.remove()
-        return output.logits[:, -1].float()
 
 
 class SuffixForward(AbstractForward):
@@ -157,6 +175,8 @@ class SuffixForward(AbstractForward):
     def __init__(
         self,
         language_model: LanguageModel,
+        base: TokenBatch,
+        source: TokenBatch,
         *,
         n_prefix: int,
         base_hidden: Mapping[int, Tensor],
@@ -165,6 +185,7 @@ class SuffixForward(AbstractForward):
         logits_BV: Tensor,
     ) -> None:
         self.language_model = language_model
+        self.base, self.source = base, source
         self.n_prefix = n_prefix
         self.base_hidden, self.source_hidden = base_hidden, source_hidden
         self.keys_values = keys_values
@@ -176,53 +197,64 @@ class SuffixForward(AbstractForward):
 
     def activations(self, position: int, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """base_CBD, source_CBD, read off the shared forward. Raises: ValueError for a position in the prefix."""
-        if position < self.n_prefix:
-            raise ValueError(f"position {position} lies in the common prefix of {self.n_prefix} tokens")
-        index, device = position - self.n_prefix, self.language_model.device
         base_CBD, source_CBD = (
-            torch.stack([hidden[layer][:, index].to(device) for layer in layers]).float()
-            for hidden in (self.base_hidden, self.source_hidden)
+            torch.stack([self._read(prompts, hidden[layer], position) for layer in layers]).float()
+            for prompts, hidden in ((self.base, self.base_hidden), (self.source, self.source_hidden))
         )
         return base_CBD, source_CBD
+
+    def _read(self, prompts: TokenBatch, hidden_BQD: Tensor, position: int) -> Tensor:
+        token = prompts.token_of(position)
+        if first_of(token) < self.n_prefix:
+            raise ValueError(f"position {position} lies in the common prefix of {self.n_prefix} tokens")
+        return at_token(hidden_BQD, token - self.n_prefix).to(self.language_model.device)
 
     def intervene(self, position: int, layers: Sequence[int], mix: Mix) -> Tensor:
         """logits_CBV of all cells at one position, in one call of the model."""
         base_CBD, source_CBD = self.activations(position, layers)
         mixed_CBD = mix(base_CBD, source_CBD).to(self.language_model.dtype)
-        entering = {layer: self._entering_rows(mixed_CBD, layers, layer, position) for layer in dict.fromkeys(layers)}
-        logits_RV = self._tail(position, entering)
+        token = self.base.token_of(position)
+        entering = {layer: self._entering_rows(mixed_CBD, layers, layer, token) for layer in dict.fromkeys(layers)}
+        logits_RV = self._tail(first_of(token), entering, len(layers))
         return logits_RV.unflatten(0, (len(layers), base_CBD.shape[1]))
 
-    def _entering_rows(self, mixed_CBD: Tensor, layers: Sequence[int], layer: int, position: int) -> Tensor:
-        """hidden_RQD of the cells that start after block `layer`: mixed at `position`, the base's own behind it."""
+    def _entering_rows(self, mixed_CBD: Tensor, layers: Sequence[int], layer: int, token: Token) -> Tensor:
+        """hidden_RQD of the cells that start after block `layer`, from the batch's first intervention on: mixed at each
+        row's token, the base's own elsewhere."""
         first, count = layers.index(layer), layers.count(layer)
-        later_BQD = self.base_hidden[layer][:, position - self.n_prefix + 1 :]
-        later_CBQD = later_BQD.expand(count, *later_BQD.shape)
-        mixed_CB1D = mixed_CBD[first : first + count, :, None].to(later_BQD.device)
-        return torch.cat([mixed_CB1D, later_CBQD], dim=2).flatten(0, 1)
+        mixed_CB1D = mixed_CBD[first : first + count, :, None].to(self.base_hidden[layer].device)
+        if isinstance(token, int):
+            later_BQD = self.base_hidden[layer][:, token - self.n_prefix + 1 :]
+            return torch.cat([mixed_CB1D, later_BQD.expand(count, *later_BQD.shape)], dim=2).flatten(0, 1)
+        own_BQD = self.base_hidden[layer][:, first_of(token) - self.n_prefix :]
+        is_mixed_BQ1 = torch.zeros_like(own_BQD[..., :1], dtype=torch.bool)
+        is_mixed_BQ1[token_index(token - first_of(token), own_BQD.device)] = True
+        return torch.where(is_mixed_BQ1, mixed_CB1D, own_BQD).flatten(0, 1)
 
-    def _tail(self, position: int, entering: Mapping[int, Tensor]) -> Tensor:
+    def _tail(self, first_token: int, entering: Mapping[int, Tensor], n_cells: int) -> Tensor:
         """Last logits_RV of the rows that enter after each block, run through the later blocks together."""
         model, first, last = self.language_model, min(entering), self.language_model.n_layers - 1
-        cache = Cache(layers=[_TailCache(*keys_values, position) for keys_values in self.keys_values])
+        cache = Cache(layers=[_TailCache(*keys_values, first_token) for keys_values in self.keys_values])
         n_tokens = entering[first].shape[1]
+        filling = self.base.filling
+        n_read = 1 if filling is None else int(filling.max()) + 1
         forwards: dict[int, Any] = dict.fromkeys(range(first), _pass_on)
         for index in range(first + 1, model.n_layers):
             forwards[index] = model.blocks[index].forward
-        if last > first and n_tokens > 1:
-            forwards[last] = _for_last_token(model.blocks[last].forward, cache.layers[last], n_tokens)
+        if last > first and n_tokens > n_read:
+            forwards[last] = _for_last_tokens(model.blocks[last].forward, cache.layers[last], n_tokens, n_read)
         for layer, rows_RQD in entering.items():
             forwards[layer] = _hand_on(rows_RQD) if layer == first else _joined_by(forwards[layer], rows_RQD)
         replacements = {model.blocks[index]: forward for index, forward in forwards.items()}
         with replaced_forwards(replacements), shared_attention(model.model):
-            output = model.model(
+            return last_logits(
+                model.model,
+                None if filling is None else np.tile(filling, n_cells),
                 inputs_embeds=torch.zeros(1, n_tokens, model.hidden_size, dtype=model.dtype, device=model.device),
-                position_ids=torch.arange(position, position + n_tokens, device=model.device)[None],
+                position_ids=torch.arange(first_token, first_token + n_tokens, device=model.device)[None],
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
             )
-        return output.logits[:, -1].float()
 
 
 def _pass_on(hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
@@ -247,17 +279,18 @@ def _joined_by(run: Any, rows_RQD: Tensor) -> Any:
     return forward
 
 
-def _for_last_token(run: Any, cache_layer: _TailCache, n_tokens: int) -> Any:
-    """The last block, whose output is read at the last of `n_tokens` only: keys and values of the others are taken as
-    soon as the block knows them, and the rest of it runs for the last."""
+def _for_last_tokens(run: Any, cache_layer: _TailCache, n_tokens: int, n_read: int) -> Any:
+    """The last block, whose output is read at the last `n_read` of `n_tokens` only: keys and values of the others are
+    taken as soon as the block knows them, and the rest of it runs for those that are read."""
 
     def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        others, last = slice(None, -1), slice(-1, None)
+        others, read = slice(None, -n_read), slice(-n_read, None)
         cache_layer.stops = True
         with contextlib.suppress(_KeysAndValuesKnown):
             run(hidden[:, others], *_tokens(args, others, n_tokens), **_tokens(kwargs, others, n_tokens))
-        output = run(hidden[:, last], *_tokens(args, last, n_tokens), **_tokens(kwargs, last, n_tokens))
-        return hidden_of(output).expand(-1, n_tokens, -1)  # some models check the number of tokens; one is read
+        output = hidden_of(run(hidden[:, read], *_tokens(args, read, n_tokens), **_tokens(kwargs, read, n_tokens)))
+        # some models check the number of tokens, so what nobody reads is filled in
+        return torch.cat([output[:, :1].expand(-1, n_tokens - n_read, -1), output], dim=1)
 
     return forward
 

@@ -1,6 +1,6 @@
 """Fitting on hidden states: one shared forward of the training prompts serves every layer and position of a cohort.
 
-Shapes, by suffix: C cells at one position, B prompts, N training prompts, T tokens, D hidden size, V variables.
+Shapes, by suffix: C cells at one position, B prompts, N training prompts, D hidden size, V variables.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workers.alignment import CellFacts, Column, Learned, columns_of, joined
 from workers.cell import JobCell
-from workers.engine.base import AbstractEngine
+from workers.engine.base import AbstractEngine, TokenBatch
 from workers.methods.base import FitContext, NotApplicable
 
 # hidden_ND of one cell -> what it learns (of one cell, C = 1) and what there is to say of it
@@ -25,10 +25,11 @@ FitCell = Callable[[Tensor], tuple[Learned, CellFacts]]
 class HiddenStates:
     """The hidden states of B prompts. Half of them go through a forward as its bases, half as its sources."""
 
-    def __init__(self, engine: AbstractEngine, ids_BT: Tensor) -> None:
-        n_first = -(-len(ids_BT) // 2)
-        self._n_twice = 2 * n_first - len(ids_BT)  # 1 for an odd number: the middle one goes through twice
-        self._forward = engine.forward(ids_BT[:n_first], ids_BT[-n_first:])
+    def __init__(self, engine: AbstractEngine, prompts: TokenBatch) -> None:
+        n_prompts = len(prompts)
+        n_first = -(-n_prompts // 2)
+        self._n_twice = 2 * n_first - n_prompts  # 1 for an odd number: the middle one goes through twice
+        self._forward = engine.forward(prompts.rows(0, n_first), prompts.rows(n_prompts - n_first, n_prompts))
 
     def at(self, position: int, layers: Sequence[int]) -> Tensor:
         """hidden_CBD in float32."""
@@ -54,17 +55,17 @@ def fit_on_activations(context: FitContext, fit_cell: FitCell) -> list[Column]:
 
 def _collected(context: FitContext, columns: Sequence[tuple[int, Sequence[JobCell]]]) -> list[Tensor]:
     """hidden_CND of each column."""
-    ids_NT, n_cells = context.train.base_BT, len(context.cohort.cells)
-    shape = (len(ids_NT), context.hidden_size)
+    prompts, n_cells = TokenBatch.of(context.train.base, context.device), len(context.cohort.cells)
+    shape = (len(prompts), context.hidden_size)
     hidden = [torch.empty(len(cells), *shape, device=context.device) for _, cells in columns]
     layers = [[cell.layer for cell in cells] for _, cells in columns]
-    for start in range(0, len(ids_NT), context.micro_batch):
+    for start in range(0, len(prompts), context.micro_batch):
         stop = start + context.micro_batch
         with context.monitor.phase("shared_forward"):
-            states = HiddenStates(context.engine, torch.from_numpy(ids_NT[start:stop]).to(context.device))
+            states = HiddenStates(context.engine, prompts.rows(start, stop))
             for (position, _), column_layers, hidden_CND in zip(columns, layers, hidden, strict=True):
                 hidden_CND[:, start:stop] = states.at(position, column_layers)
-        context.monitor.advance(cell_steps=0, pairs=min(context.micro_batch, len(ids_NT) - start) * n_cells)
+        context.monitor.advance(cell_steps=0, pairs=min(context.micro_batch, len(prompts) - start) * n_cells)
     return hidden
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from workers.alignment import Column
 from workers.cell import Cohort
 from workers.checkpoint import CheckpointFile
-from workers.engine.base import AbstractEngine
+from workers.engine.base import AbstractEngine, TokenBatch
 from workers.pairs import PairSet
 
 
@@ -86,8 +86,8 @@ class AbstractMethod(Protocol):
 class Batch:
     """Some pairs on the device."""
 
-    base_BT: Tensor
-    source_BT: Tensor
+    base: TokenBatch
+    source: TokenBatch
     label_B: Tensor
     variable_B: Tensor
     value_B: Tensor
@@ -98,11 +98,12 @@ class Batch:
 
 def to_device(pairs: PairSet, device: torch.device) -> Batch:
     """`pairs` as tensors on `device`."""
-    parts = (pairs.base_BT, pairs.source_BT, pairs.label_B, pairs.variable_B, pairs.value_B)
-    return Batch(*(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in parts))
+    values = (pairs.label_B, pairs.variable_B, pairs.value_B)
+    tensors = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in values)
+    return Batch(TokenBatch.of(pairs.base, device), TokenBatch.of(pairs.source, device), *tensors)
 
 
 def rows_of(batch: Batch, start: int, stop: int) -> Batch:
     """The pairs from `start` to before `stop`."""
-    parts = (batch.base_BT, batch.source_BT, batch.label_B, batch.variable_B, batch.value_B)
-    return Batch(*(part[start:stop] for part in parts))
+    values = (part[start:stop] for part in (batch.label_B, batch.variable_B, batch.value_B))
+    return Batch(batch.base.rows(start, stop), batch.source.rows(start, stop), *values)

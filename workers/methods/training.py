@@ -136,7 +136,7 @@ class Training:
         for start in range(0, len(batch), self.context.micro_batch):
             part = rows_of(batch, start, start + self.context.micro_batch)
             with monitor.phase("shared_forward"):
-                forward = self.context.engine.forward(part.base_BT, part.source_BT)
+                forward = self.context.engine.forward(part.base, part.source)
             with monitor.phase("tails"):
                 for column, loss_C in zip(self.columns, losses, strict=True):
                     loss_C += self._backward(column, forward, part, len(batch))
@@ -272,7 +272,7 @@ def _validation_iia(training: Training) -> Mapping[str, float]:
     correct: list[Tensor] = [torch.zeros(len(column.cells), device=context.device) for column in training.columns]
     for start in range(0, len(pairs), context.micro_batch):
         part = rows_of(pairs, start, start + context.micro_batch)
-        forward = context.engine.forward(part.base_BT, part.source_BT)
+        forward = context.engine.forward(part.base, part.source)
         for column, n_correct_C in zip(training.columns, correct, strict=True):
             logits_CBV = column.logits(forward, part.variable_B, training.share)
             n_correct_C += (logits_CBV.argmax(dim=-1) == part.label_B).sum(dim=1)

@@ -10,9 +10,11 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from workers.causal_model import Hypothesis
+
+LAST: Final = "last"  # the last token of every prompt, by name
 
 
 class TaskError(ValueError):
@@ -32,6 +34,11 @@ class AbstractTask(ABC):
     @abstractmethod
     def prompt(self, inputs: Mapping[str, Any]) -> str:
         """What the model reads; its next token is the answer."""
+
+    def positions(self, inputs: Mapping[str, Any]) -> Mapping[str, int]:
+        """Named positions: for each name the index of a character of `prompt(inputs)`; the token that it lies in is
+        meant. The same names for every draw; prompts of unequal length need them."""
+        return {}
 
     @property
     @abstractmethod

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.causal_model import Hypothesis
-from workers.tasks.base import AbstractTask, TaskError
+from workers.tasks.base import LAST, AbstractTask, TaskError
 from workers.tasks.blame import place_of
 
 
-def probed(task: AbstractTask, n_prompts: int) -> list[str]:
-    """Some prompts.
+def probed(task: AbstractTask, n_prompts: int) -> tuple[list[str], list[Mapping[str, int]]]:
+    """Some prompts, and the characters at which their named positions lie.
 
     Raises: TaskError where a part of the task is of the wrong kind, sampling depends on more than its generator, a
     hypothesis needs an input that is not drawn, hypotheses disagree on the right answer, or it has no text; and
@@ -31,7 +31,24 @@ def probed(task: AbstractTask, n_prompts: int) -> list[str]:
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise _wrong(task, "prompt", repr(prompt), "a text")
-    return prompts
+    named = [task.positions(inputs) for inputs in draws]
+    for positions in named:
+        _check_positions(task, positions, named[0])
+    return prompts, named
+
+
+def _check_positions(task: AbstractTask, positions: Any, first: Any) -> None:
+    if not isinstance(positions, Mapping) or not all(
+        isinstance(at, int) and not isinstance(at, bool) for at in positions.values()
+    ):
+        raise _wrong(task, "positions", repr(positions), "a mapping from names to indices of the prompt's characters")
+    for name in positions:
+        if not isinstance(name, str) or not name.isidentifier() or name in ("all", LAST):
+            right = f"a word of letters, digits and _, but not `all` or `{LAST}` (the last token has this name),"
+            raise _wrong(task, "positions", f"the name {name!r}", right)
+    if set(positions) != set(first):
+        got = f"{list(first)} for one draw and {list(positions)} for another"
+        raise _wrong(task, "positions", got, "the same names for each")
 
 
 def _check_kinds(task: AbstractTask) -> None:

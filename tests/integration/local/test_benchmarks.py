@@ -41,10 +41,10 @@ def test_the_floor_counts_what_the_engine_computes(project: Path, monkeypatch: p
     )
     model, pairs = benchmark.random_model(setting), benchmark.random_pairs(setting, 1)
     batch = to_device(pairs, torch.device("cpu"))
-    engine = SuffixEngine(model, layers=setting.layers, prefix_P=batch.base_BT[0, : benchmark.N_PREFIX])
+    engine = SuffixEngine(model, layers=setting.layers, prefix_P=batch.base.ids_BT[0, : benchmark.N_PREFIX])
     shift = torch.zeros(setting.sizes["hidden_size"], requires_grad=True)
     with FlopCounterMode(display=False) as counter:
-        forward = engine.forward(batch.base_BT, batch.source_BT)
+        forward = engine.forward(batch.base, batch.source)
         for position in setting.positions:
             forward.intervene(position, list(setting.layers), lambda base, source: base + shift).sum().backward()
     assert 1.0 <= counter.get_total_flops() / benchmark.n_operations(setting) <= 1.06

@@ -31,9 +31,9 @@ def test_the_engines_agree(family: str, dtype: torch.dtype) -> None:
     """Logits of an intervention at each layer: to 1e-4 in float32, to bfloat16's rounding in bfloat16."""
     model = wrap_model(tiny_model(family, dtype=dtype).model.to(GPU))
     batch = to_device(random_pairs(4, 12, n_prefix=4), GPU)
-    engine = SuffixEngine(model, layers=[0, 1, 2], prefix_P=batch.base_BT[0, :4])
-    found = engine.forward(batch.base_BT, batch.source_BT).intervene(7, [0, 1, 2], lambda base, source: source)
-    plain = ReferenceEngine(model).forward(batch.base_BT, batch.source_BT)
+    engine = SuffixEngine(model, layers=[0, 1, 2], prefix_P=batch.base.ids_BT[0, :4])
+    found = engine.forward(batch.base, batch.source).intervene(7, [0, 1, 2], lambda base, source: source)
+    plain = ReferenceEngine(model).forward(batch.base, batch.source)
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     for layer in range(3):
         wanted = plain.intervene(7, [layer], lambda base, source: source)[0]

@@ -13,6 +13,7 @@ import torch
 from tests.integration.local.jobs import Row, make_cohort, progress_of, rows_of, write_job
 from workers import rows as rows_module
 from workers.cell import Job
+from workers.engine.base import TokenBatch
 from workers.engine.suffix import SuffixEngine
 from workers.job import run_job
 from workers.methods import training
@@ -55,11 +56,11 @@ def failing_forward(monkeypatch: pytest.MonkeyPatch, *, fails: Any, error: Excep
     """Shared forwards raise `error` while `fails(number of the call, number of pairs)`."""
     plain, calls = SuffixEngine.forward, []
 
-    def forward(self: SuffixEngine, base_BT: torch.Tensor, source_BT: torch.Tensor) -> Any:
-        calls.append(len(base_BT))
-        if fails(len(calls), len(base_BT)):
+    def forward(self: SuffixEngine, base: TokenBatch, source: TokenBatch) -> Any:
+        calls.append(len(base))
+        if fails(len(calls), len(base)):
             raise error
-        return plain(self, base_BT, source_BT)
+        return plain(self, base, source)
 
     monkeypatch.setattr(SuffixEngine, "forward", forward)
 

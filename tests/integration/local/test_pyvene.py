@@ -68,7 +68,7 @@ def pyvenes(model: LanguageModel, batch: Batch, point: tuple[int, int], matrix_D
     intervention.set_temperature(torch.tensor(TEMPERATURE))
     intervention.set_intervention_boundaries(BOUNDARY)
     _, output = intervenable(
-        {"input_ids": batch.base_BT}, [{"input_ids": batch.source_BT}], {"sources->base": position}
+        {"input_ids": batch.base.ids_BT}, [{"input_ids": batch.source.ids_BT}], {"sources->base": position}
     )
     rotation = intervention.rotate_layer.parametrizations.weight.original
     return measures(output.logits[:, -1], batch.label_B, rotation, intervention.intervention_boundaries)
@@ -84,10 +84,10 @@ def ours(
     if engine == "suffix":
         n_prefix = 40
         rotation: Any = TangentRotation(matrix_DD[None])
-        runner: Any = SuffixEngine(model, layers=[layer], prefix_P=batch.base_BT[0, :n_prefix])
+        runner: Any = SuffixEngine(model, layers=[layer], prefix_P=batch.base.ids_BT[0, :n_prefix])
     else:
         rotation, runner = ParametrizedRotation(matrix_DD[None]), ReferenceEngine(model)
-    forward = runner.forward(batch.base_BT, batch.source_BT)
+    forward = runner.forward(batch.base, batch.source)
     logits_CBV = forward.intervene(position, [layer], lambda base, source: rotation.mix(base, source, mask_CBD))
     return measures(logits_CBV[0], batch.label_B, rotation.parameters[0], boundary)
 
@@ -105,5 +105,5 @@ def test_logits_and_gradients_equal_pyvenes(
         torch.testing.assert_close(
             found[name], value, rtol=1e-5, atol=1e-5, msg=lambda text, what=name: f"{what}: {text}"
         )
-    untouched = model.model(batch.base_BT).logits[:, -1]
+    untouched = model.model(batch.base.ids_BT).logits[:, -1]
     assert (wanted["logits"] - untouched).abs().max() > 1e-2  # the intervention does something at all

@@ -17,6 +17,7 @@ from orchestrator.grid import Grid, cell_fields, expand
 from orchestrator.spec import load_spec
 from tests.unit.orchestrator.specs import llama_7b, raw_spec, spec_of
 from workers.cell import Cell
+from workers.layout import PromptLayout
 
 
 def grid_of(project: Path, **grid: Any) -> Grid:
@@ -74,7 +75,41 @@ def test_positions_by_index_range_and_label(project: Path, places: list[Any], ex
 def test_ambiguous_label_lists_the_indices() -> None:
     """A label that stands at several positions is refused with the positions to choose from."""
     with pytest.raises(AxisError, match="positions 0, 2; give one of these"):
-        resolve_positions(["digit"], ["digit", ".", "digit"], lambda label: [0, 2])
+        resolve_positions(["digit"], layout_of(["digit", ".", "digit"], {}))
+
+
+def layout_of(tokens: list[str], named: dict[str, int], *, is_indexed: bool = True) -> PromptLayout:
+    """A layout of prompts with these tokens; not indexed: with these names alone."""
+    return PromptLayout(
+        n_tokens=len(tokens),
+        is_indexed=is_indexed,
+        tokens=(*tokens, *(name for name, point in named.items() if point >= len(tokens))),
+        named=named,
+        first_tokens=(*range(len(tokens)), *(1 for point in named.values() if point >= len(tokens))),
+        n_prefix=0,
+        answer_tokens={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [(["giver"], [1]), (["receiver"], [3]), (["last", "receiver"], [2, 3]), ([-1], [2]), (["all"], [0, 1, 2, 3])],
+)
+def test_positions_by_name(places: list[Any], expected: list[int]) -> None:
+    """A name that stands still is its token's index, one that moves a further point; indices are of tokens alone."""
+    layout = layout_of(["When", "*", "to"], {"giver": 1, "receiver": 3, "last": 2})
+    assert resolve_positions(places, layout) == expected
+
+
+@pytest.mark.parametrize("place", [0, -1, "0..1", "to"])
+def test_an_index_means_nothing_where_prompts_differ_in_length(place: Any) -> None:
+    """The message has the names."""
+    layout = layout_of([], {"giver": 0, "last": 1}, is_indexed=False)
+    assert resolve_positions(["all"], layout) == [0, 1]
+    with pytest.raises(
+        AxisError, match="prompts differ in length, and the places that all of them have are giver, last"
+    ):
+        resolve_positions([place], layout)
 
 
 @pytest.mark.parametrize(

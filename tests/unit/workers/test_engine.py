@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.unit.workers.tiny import CONFIGS, random_pairs, tiny_model
+from tests.unit.workers.tiny import CONFIGS, ragged_pairs, random_pairs, tiny_model
 from workers.alignment import random_rotation
 from workers.engine.attention import NAME, tail_attention, with_earlier
+from workers.engine.base import AbstractForward
 from workers.engine.check import why_not_exact
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
@@ -34,11 +35,11 @@ def soft_intervention(
     rotation: AbstractRotation
     if engine == "suffix":
         rotation = TangentRotation(matrix)
-        prefix = batch.base_BT[0, :n_prefix]
-        forward = SuffixEngine(model, layers=[layer], prefix_P=prefix).forward(batch.base_BT, batch.source_BT)
+        prefix = batch.base.ids_BT[0, :n_prefix]
+        forward = SuffixEngine(model, layers=[layer], prefix_P=prefix).forward(batch.base, batch.source)
     else:
         rotation = ParametrizedRotation(matrix)
-        forward = ReferenceEngine(model).forward(batch.base_BT, batch.source_BT)
+        forward = ReferenceEngine(model).forward(batch.base, batch.source)
     mask_CBD = soft_masks(boundary, n_variables, 2.0, model.hidden_size)[:, batch.variable_B]
     logits = forward.intervene(position, [layer], lambda base, source: rotation.mix(base, source, mask_CBD))
     loss = nn.functional.cross_entropy(logits[0], batch.label_B) + boundary.sum()
@@ -70,6 +71,59 @@ def test_logits_loss_and_gradients_equal_the_hooked_whole_model(family: str, n_v
         assert_same(model, batch, point, n_variables=n_variables, n_prefix=n_prefix)
 
 
+def mixed_logits(forward: AbstractForward, point: int, layers: list[int]) -> tuple[Tensor, Tensor]:
+    """logits_CBV of cells that take a share of each dimension from the source, and its gradient."""
+    share_D = torch.linspace(0.1, 0.9, 32).requires_grad_()
+    logits_CBV = forward.intervene(point, layers, lambda base, source: base + (source - base) * share_D)
+    (gradient_D,) = torch.autograd.grad(torch.log_softmax(logits_CBV, dim=-1)[..., 3].sum(), share_D)
+    return logits_CBV.detach(), gradient_D
+
+
+@pytest.mark.parametrize("n_prefix", [0, 3])
+@pytest.mark.parametrize("family", list(CONFIGS))
+def test_prompts_of_unequal_length_are_each_as_if_alone(family: str, n_prefix: int) -> None:
+    """Ten families: a batch of unequal prompts, each with its own places, gives every pair what the plain engine gives
+    it on its own, where nothing is filled up."""
+    model, layers = tiny_model(family), [0, 1, 1, 2]
+    batch = to_device(ragged_pairs(6, n_prefix=n_prefix), CPU)
+    assert batch.base.filling is not None
+    fast = SuffixEngine(model, layers=layers, prefix_P=batch.base.ids_BT[0, :n_prefix]).forward(
+        batch.base, batch.source
+    )
+    alone = [
+        ReferenceEngine(model).forward(batch.base.rows(row, row + 1), batch.source.rows(row, row + 1))
+        for row in range(len(batch))
+    ]
+    base_logits = torch.cat([forward.base_logits() for forward in alone])
+    torch.testing.assert_close(fast.base_logits(), base_logits, rtol=1e-5, atol=1e-5)
+    for point in range(3):
+        wanted = [[mixed_logits(forward, point, [layer]) for forward in alone] for layer in layers]
+        logits_CBV = torch.stack([torch.cat([logits for logits, _ in cells], dim=1)[0] for cells in wanted])
+        gradient_D = torch.stack([gradient for cells in wanted for _, gradient in cells]).sum(dim=0)
+        found_CBV, found_D = mixed_logits(fast, point, layers)
+        torch.testing.assert_close(found_CBV, logits_CBV, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found_D, gradient_D, rtol=1e-5, atol=1e-5)
+
+
+def test_the_plain_engine_fills_up_without_a_trace() -> None:
+    """The oracle itself: a batch of unequal prompts gives what each gives alone."""
+    model, batch = tiny_model("llama"), to_device(ragged_pairs(6), CPU)
+    engine = ReferenceEngine(model)
+    found_CBV, _ = mixed_logits(engine.forward(batch.base, batch.source), 1, [1])
+    for row in range(len(batch)):
+        alone = engine.forward(batch.base.rows(row, row + 1), batch.source.rows(row, row + 1))
+        torch.testing.assert_close(found_CBV[:, row : row + 1], mixed_logits(alone, 1, [1])[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_place_in_the_prefix_is_refused() -> None:
+    """The shared forward has no hidden state there."""
+    model, batch = tiny_model("llama"), to_device(ragged_pairs(6, n_prefix=3), CPU)
+    first = int(batch.base.place_BP[:, 0].min())
+    engine = SuffixEngine(model, layers=[0], prefix_P=batch.base.ids_BT[0, : first + 1])
+    with pytest.raises(ValueError, match="position 0 lies in the common prefix"):
+        engine.forward(batch.base, batch.source).activations(0, [0])
+
+
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
 def test_eager_attention_is_exact_too(family: str) -> None:
     """The families' own eager attention gives the same."""
@@ -82,8 +136,8 @@ def test_every_layer_and_position_of_the_demo_model(demo_model: Path) -> None:
     model = load_model(demo_model, dtype="float32", device=CPU)
     batch = to_device(random_pairs(2, 82, n_prefix=41), CPU)
     layers = range(model.n_layers)
-    fast = SuffixEngine(model, layers=layers, prefix_P=batch.base_BT[0, :41]).forward(batch.base_BT, batch.source_BT)
-    plain = ReferenceEngine(model).forward(batch.base_BT, batch.source_BT)
+    fast = SuffixEngine(model, layers=layers, prefix_P=batch.base.ids_BT[0, :41]).forward(batch.base, batch.source)
+    plain = ReferenceEngine(model).forward(batch.base, batch.source)
     for position in range(69, 82):
         found = fast.intervene(position, list(layers), lambda base, source: (base + source) / 2)
         for layer in layers:
@@ -104,12 +158,12 @@ def test_any_shape_agrees(n_pairs: int, n_tokens: int, layers: list[int], data: 
     position = data.draw(st.integers(0, n_tokens - 1))
     n_prefix = data.draw(st.integers(0, min(position, n_tokens - 1)))
     batch = to_device(random_pairs(n_pairs, n_tokens, n_prefix=n_prefix, seed=n_pairs), CPU)
-    engine = SuffixEngine(model, layers=layers, prefix_P=batch.base_BT[0, :n_prefix])
+    engine = SuffixEngine(model, layers=layers, prefix_P=batch.base.ids_BT[0, :n_prefix])
     shares = torch.linspace(0.2, 0.9, len(layers))[:, None, None]
-    found = engine.forward(batch.base_BT, batch.source_BT).intervene(
+    found = engine.forward(batch.base, batch.source).intervene(
         position, layers, lambda base, source: base + (source - base) * shares
     )
-    plain = ReferenceEngine(model).forward(batch.base_BT, batch.source_BT)
+    plain = ReferenceEngine(model).forward(batch.base, batch.source)
     for index, layer in enumerate(layers):
         share = float(shares[index])
         wanted = plain.intervene(position, [layer], lambda base, source, w=share: base + (source - base) * w)
@@ -122,9 +176,9 @@ def test_bfloat16_differs_by_its_rounding_only(family: str) -> None:
     batch = to_device(random_pairs(4, 12, n_prefix=4), CPU)
 
     def logits(model: LanguageModel, name: str) -> Tensor:
-        fast = SuffixEngine(model, layers=[1], prefix_P=batch.base_BT[0, :4])
+        fast = SuffixEngine(model, layers=[1], prefix_P=batch.base.ids_BT[0, :4])
         engine = fast if name == "suffix" else ReferenceEngine(model)
-        forward = engine.forward(batch.base_BT, batch.source_BT)
+        forward = engine.forward(batch.base, batch.source)
         return forward.intervene(7, [1], lambda base, source: (base + source) / 2)
 
     whole = logits(tiny_model(family), "reference")
@@ -137,20 +191,20 @@ def test_the_bases_own_logits_are_a_by_product() -> None:
     """`base_logits` are those of the untouched model."""
     model = tiny_model("llama")
     batch = to_device(random_pairs(3, 9, n_prefix=2), CPU)
-    forward = SuffixEngine(model, layers=[0], prefix_P=batch.base_BT[0, :2]).forward(batch.base_BT, batch.source_BT)
-    torch.testing.assert_close(forward.base_logits(), model.model(batch.base_BT).logits[:, -1], rtol=1e-5, atol=1e-5)
+    forward = SuffixEngine(model, layers=[0], prefix_P=batch.base.ids_BT[0, :2]).forward(batch.base, batch.source)
+    torch.testing.assert_close(
+        forward.base_logits(), model.model(batch.base.ids_BT).logits[:, -1], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_model_is_left_as_it_was() -> None:
     """After a tail the blocks run their own forward again, with the model's own attention."""
     model = tiny_model("llama")
     batch = to_device(random_pairs(3, 9), CPU)
-    before = model.model(batch.base_BT).logits
-    SuffixEngine(model, layers=[0]).forward(batch.base_BT, batch.source_BT).intervene(
-        4, [0], lambda base, source: source
-    )
+    before = model.model(batch.base.ids_BT).logits
+    SuffixEngine(model, layers=[0]).forward(batch.base, batch.source).intervene(4, [0], lambda base, source: source)
     assert model.model.config._attn_implementation == "sdpa"
-    assert torch.equal(model.model(batch.base_BT).logits, before)
+    assert torch.equal(model.model(batch.base.ids_BT).logits, before)
 
 
 def test_a_plain_decoder_passes_its_trial() -> None:

@@ -16,9 +16,11 @@ from transformers import AutoModelForCausalLM
 from tests.unit.workers.tiny import CONFIGS, make_cohort, make_context, random_pairs, tiny_model
 from workers import models
 from workers.alignment import Alignment, CellFacts
+from workers.engine.base import TokenBatch
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.methods import boundless_das
+from workers.methods.base import to_device
 from workers.model_info import ModelError
 from workers.models import LanguageModel, load_model, wrap_model
 
@@ -50,7 +52,7 @@ def test_cells_of_every_family_train_alike_in_both_engines(tmp_path: Path, famil
     """A checkpoint loaded from disk: after three steps losses, boundaries and rotations agree but for rounding."""
     tiny_model(family).model.save_pretrained(tmp_path / "model")
     model = load_model(tmp_path / "model", dtype="float32", device=CPU)
-    prefix = torch.from_numpy(random_pairs(24, 12, n_prefix=3).base_BT[0, :3])
+    prefix = torch.from_numpy(random_pairs(24, 12, n_prefix=3).base.ids_BT[0, :3])
     fast = trained(tmp_path, model, SuffixEngine(model, layers=[0, 1, 2], prefix_P=prefix))
     plain = trained(tmp_path, model, ReferenceEngine(model))
     assert fast.keys() == plain.keys()
@@ -81,9 +83,9 @@ def test_the_dtype_asked_for_is_the_one_it_runs_in(tmp_path: Path, dtype: str) -
     loaded = load_model(tmp_path, dtype=dtype, device=CPU)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {getattr(torch, dtype)}
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
-    ids = torch.from_numpy(random_pairs(2, 9).base_BT)
-    found = SuffixEngine(loaded, layers=[0]).forward(ids, ids).base_logits()
-    torch.testing.assert_close(found, loaded.model(ids).logits[:, -1].float(), rtol=5e-2, atol=5e-2)
+    batch = to_device(random_pairs(2, 9), CPU)
+    found = SuffixEngine(loaded, layers=[0]).forward(batch.base, batch.source).base_logits()
+    torch.testing.assert_close(found, loaded.model(batch.base.ids_BT).logits[:, -1].float(), rtol=5e-2, atol=5e-2)
 
 
 # Several GPUs: what a CPU can show ------------------------------------------------------------------------------
@@ -136,13 +138,13 @@ def test_every_tensor_goes_where_it_is_needed(family: str) -> None:
     """Blocks on two devices, cells before and after the cut: no operation meets tensors of both."""
     with FakeTensorMode(), torch.no_grad():
         model = dealt_out(family, "meta")
-        ids, share_D = torch.ones(6, 12, dtype=torch.int64), torch.full((32,), 0.5)
+        prompts, share_D = TokenBatch.of_ids(torch.ones(3, 12, dtype=torch.int64)), torch.full((32,), 0.5)
 
         def mix(base: Tensor, source: Tensor) -> Tensor:
             return base + (source - base) * share_D  # what a cell learns lies where the model takes its token ids
 
-        plain = ReferenceEngine(model).forward(ids[:3], ids[3:])
-        fast = SuffixEngine(model, layers=[0, 1, 2], prefix_P=ids[0, :3]).forward(ids[:3], ids[3:])
+        plain = ReferenceEngine(model).forward(prompts, prompts)
+        fast = SuffixEngine(model, layers=[0, 1, 2], prefix_P=prompts.ids_BT[0, :3]).forward(prompts, prompts)
         assert {str(parameter.device) for parameter in model.blocks[1].parameters()} == {"meta"}
         for logits in (
             fast.base_logits(),
@@ -156,10 +158,13 @@ def test_every_tensor_goes_where_it_is_needed(family: str) -> None:
 def test_wrapped_blocks_give_the_same_logits_and_stay_wrapped() -> None:
     """accelerate's wrapping is called by the tails too, and is there when they are over."""
     plain, wrapped = tiny_model("llama"), dealt_out("llama", "cpu")
-    ids = torch.from_numpy(random_pairs(6, 12, n_prefix=3).base_BT)
+    batch = to_device(random_pairs(3, 12, n_prefix=3), CPU)
+    prefix = batch.base.ids_BT[0, :3]
     before = [block.forward for block in wrapped.blocks]
     logits = [
-        SuffixEngine(model, layers=[0, 2], prefix_P=ids[0, :3]).forward(ids[:3], ids[3:]).intervene(7, [0, 2], half_way)
+        SuffixEngine(model, layers=[0, 2], prefix_P=prefix)
+        .forward(batch.base, batch.source)
+        .intervene(7, [0, 2], half_way)
         for model in (plain, wrapped)
     ]
     assert torch.equal(*logits)

@@ -149,6 +149,7 @@ def test_token_offsets_point_into_the_text(tokenizer: Tokenizer) -> None:
     """Each token's characters, in order, nothing for the token that the tokenizer adds."""
     task = load_task({"name": "price_tagging"})
     text = task.prompt(task.sample(random.Random(0)))
-    offsets = tokenizer.offsets(text)
+    ((ids, offsets),) = tokenizer.encode_with_offsets([text])
+    assert [ids] == tokenizer.encode([text])
     assert offsets[0] == (0, 0)
     assert "".join(text[start:end] for start, end in offsets) == text

@@ -18,6 +18,7 @@ import pytest
 from workers.causal_model import CausalModel, Hypothesis
 from workers.layout import read_layout
 from workers.pairs import PairSet, make_pairs, make_prompts
+from workers.prompts import Prompts, n_common_prefix
 from workers.tasks import AbstractTask, TaskError, load_task
 from workers.tasks.price_tagging import PriceTagging
 from workers.tokens import Tokenizer
@@ -43,7 +44,7 @@ def make(tokenizer: Tokenizer, task: AbstractTask = GAME, hypothesis: str = "lef
 
 
 def digest(pairs: PairSet) -> str:
-    parts = (pairs.base_BT, pairs.source_BT, pairs.label_B, pairs.variable_B)
+    parts = (pairs.base.ids_BT, pairs.source.ids_BT, pairs.label_B, pairs.variable_B)
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
@@ -62,7 +63,7 @@ def test_labels_are_right_by_plain_arithmetic(tokenizer: Tokenizer) -> None:
         text = "".join(tokenizer.piece(int(token)) for token in row)
         return [float(number) for number in re.findall(r"\d\.\d\d", text)]
 
-    for base_T, source_T, label in zip(pairs.base_BT, pairs.source_BT, pairs.label_B, strict=True):
+    for base_T, source_T, label in zip(pairs.base.ids_BT, pairs.source.ids_BT, pairs.label_B, strict=True):
         (_, upper, amount), (source_lower, _, source_amount) = numbers(base_T), numbers(source_T)
         assert label == answers[source_lower <= source_amount and amount <= upper]
 
@@ -114,7 +115,7 @@ def test_another_seed_split_size_hypothesis_or_task_draws_other_pairs(
     """The amounts of the first 40 bases are others."""
 
     def amounts(pairs: PairSet) -> Any:
-        return pairs.base_BT[:40, 69:74].tolist()
+        return pairs.base.ids_BT[:40, 69:74].tolist()
 
     assert amounts(make(tokenizer, **change)) != amounts(make(tokenizer))
 
@@ -124,7 +125,7 @@ def test_with_many_answers_half_of_the_pairs_change_the_answer(tokenizer: Tokeni
     task = load_task({"name": "arithmetic"})
     pairs, layout = make(tokenizer, task, "add_first"), read_layout(task, tokenizer)
     changed = 0
-    for base_T, label in zip(pairs.base_BT, pairs.label_B, strict=True):
+    for base_T, label in zip(pairs.base.ids_BT, pairs.label_B, strict=True):
         text = "".join(tokenizer.piece(int(token)) for token in base_T)
         a, b, c = (int(number) for number in re.findall(r"\d+", text))
         changed += label != layout.answer_tokens[(a + b) * c % 10]
@@ -216,8 +217,8 @@ def test_prompts_carry_the_right_answer(tokenizer: Tokenizer) -> None:
 def pair_set(base: list[list[int]], source: list[list[int]], labels: list[int]) -> PairSet:
     zeros = np.zeros(len(labels), dtype=np.int64)
     return PairSet(
-        base_BT=np.array(base),
-        source_BT=np.array(source),
+        base=Prompts.of_rows(base),
+        source=Prompts.of_rows(source),
         label_B=np.array(labels),
         variable_B=zeros,
         value_B=zeros.astype(np.float64),
@@ -235,7 +236,7 @@ def pair_set(base: list[list[int]], source: list[list[int]], labels: list[int]) 
 )
 def test_the_common_prefix_is_that_of_all_prompts(base: list[Any], source: list[Any], n_common: int) -> None:
     """Counted over bases and sources, never the whole prompt."""
-    assert pair_set(base, source, [0, 1]).n_common_prefix == n_common
+    assert n_common_prefix(Prompts.of_rows(base), Prompts.of_rows(source)) == n_common
 
 
 def test_a_dummy_says_the_most_frequent_label() -> None:
@@ -246,5 +247,5 @@ def test_a_dummy_says_the_most_frequent_label() -> None:
 def test_taken_pairs_stay_together() -> None:
     """Rows 2 and 0, in that order, of every part."""
     taken = pair_set([[1], [2], [3]], [[4], [5], [6]], [7, 8, 9]).take(np.array([2, 0]))
-    assert (taken.base_BT.ravel().tolist(), taken.source_BT.ravel().tolist()) == ([3, 1], [6, 4])
+    assert (taken.base.ids_BT.ravel().tolist(), taken.source.ids_BT.ravel().tolist()) == ([3, 1], [6, 4])
     assert taken.label_B.tolist() == [9, 7]

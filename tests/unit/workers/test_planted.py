@@ -12,7 +12,7 @@ from tests.unit.workers.planted import D, P, Planted, planted_model, save_plante
 from tests.unit.workers.tiny import make_cohort, make_context
 from workers.alignment import Alignment
 from workers.engine.suffix import SuffixEngine
-from workers.evaluate import Counts, count_correct
+from workers.evaluate import Counts, count_right
 from workers.layout import read_layout
 from workers.methods import boundless_das
 from workers.methods.base import to_device
@@ -38,7 +38,7 @@ def counts_by_point(folder: Path, hypothesis_name: str, *, wired: bool) -> dict[
     context = make_context(folder, cohort, model, pairs("train", 1200), n_variables=n_variables)
     columns = boundless_das.fit(context)
     engine = SuffixEngine(model, layers=[0, 1])
-    counts = count_correct(engine, columns, to_device(pairs("test", 500), CPU), micro_batch=100)
+    counts = count_right(engine, columns, to_device(pairs("test", 500), CPU), micro_batch=100)
     return {
         (cell.layer, column.position): count
         for column, column_counts in zip(columns, counts, strict=True)
@@ -65,7 +65,7 @@ def test_interchanging_the_planted_direction_is_the_counterfactual(tmp_path: Pat
     pairs = make_pairs(task, task.hypotheses["left_boundary"], tokenizer, layout, n_pairs=300, split="test", seed=1)
     batch = to_device(pairs, CPU)
     alignment = Alignment(torch.eye(D)[None, :, [P]], torch.ones(1, 1, 1))
-    forward = SuffixEngine(model, layers=[0]).forward(batch.base_BT, batch.source_BT)
+    forward = SuffixEngine(model, layers=[0]).forward(batch.base, batch.source)
     logits = forward.intervene(4, [0], alignment.mix(batch.variable_B))
     assert torch.equal(logits[0].argmax(dim=-1), batch.label_B)
 

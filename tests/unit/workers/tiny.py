@@ -19,6 +19,7 @@ from workers.methods.base import FitContext, Interrupted
 from workers.methods.settings import method_settings
 from workers.models import LanguageModel, wrap_model
 from workers.pairs import PairSet
+from workers.prompts import Prompts
 
 _SIZES = {
     "vocab_size": 97,
@@ -71,11 +72,33 @@ def random_pairs(n_pairs: int, n_tokens: int, *, n_prefix: int = 0, n_variables:
     base_BT, source_BT = rng.integers(3, 97, (2, n_pairs, n_tokens))
     base_BT[:, :n_prefix] = source_BT[:, :n_prefix] = base_BT[0, :n_prefix]
     return PairSet(
-        base_BT=base_BT,
-        source_BT=source_BT,
+        base=Prompts.of_rows(base_BT),
+        source=Prompts.of_rows(source_BT),
         label_B=rng.integers(3, 5, n_pairs),
         variable_B=rng.integers(0, n_variables, n_pairs),
         value_B=(base_BT[:, -1] % 2).astype(np.float64),
+    )
+
+
+def ragged_pairs(n_pairs: int, *, n_prefix: int = 0, n_variables: int = 1, seed: int = 0) -> PairSet:
+    """Arbitrary prompts of 8 to 12 tokens that share `n_prefix` first ones, with three points: one before the last
+    four tokens, one among them, and the last."""
+    rng = np.random.default_rng(seed)
+    shared = rng.integers(3, 97, n_prefix)
+
+    def prompts() -> Prompts:
+        lengths = rng.integers(8, 13, n_pairs)
+        rows = [[*shared, *rng.integers(3, 97, length - n_prefix)] for length in lengths]
+        places = np.stack([rng.integers(n_prefix, lengths - 4), lengths - rng.integers(2, 5, n_pairs), lengths - 1])
+        return Prompts.of_rows(rows, places.T)
+
+    base = prompts()
+    return PairSet(
+        base=base,
+        source=prompts(),
+        label_B=rng.integers(3, 5, n_pairs),
+        variable_B=rng.integers(0, n_variables, n_pairs),
+        value_B=(base.ids_BT[:, n_prefix] % 2).astype(np.float64),
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tests.unit.workers.planted import P, Planted, planted_model, save_planted
 from tests.unit.workers.tiny import make_cohort, make_context, random_pairs, tiny_model
 from workers.alignment import Alignment, Column, Probe
+from workers.engine.base import TokenBatch
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.evaluate import Counts, count_right
@@ -44,8 +45,8 @@ def context_of(folder: Path, method: str, points: list[tuple[int, int]] = POINTS
 
 def read_by_hooks(context: FitContext, layer: int, position: int) -> NDArray[np.float64]:
     """The base prompts' hidden states, by the plain engine."""
-    ids = torch.from_numpy(context.train.base_BT)
-    hidden, _ = ReferenceEngine(tiny_model("llama")).forward(ids, ids).activations(position, [layer])
+    prompts = TokenBatch.of(context.train.base, context.device)
+    hidden, _ = ReferenceEngine(tiny_model("llama")).forward(prompts, prompts).activations(position, [layer])
     return hidden[0].double().numpy()
 
 
@@ -57,9 +58,9 @@ def alignment_of(column: Column) -> Alignment:
 @pytest.mark.parametrize("n_prompts", [1, 2, 7, 8])
 def test_both_lanes_of_a_forward_give_every_prompt_once(n_prompts: int) -> None:
     """Even and odd numbers of prompts, in their order."""
-    model, ids = tiny_model("llama"), torch.from_numpy(random_pairs(8, 9).base_BT[:n_prompts])
-    found = HiddenStates(SuffixEngine(model, layers=[0, 1]), ids).at(5, [0, 1])
-    wanted, _ = ReferenceEngine(model).forward(ids, ids).activations(5, [0, 1])
+    model, prompts = tiny_model("llama"), TokenBatch.of(random_pairs(8, 9).base, CPU).rows(0, n_prompts)
+    found = HiddenStates(SuffixEngine(model, layers=[0, 1]), prompts).at(5, [0, 1])
+    wanted, _ = ReferenceEngine(model).forward(prompts, prompts).activations(5, [0, 1])
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
