@@ -116,8 +116,8 @@ def train(model: Any, tokenizer: Any, variants: Mapping[str, Variant], plan: Tra
     for step in range(1, plan.steps + 1):
         shown = {name: one.share for name, one in variants.items() if one.start <= (step - 1) / plan.steps < one.end}
         (name,) = rng.choices(list(shown), list(shown.values()))
-        tokens, labels = make_batch(tasks[name], tokenizer, rng, plan.batch)
-        logits = last_logits(model, tokens)
+        tokens, lengths, labels = make_batch(tasks[name], tokenizer, rng, plan.batch)
+        logits = last_logits(model, tokens, lengths)
         loss = torch.nn.functional.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()
@@ -130,22 +130,26 @@ def train(model: Any, tokenizer: Any, variants: Mapping[str, Variant], plan: Tra
             print(f"step {step}/{plan.steps}  loss {loss.item():.4f}  right {share:.3f}  {spent:.0f} s", flush=True)
 
 
-def make_batch(task: AbstractTask, tokenizer: Any, rng: random.Random, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`n` fresh prompts' token ids, n x tokens, and the id of each one's right answer."""
+def make_batch(
+    task: AbstractTask, tokenizer: Any, rng: random.Random, n: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`n` fresh prompts' token ids, n x tokens, filled up behind their ends; their lengths; each one's right answer."""
     draws = [task.sample(rng) for _ in range(n)]
-    tokens = torch.tensor(tokenizer([task.prompt(inputs) for inputs in draws])["input_ids"])
+    rows = [torch.tensor(row) for row in tokenizer([task.prompt(inputs) for inputs in draws])["input_ids"]]
     labels = tokenizer.convert_tokens_to_ids([task.answers[task.outcome(inputs)] for inputs in draws])
-    return tokens, torch.tensor(labels)
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return tokens, torch.tensor([len(row) for row in rows]), torch.tensor(labels)
 
 
-def last_logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """The logits at the last position, n x vocabulary."""
+def last_logits(model: Any, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The logits at each prompt's last token, n x vocabulary."""
     same = (tokens == tokens[0]).all(dim=0).long().cumprod(dim=0)
-    n_prefix = min(int(same.sum()), tokens.shape[1] - 1)
+    n_prefix = min(int(same.sum()), int(lengths.min()) - 1)
     cache = DynamicCache(config=model.config)
     model.model(tokens[:1, :n_prefix], past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(len(tokens))
-    return model(tokens[:, n_prefix:], past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+    hidden = model.model(tokens[:, n_prefix:], past_key_values=cache, use_cache=True).last_hidden_state
+    return model.lm_head(hidden[torch.arange(len(tokens)), lengths - 1 - n_prefix])
 
 
 @torch.no_grad()
@@ -155,8 +159,8 @@ def accuracy(model: Any, tokenizer: Any, task: AbstractTask, *, n: int) -> float
     rng = random.Random("fresh prompts")
     n_right = 0
     for start in range(0, n, 500):
-        tokens, labels = make_batch(task, tokenizer, rng, min(500, n - start))
-        n_right += int((model(tokens, logits_to_keep=1).logits[:, -1].argmax(-1) == labels).sum())
+        tokens, lengths, labels = make_batch(task, tokenizer, rng, min(500, n - start))
+        n_right += int((last_logits(model, tokens, lengths).argmax(-1) == labels).sum())
     return n_right / n
 
 

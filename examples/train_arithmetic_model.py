@@ -23,8 +23,8 @@ VARIANTS = {
     "sum of 10 to 12": Variant(task=SUM | {"addends": [10, 12]}, share=1.0, end=0.05),
     "sum of 10 to 14": Variant(task=SUM | {"addends": [10, 14]}, share=1.0, start=0.05, end=0.15),
     "sum of 10 to 19": Variant(task=SUM | {"addends": [10, 19]}, share=1.0, start=0.15, end=0.3),
-    "sum": Variant(task=SUM, share=0.3, start=0.3),
-    "product": Variant(task={"name": "arithmetic"}, share=0.7, start=0.4),
+    "sum": Variant(task=SUM | {"addends": [1, 99]}, share=0.3, start=0.3),
+    "product": Variant(task={"name": "arithmetic", "addends": [1, 99]}, share=0.7, start=0.4),
 }
 
 if __name__ == "__main__":

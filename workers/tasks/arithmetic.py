@@ -34,8 +34,8 @@ HYPOTHESES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic(AbstractTask):
-    """The task's settings. `addends` and `factors`: the least and the greatest, both of as many digits, so that all
-    prompts have as many tokens. Without `factors` the prompt ends after the bracket, and asks for the sum."""
+    """The task's settings. `addends` and `factors`: the least and the greatest. Without `factors` the prompt ends after
+    the bracket, and asks for the sum."""
 
     name: ClassVar[str] = "arithmetic"
 
@@ -45,8 +45,8 @@ class Arithmetic(AbstractTask):
     def __post_init__(self) -> None:
         for key in ("addends", "factors") if self.factors else ("addends",):
             ends = list(getattr(self, key))
-            if len(ends) != 2 or not 0 <= ends[0] < ends[1] or len(str(ends[0])) != len(str(ends[1])):
-                raise TaskError(f"{key}: got {ends}; give two numbers of as many digits, the smaller one first")
+            if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
+                raise TaskError(f"{key}: got {ends}; give two numbers, the smaller one first")
 
     def sample(self, rng: random.Random) -> dict[str, Any]:
         """Addends a and b, factor c, each uniform; c = 1 for a sum."""
@@ -56,6 +56,12 @@ class Arithmetic(AbstractTask):
     def prompt(self, inputs: Mapping[str, Any]) -> str:
         """The question; the answer is one digit."""
         return (PRODUCT if self.factors else SUM).format(**inputs)
+
+    def positions(self, inputs: Mapping[str, Any]) -> dict[str, int]:
+        """Where the digits lie that the answer depends on, and the bracket behind which the sum can be known."""
+        text = self.prompt(inputs)
+        found = {"a": text.index("+") - 1, "b": text.index(")") - 1, "bracket": text.index(")")}
+        return found | ({"c": len(text) - 2} if self.factors else {})
 
     @property
     def answers(self) -> Mapping[Any, str]:

@@ -42,6 +42,14 @@ class Order(AbstractTask):
         )
         return {"order": Hypothesis(name="order", model=model, variables=("L",))}
 """
+
+
+def positions(value: str) -> tuple[str, str]:
+    """What adds named positions to the task."""
+    answers = "    @property\n    def answers(self):"
+    return answers, f"    def positions(self, inputs):\n        return {value}\n\n{answers}"
+
+
 # What is written in place of what, and what is said of it: FILE stands for the file's path.
 MISTAKES: dict[str, tuple[str, str, str]] = {
     # the file cannot be read as Python, or raises
@@ -81,6 +89,19 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "lambda L: L",
         "lambda L, m, n: m <= n",
         "FILE:24: task 'order', hypothesis 'order': interchanging 'L'",
+    ),
+    # positions by name
+    "positions are no mapping": (*positions("[1]"), "FILE:17: task 'order': positions gave [1]; a mapping from names"),
+    "a position's name": (*positions('{"the end": 1}'), "positions gave the name 'the end'; a word of letters"),
+    "a taken name": (*positions('{"last": 1}'), "positions gave the name 'last'; a word of letters, digits and _, but"),
+    "names that come and go": (
+        *positions("{'ab'[inputs['m'] % 2]: 1}"),
+        "for another; the same names for each is right",
+    ),
+    "positions raise": (*positions('{"m": inputs["q"]}'), "FILE:18, positions: KeyError: 'q'"),
+    "no such character": (
+        *positions('{"m": 99}'),
+        "FILE:17: task 'order': position 'm' is given as character 99, where",
     ),
     "one class": ("m <= n", "m <= 9", "FILE:25: task 'order', hypothesis 'order': 10000 draws gave one label only"),
 }
@@ -159,4 +180,39 @@ def test_a_mistake_in_a_task_file_is_said_with_its_line(command: Command, tmp_pa
 def test_a_wrong_use_of_a_right_file_is_said_too(command: Command, changes: dict[str, Any], message: str) -> None:
     """A setting's variation that cannot be drawn, another file, a name that the file lacks, no file."""
     code, said = command("submit", TASK, **changes)
+    assert (code, message in said) == (2, True), said
+
+
+NAMED = TASK.replace(*positions("{'n': self.prompt(inputs).index('?') - 1}"))
+
+
+def test_prompts_of_unequal_length_are_planned_by_name(command: Command) -> None:
+    """Numbers of one and two digits, the position named; a setting of other lengths has the name too."""
+    task, setting = {"file": "order.py", "most": 99}, {"name": "short", "task": {"most": 9}}
+    grid = {"experiments": ["order"], "layers": [0], "positions": ["n", "last"]}
+    assert command("plan", NAMED, task=task, grid=grid, settings=[setting]) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("most", "places", "message"),
+    [
+        (
+            99,
+            [-1],
+            "key `grid.positions`: got -1; prompts differ in length, and the places that all of them have are n, ",
+        ),
+        (
+            9,
+            [-3],
+            "key `settings[0].task`: setting 'long': its prompts differ in length, so that position 14 ('digit')",
+        ),
+    ],
+)
+def test_an_index_into_prompts_of_unequal_length_is_refused(
+    command: Command, most: int, places: list[int], message: str
+) -> None:
+    """In the task's own prompts and in a setting's."""
+    grid = {"experiments": ["order"], "layers": [0], "positions": places}
+    settings = [{"name": "long", "task": {"most": 99}}]
+    code, said = command("plan", NAMED, task={"file": "order.py", "most": most}, grid=grid, settings=settings)
     assert (code, message in said) == (2, True), said

@@ -1,9 +1,10 @@
 """A hand-wired GPT-2 that decides X <= Z <= Y by P = [X <= Z] and Q = [Z <= Y], each in a known direction.
 
-Prompt: `<s> X Z Y =`, the numbers 0..9 being one token each; the answer is Yes or No.
+Prompt: `<s> x3 z5 y7 =`, each letter with its number 0..9 being one token; the answer is Yes or No. Words that say
+nothing (`um`) may stand before the letters.
 
-    embedding   a number's value in dimension VALUE; one dimension a position
-    block 0     the last position's heads 0, 1, 2 read X, Z, Y into dimensions X, Z, Y; the MLP writes
+    embedding   a number's value in dimension VALUE; one dimension a letter, and one for `=`
+    block 0     at `=`, heads 0, 1, 2 read x, z, y into dimensions X, Z, Y, wherever these stand; the MLP writes
                 P = relu(Z - X + 1) - relu(Z - X) into dimension P, and Q likewise: exactly 0 or 1 for whole numbers
     block 1     no attention; the MLP writes relu(P + Q - 1), P and Q, into dimension BOTH and erases P, Q, X, Y and Z
                 (left there, a linear reading of P from the source and Q from the base would be a conjunction too)
@@ -32,23 +33,33 @@ from workers.tasks.price_tagging import HYPOTHESES
 
 D, HEADS = 24, 3
 PLUS, MINUS, VALUE, X, Z, Y, P, Q, BOTH = 0, 1, 2, 3, 4, 5, 6, 7, 8
-AT = 9  # dimensions 9..13: which position this is
+IS = 9  # dimensions 9..12: whether this is an x, z, y or =
 BALANCE = 14
 C, SHARP = 1000.0, 60.0
-VOCABULARY = ["<s>", *map(str, range(10)), "=", "Yes", "No"]
+LETTERS = "xzy"
+VOCABULARY = ["<s>", *(f"{letter}{number}" for letter in LETTERS for number in range(10)), "=", "um", "Yes", "No"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planted(AbstractTask):
-    """Is Z between X and Y? In the model's own little language."""
+    """Is Z between X and Y? In the model's own little language: `lead` words that say nothing come first, and up to
+    `fillers` of them before x and before z."""
 
     name: ClassVar[str] = "planted"
 
+    lead: int = 0
+    fillers: int = 0
+
     def sample(self, rng: random.Random) -> dict[str, Any]:
-        return {"X": rng.randrange(10), "Y": rng.randrange(10), "Z": rng.randrange(10)}
+        numbers = {"X": rng.randrange(10), "Y": rng.randrange(10), "Z": rng.randrange(10)}
+        return numbers | {"before_x": rng.randint(0, self.fillers), "before_z": rng.randint(0, self.fillers)}
 
     def prompt(self, inputs: Mapping[str, Any]) -> str:
-        return f"{inputs['X']} {inputs['Z']} {inputs['Y']} ="
+        fillers = ["um " * inputs[name] for name in ("before_x", "before_z")]
+        return f"{'um ' * self.lead}{fillers[0]}x{inputs['X']} {fillers[1]}z{inputs['Z']} y{inputs['Y']} ="
+
+    def positions(self, inputs: Mapping[str, Any]) -> dict[str, int]:
+        return {letter: self.prompt(inputs).index(letter) for letter in LETTERS}
 
     @property
     def answers(self) -> Mapping[Any, str]:
@@ -64,7 +75,7 @@ def planted_model(*, wired: bool = True) -> GPT2LMHeadModel:
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=len(VOCABULARY),
-        n_positions=8,
+        n_positions=16,
         n_embd=D,
         n_layer=2,
         n_head=HEADS,
@@ -86,20 +97,21 @@ def _wire(model: GPT2LMHeadModel) -> None:
     for parameter in model.parameters():
         parameter.zero_()
     body = model.transformer
-    for number in range(10):
-        body.wte.weight[1 + number, VALUE] = number
+    for index, letter in enumerate(LETTERS):
+        for number in range(10):
+            row = VOCABULARY.index(f"{letter}{number}")
+            body.wte.weight[row, VALUE], body.wte.weight[row, IS + index] = number, 1.0
+    body.wte.weight[VOCABULARY.index("="), IS + 3] = 1.0
     body.wpe.weight[:, PLUS], body.wpe.weight[:, MINUS] = C, -C
-    for position in range(5):
-        body.wpe.weight[position, AT + position] = 1.0
     scale = C * (2 / D) ** 0.5  # a layer norm divides by this
     for norm in (body.h[0].ln_1, body.h[0].ln_2, body.h[1].ln_1, body.h[1].ln_2, body.ln_f):
         norm.weight.fill_(scale)
     head_size = D // HEADS
     attention = body.h[0].attn
-    for head, (position, target) in enumerate(((1, X), (2, Z), (3, Y))):
+    for head, target in enumerate((X, Z, Y)):
         first = head * head_size
-        attention.c_attn.weight[AT + 4, first] = SHARP * head_size**0.5  # query: the last position
-        attention.c_attn.weight[AT + position, D + first] = 1.0  # key: the position of the number
+        attention.c_attn.weight[IS + 3, first] = SHARP * head_size**0.5  # query: the `=`
+        attention.c_attn.weight[IS + head, D + first] = 1.0  # key: the letter
         attention.c_attn.weight[VALUE, 2 * D + first] = 1.0
         attention.c_proj.weight[first, target] = 1.0
     for first, (low, high, target) in zip((0, 2), ((X, Z, P), (Z, Y, Q)), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,35 +11,37 @@ import torch
 from orchestrator.statistics import wilson_interval
 from tests.unit.workers.planted import D, P, Planted, planted_model, save_planted
 from tests.unit.workers.tiny import make_cohort, make_context
-from workers.alignment import Alignment
+from workers.alignment import Alignment, CellFacts, Column
 from workers.engine.suffix import SuffixEngine
 from workers.evaluate import Counts, count_right
-from workers.layout import read_layout
+from workers.layout import moved_positions, read_layout
 from workers.methods import boundless_das
 from workers.methods.base import to_device
 from workers.models import wrap_model
-from workers.pairs import make_pairs
+from workers.pairs import PairSet, make_pairs
+from workers.tasks import TaskError
 from workers.tokens import Tokenizer
 
 CPU = torch.device("cpu")
+PLAIN = Planted()
 POINTS = [(layer, position) for position in (2, 4) for layer in (0, 1)]
 SETTINGS = {"batch_size": 32, "rotation_lr": 1e-2, "boundary_lr": 2e-2, "boundary_penalty": 0.2}
 
 
-def counts_by_point(folder: Path, hypothesis_name: str, *, wired: bool) -> dict[tuple[int, int], Counts]:
-    task, model = Planted(), wrap_model(planted_model(wired=wired))
-    tokenizer = Tokenizer.load(save_planted(folder, wired=wired))
-    hypothesis, layout = task.hypotheses[hypothesis_name], read_layout(task, tokenizer)
+def pairs_of(task: Planted, hypothesis: str, tokenizer: Tokenizer, split: str, n_pairs: int) -> PairSet:
+    layout = read_layout(task, tokenizer)
+    return make_pairs(task, task.hypotheses[hypothesis], tokenizer, layout, n_pairs=n_pairs, split=split, seed=1)
 
-    def pairs(split: str, n_pairs: int):
-        return make_pairs(task, hypothesis, tokenizer, layout, n_pairs=n_pairs, split=split, seed=1)
 
-    cohort = make_cohort(POINTS, **SETTINGS, epochs=12 if wired else 2)
-    n_variables = len(hypothesis.variables)
-    context = make_context(folder, cohort, model, pairs("train", 1200), n_variables=n_variables)
-    columns = boundless_das.fit(context)
-    engine = SuffixEngine(model, layers=[0, 1])
-    counts = count_right(engine, columns, to_device(pairs("test", 500), CPU), micro_batch=100)
+def counts_by_point(
+    folder: Path, hypothesis: str, *, wired: bool, task: Planted = PLAIN, points: Sequence[tuple[int, int]] = POINTS
+) -> dict[tuple[int, int], Counts]:
+    model, tokenizer = wrap_model(planted_model(wired=wired)), Tokenizer.load(save_planted(folder, wired=wired))
+    cohort = make_cohort(points, **SETTINGS, epochs=16 if wired else 2)
+    train, test = (pairs_of(task, hypothesis, tokenizer, *what) for what in (("train", 1200), ("test", 500)))
+    n_variables = len(task.hypotheses[hypothesis].variables)
+    columns = boundless_das.fit(make_context(folder, cohort, model, train, n_variables=n_variables))
+    counts = count_right(SuffixEngine(model, layers=[0, 1]), columns, to_device(test, CPU), micro_batch=100)
     return {
         (cell.layer, column.position): count
         for column, column_counts in zip(columns, counts, strict=True)
@@ -50,7 +53,8 @@ def test_the_planted_model_plays_its_game(tmp_path: Path) -> None:
     """All 1,000 prompts are answered right."""
     task = Planted()
     tokenizer = Tokenizer.load(save_planted(tmp_path))
-    draws = [{"X": x, "Y": y, "Z": z} for x in range(10) for y in range(10) for z in range(10)]
+    nothing = {"before_x": 0, "before_z": 0}
+    draws = [{"X": x, "Y": y, "Z": z, **nothing} for x in range(10) for y in range(10) for z in range(10)]
     ids = torch.tensor(tokenizer.encode([task.prompt(draw) for draw in draws]))
     said = planted_model()(ids).logits[:, -1].argmax(dim=-1)
     answers = read_layout(task, tokenizer).answer_tokens
@@ -72,10 +76,22 @@ def test_interchanging_the_planted_direction_is_the_counterfactual(tmp_path: Pat
 
 def test_the_variable_is_found_where_it_is_and_only_there(tmp_path: Path) -> None:
     """P after block 0 at the last position: IIA of at least 0.99; elsewhere no better than the best control."""
-    counts = counts_by_point(tmp_path, "left_boundary", wired=True)
-    assert counts[0, 4].n_correct / counts[0, 4].n_total >= 0.99
+    assert_found_only_at((0, 4), counts_by_point(tmp_path, "left_boundary", wired=True))
+
+
+def test_the_variable_is_found_by_name_where_prompts_differ_in_length(tmp_path: Path) -> None:
+    """Words that say nothing push x, z and the end about: the same truth at the points `last` (3) and `z` (1)."""
+    moving = Planted(fillers=3)
+    layout = read_layout(moving, Tokenizer.load(save_planted(tmp_path)))
+    assert (layout.is_indexed, layout.tokens) == (False, ("x", "z", "y", "last"))
+    points = [(layer, point) for point in (1, 3) for layer in (0, 1)]
+    assert_found_only_at((0, 3), counts_by_point(tmp_path, "left_boundary", wired=True, task=moving, points=points))
+
+
+def assert_found_only_at(place: tuple[int, int], counts: dict[tuple[int, int], Counts]) -> None:
+    assert counts[place].n_correct / counts[place].n_total >= 0.99
     for point, count in counts.items():
-        if point != (0, 4):
+        if point != place:
             best_control = max(count.n_correct_none, count.n_correct_full, count.n_correct_random)
             low, _ = wilson_interval(count.n_correct, count.n_total)
             assert low <= best_control / count.n_total, point
@@ -95,3 +111,39 @@ def test_an_untrained_model_shows_nothing(tmp_path: Path, hypothesis: str) -> No
         best_control = max(count.n_correct_none, count.n_correct_full, count.n_correct_random, count.n_total // 2)
         low, _ = wilson_interval(count.n_correct, count.n_total, confidence=0.999)
         assert low <= best_control / count.n_total, point
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "position", "place"),
+    [
+        (Planted(), Planted(lead=2), 4, 6),  # an index keeps its distance from the end
+        (Planted(fillers=3), Planted(fillers=2, lead=1), 3, 3),  # a name its name
+        (Planted(fillers=3), Planted(), 3, 4),  # where nothing moves, the name is an index
+    ],
+)
+def test_a_setting_is_evaluated_where_the_position_moved_to(
+    tmp_path: Path, own: Planted, other: Planted, position: int, place: int
+) -> None:
+    """The planted direction gives every label there, and at any other token no more than no intervention does."""
+    model, tokenizer = wrap_model(planted_model()), Tokenizer.load(save_planted(tmp_path))
+    moved = moved_positions(read_layout(own, tokenizer), read_layout(other, tokenizer), [position], "s")
+    assert moved == {position: place}
+    (cell,) = make_cohort([(0, position)]).cells
+    alignment = Alignment(torch.eye(D)[None, :, [P]], torch.ones(1, 1, 1))
+    column = Column(position=position, cells=(cell,), learned=alignment, facts=(CellFacts(),))
+    pairs = to_device(pairs_of(other, "left_boundary", tokenizer, "test", 300), CPU)
+    engine = SuffixEngine(model, layers=[0])
+    ((found,),) = count_right(engine, [column], pairs, micro_batch=100, moved=moved)
+    ((astray,),) = count_right(engine, [column], pairs, micro_batch=100, moved={position: place - 1})
+    assert found.n_correct == found.n_total
+    assert astray.n_correct == astray.n_correct_none < astray.n_total
+
+
+def test_a_position_that_a_setting_lacks_is_refused(tmp_path: Path) -> None:
+    """An index into prompts that differ in length, and one where another token stands."""
+    tokenizer = Tokenizer.load(save_planted(tmp_path))
+    plain, moving, longer = (read_layout(task, tokenizer) for task in (PLAIN, Planted(fillers=3), Planted(lead=2)))
+    with pytest.raises(TaskError, match="setting 's': its prompts differ in length, so that position 4"):
+        moved_positions(plain, moving, [4], "s")
+    with pytest.raises(TaskError, match=r"position 1 \('um'\) would move to -1, where 'nothing' stands"):
+        moved_positions(longer, plain, [1], "s")

@@ -98,6 +98,24 @@ def test_a_setting_added_later_gives_the_rows_of_one_that_was_there(
     assert [row["status"] for row in wanted] == ["done", "done"]
 
 
+def test_prompts_of_unequal_length_run_in_every_engine(make_job: Callable[..., Job]) -> None:
+    """Whole jobs by name, gate and further settings among them: swapping the whole vector at `last` gives the same
+    counts in each engine, and they are not those of no intervention."""
+    found = {}
+    for engine in ("suffix", "reference"):
+        settings = (Setting(name="short", task={"fillers": 1}), RIGHT)
+        job = make_job(engine, "j1", method="interchange", settings=settings)
+        stream = replace(job.cohorts[0].stream, task={"name": "planted", "fillers": 3}, engine=engine)
+        cells = [Cell(stream=stream, layer=layer, position=3) for layer in (0, 1)]
+        job_cells = tuple(JobCell(key=cell.key(), layer=cell.layer, position=3, token="last") for cell in cells)
+        rows = run(replace(job, cohorts=(replace(job.cohorts[0], stream=stream, cells=job_cells),)))
+        assert {row["task_accuracy"] for row in rows} == {1.0}
+        found[engine] = [(row["setting"], row["layer"], row["n_correct"], row["n_correct_none"]) for row in rows]
+    assert found["suffix"] == found["reference"]
+    assert sorted({setting for setting, *_ in found["suffix"]}) == ["main", "right", "short"]
+    assert all(n_correct != n_correct_none for *_, n_correct, n_correct_none in found["suffix"])
+
+
 def test_the_whole_vector_needs_no_file(make_job: Callable[..., Job]) -> None:
     """Activation patching has learned nothing, so it is fitted anew, and only the missing rows are written."""
     run(make_job("a", "j1", method="interchange"))

@@ -72,7 +72,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path) -> N
 
 def test_one_dimension_carries_the_planted_variable(tmp_path: Path) -> None:
     """After block 0 at the last position one direction is enough: IIA of at least 0.99; a random one is not."""
-    options = {"k": 1, "epochs": 24, "batch_size": 32, "rotation_lr": 3e-2}
+    options = {"k": 1, "epochs": 48, "batch_size": 32, "rotation_lr": 3e-2}
     _, counts = planted_counts(tmp_path, das, "das", **options)
     assert counts.n_correct >= 0.99 * counts.n_total
     assert counts.n_correct_random <= 0.75 * counts.n_total
