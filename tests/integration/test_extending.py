@@ -78,8 +78,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
     finally:
         sys.path.remove(str(project / "examples"))
     task = load_task({"file": str(folder / "ioi.py")})
-    names = {"first": "John", "second": "Mary", "giver": "Mary"}
-    tokenizer = build_tokenizer([task.prompt(names), " park", *task.answers.values()])
+    inputs = {"first": "John", "second": "Mary", "giver": "Mary"}
+    prompts = [task.prompt(inputs | {"place": place}) for place in (*task.places, "park")]
+    tokenizer = build_tokenizer([*prompts, *task.answers.values()])
     tokenizer.save_pretrained(folder / "model")
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -107,8 +108,11 @@ def test_the_users_task_draws_prompts_that_its_hypotheses_answer(task: AbstractT
         said = {one.model.run(inputs)[one.model.output] for one in task.hypotheses.values()}
         assert said == {receiver}
         assert task.answers[receiver] == f" {receiver}"
-        wanted = f"When {inputs['first']} and {inputs['second']} went to the store, {inputs['giver']} gave a drink to"
-        assert task.prompt(inputs) == wanted
+        first, second, place, giver = (inputs[name] for name in ("first", "second", "place", "giver"))
+        prompt = task.prompt(inputs)
+        assert prompt == f"When {first} and {second} went to the {place}, {giver} gave a drink to"
+        at = task.positions(inputs)
+        assert (prompt[: at["giver"] + 1].split()[-1], prompt[at["verb"] :].split()[0]) == (giver, "gave")
 
 
 @pytest.mark.parametrize(
@@ -130,18 +134,19 @@ def test_counterfactual_labels_are_those_worked_out_by_hand(
 
 
 def test_the_users_task_is_planned_and_runs(folder: Path, project: Path) -> None:
-    """The page's `plan` and `run`, on small data: both hypotheses measured at a named token, on the setting too."""
+    """The page's `plan` and `run`, on small data: both hypotheses measured by name in prompts that differ in length,
+    and on the setting, whose prompts do not."""
     plan, run = ([word for word in line if word != "causalsweep"] for line in commands(project)[:2])
     model = overridden("model.path=model")
     assert "12 cells to run" in called("orchestrator", *plan, *model, cwd=folder)
     assert not (folder / "sweeps").exists()
-    some = overridden(*SMALL, "grid.layers=1", "grid.positions=gave")
+    some = overridden(*SMALL, "grid.layers=1", "grid.positions=verb")
     called("orchestrator", *run, *model, *some, cwd=folder)
     rows = Sweep.load("ioi", sweeps=folder / "sweeps").results()
     assert set(zip(rows["experiment"], rows["setting"], strict=True)) == {
         (name, setting) for name in ("repeated_first", "receiver") for setting in ("main", "park")
     }
-    assert set(rows["token"]) == {" gave"}
+    assert set(rows["token"]) == {"verb"}
     assert set(rows["status"]) == {"done"}
     assert (rows["n_total"] == 32).all()
 
