@@ -26,7 +26,7 @@ import torch
 from stepping import Fitted, Point, median_of, time_fit
 
 from orchestrator import Sweep
-from workers.evaluate import count_correct
+from workers.evaluate import count_right
 from workers.layout import read_layout
 from workers.methods.base import to_device
 from workers.models import LanguageModel, load_model
@@ -137,7 +137,7 @@ def cohort_cpu_s(demo: Demo, pairs: PairSet, test: PairSet, points: Sequence[Poi
 
 def evaluate(fitted: Fitted, test: PairSet) -> None:
     """IIA and controls of every cell on `test`."""
-    count_correct(fitted.engine, fitted.columns, to_device(test, torch.device("cpu")), micro_batch=64)
+    count_right(fitted.engine, fitted.columns, to_device(test, torch.device("cpu")), micro_batch=64)
 
 
 def cpu_s_of(run: Any) -> float:
