@@ -92,7 +92,7 @@ def expand(spec: SweepSpec) -> Grid:
     except ModelError as error:
         raise SpecError(f"{spec.source}: key `model.path`: {error}") from error
     methods = _methods(spec)
-    prompts = _Prompts(spec, tokenizer)
+    prompts = PromptReader(spec, tokenizer)
     strands: list[Strand] = []
     for index in range(len(spec.grid.experiments)):
         strands += _strands(spec, index, model, prompts, methods)
@@ -113,7 +113,7 @@ def _methods(spec: SweepSpec) -> list[dict[str, Any]]:
 
 
 def _strands(
-    spec: SweepSpec, index: int, model: ModelInfo, prompts: _Prompts, methods: Sequence[Mapping[str, Any]]
+    spec: SweepSpec, index: int, model: ModelInfo, prompts: PromptReader, methods: Sequence[Mapping[str, Any]]
 ) -> Iterator[Strand]:
     """The strands of one experiment."""
     experiment = spec.grid.experiments[index]
@@ -171,7 +171,7 @@ def cell_keys(stream: Stream) -> Callable[[int, int], str]:
     return lambda layer, position: sha256((template % (layer, position)).encode("ascii")).hexdigest()
 
 
-class _Prompts:
+class PromptReader:
     """The spec's task and its variations, each read once."""
 
     def __init__(self, spec: SweepSpec, tokenizer: Tokenizer) -> None:
@@ -219,7 +219,7 @@ def _hypothesis(spec: SweepSpec, index: int, task: AbstractTask) -> str:
     return name
 
 
-def _check_settings(spec: SweepSpec, prompts: _Prompts) -> None:
+def _check_settings(spec: SweepSpec, prompts: PromptReader) -> None:
     """Every further setting makes pairs that the model can read, for each experiment that it is meant for, and its
     prompts have the grid's positions."""
     for index, setting in enumerate(spec.settings):

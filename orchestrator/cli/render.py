@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cluster.backend import Finding
     from orchestrator.faults import Fault
     from orchestrator.planning import Plan, Totals
+    from orchestrator.prompts import ExamplePrompt
     from orchestrator.results import Check
     from orchestrator.states import JobStatus, SweepStatus
     from orchestrator.submitting import Receipt
@@ -77,6 +78,21 @@ def plan_view(plan: Plan) -> Group:
 def _totals_row(engine: str, totals: Totals) -> list[str]:
     mean = totals.gpu_hours / totals.n_jobs if totals.n_jobs else 0.0
     return [engine, f"{totals.n_jobs:,}", f"{mean:.2f}", f"{totals.gpu_hours:,.1f}", duration(totals.makespan_h * 3600)]
+
+
+def prompt_view(prompt: ExamplePrompt) -> Group:
+    """The prompt's tokens, one a line; those of the grid stand out."""
+    from orchestrator.report.heatmap import shown_token
+
+    table = Table(title=f"{prompt.task}: {len(prompt.tokens)} tokens; answer {prompt.answer!r}", title_justify="left")
+    table.add_column("index", justify="right")
+    for name in ("token", "label", "name", "in the grid"):
+        table.add_column(name)
+    for token in prompt.tokens:
+        index = "" if token.index is None else str(token.index)
+        cells = [index, shown_token(token.text), shown_token(token.label), ", ".join(token.names)]
+        table.add_row(*map(Text, cells), "yes" if token.in_grid else "", style="" if token.in_grid else "dim")
+    return Group(Text(prompt.text), table)
 
 
 def receipt_view(receipt: Receipt, name: str) -> Group:

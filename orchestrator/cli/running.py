@@ -1,4 +1,4 @@
-"""plan, run, submit, resume."""
+"""prompt, plan, run, submit, resume."""
 
 from __future__ import annotations
 
@@ -12,6 +12,34 @@ from orchestrator.cli.options import DEFAULT_SWEEPS, Auto, Json, On, Reuse, Set,
 if TYPE_CHECKING:
     from orchestrator.states import SweepStatus
     from orchestrator.sweep import Sweep
+
+
+def prompt(
+    source: Source,
+    experiment: Annotated[str, typer.Option(help="Whose task; default: the first.")] = "",
+    draw: Annotated[int, typer.Option(help="Which of the task's prompts.")] = 0,
+    sets: Set = None,
+    sweeps: Sweeps = DEFAULT_SWEEPS,
+    as_json: Json = False,
+) -> None:
+    """Show a prompt token by token, with what `grid.positions` can call each.
+
+    \b
+    causalsweep prompt examples/demo.yaml
+    causalsweep prompt examples/arithmetic.yaml --draw 3
+    """
+    from dataclasses import asdict
+
+    from orchestrator.folders import find
+    from orchestrator.prompts import example_prompt
+
+    made = example_prompt(find(source, sweeps, list(sets or ())).spec, experiment=experiment, draw=draw)
+    if as_json:
+        print_json(asdict(made))
+        return
+    from orchestrator.cli.render import out, prompt_view
+
+    out.print(prompt_view(made))
 
 
 def plan(source: Source, on: On = "", sets: Set = None, sweeps: Sweeps = DEFAULT_SWEEPS, as_json: Json = False) -> None:
@@ -137,4 +165,4 @@ def _print_receipt(sweep: Sweep, receipt: object, as_json: bool) -> None:
         out.print(receipt_view(receipt, sweep.spec.name))
 
 
-COMMANDS = (plan, run, submit, resume)
+COMMANDS = (prompt, plan, run, submit, resume)

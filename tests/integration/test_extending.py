@@ -134,10 +134,11 @@ def test_counterfactual_labels_are_those_worked_out_by_hand(
 
 
 def test_the_users_task_is_planned_and_runs(folder: Path, project: Path) -> None:
-    """The page's `plan` and `run`, on small data: both hypotheses measured by name in prompts that differ in length,
-    and on the setting, whose prompts do not."""
-    plan, run = ([word for word in line if word != "causalsweep"] for line in commands(project)[:2])
+    """The page's `prompt`, `plan` and `run`, on small data: both hypotheses measured by name in prompts that differ
+    in length, and on the setting, whose prompts do not."""
+    prompt, plan, run = ([word for word in line if word != "causalsweep"] for line in commands(project)[:3])
     model = overridden("model.path=model")
+    assert "giver" in called("orchestrator", *prompt, *model, cwd=folder)
     assert "12 cells to run" in called("orchestrator", *plan, *model, cwd=folder)
     assert not (folder / "sweeps").exists()
     some = overridden(*SMALL, "grid.layers=1", "grid.positions=verb")
