@@ -67,6 +67,7 @@ def load_model(path: Path, *, dtype: str, device: torch.device, n_gpus: int = 1)
     Nothing is downloaded, and no code of the checkpoint is run.
 
     Raises: ModelError when the folder holds no loadable causal decoder, or one that does not fit on the GPUs.
+        OutOfMemoryError when somebody else fills them.
     """
     transformers_logging.disable_progress_bar()  # a job's log is no terminal
     is_dealt_out = n_gpus > 1 and device.type == "cuda"
@@ -81,13 +82,25 @@ def load_model(path: Path, *, dtype: str, device: torch.device, n_gpus: int = 1)
             use_safetensors=True,
             device_map="auto" if is_dealt_out else None,
         )
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: not loadable as a causal language model: {error}") from error
     if not is_dealt_out:
+        if device.type == "cuda":
+            memory_bytes = torch.cuda.get_device_properties(device).total_memory
+            check_fits(path, model.get_memory_footprint(), memory_bytes=memory_bytes)
         return wrap_model(model.to(device))
     if any(parameter.device.type != "cuda" for parameter in model.parameters()):
         raise ModelError(f"{path}: does not fit on {n_gpus} GPUs in {dtype}; give a job more of them (`jobs.gpus`)")
     return wrap_model(model)
+
+
+def check_fits(path: Path, n_bytes: int, *, memory_bytes: int) -> None:
+    """Raises: ModelError when `n_bytes` of weights are more than the whole memory of a GPU."""
+    if n_bytes > memory_bytes:
+        size, memory = (f"{count / 2**30:.1f} GiB" for count in (n_bytes, memory_bytes))
+        raise ModelError(f"{path}: {size} of weights do not fit on a GPU of {memory}; give a job several (`jobs.gpus`)")
 
 
 def wrap_model(model: PreTrainedModel) -> LanguageModel:
