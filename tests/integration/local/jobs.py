@@ -61,6 +61,7 @@ def write_job(
     *,
     gate: float = 0.0,
     settings: tuple[Setting, ...] = (),
+    n_gpus: int = 1,
     **options: Any,
 ) -> Path:
     """A job file in a sweep's new folder; it saves a checkpoint whenever it may."""
@@ -76,6 +77,7 @@ def write_job(
         gate_task_accuracy=gate,
         cohorts=tuple(cohorts),
         settings=settings,
+        n_gpus=n_gpus,
         options=RunOptions(**{"device": "cpu", "checkpoint_every_s": 0.0, "heartbeat_s": 0.05} | options),
     )
     replace_file(sweep.job_file("j"), job.to_json())

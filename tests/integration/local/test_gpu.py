@@ -1,6 +1,8 @@
 """The same on a GPU: engines agree, rotations stay orthogonal on its tensor cores, a job ends as on the CPU.
 
-pytest -m gpu
+pytest -m gpu tests/integration/local/test_gpu.py
+
+With two GPUs or more, so does a model whose blocks are dealt out to two of them (`-k several`).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tests.integration.local.jobs import make_cohort, progress_of, rows_of, run, write_job
 from tests.unit.workers.tiny import CONFIGS, random_pairs, tiny_model
@@ -17,12 +20,13 @@ from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.methods.base import to_device
 from workers.methods.rotation import TangentRotation
-from workers.models import wrap_model
+from workers.models import load_model, wrap_model
 from workers.progress import EXIT_FINISHED
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 GPU = torch.device("cuda")
+several_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -71,3 +75,39 @@ def test_a_job_on_the_gpu_finds_what_the_cpu_finds(tmp_path: Path, demo_model: P
     assert progress is not None
     assert progress.gpu_name != "cpu"
     assert progress.peak_memory_bytes > 0
+
+
+@several_gpus
+def test_the_engines_agree_on_several_gpus(demo_model: Path) -> None:
+    """The demo's model in two halves: logits at each layer, and what a backward pass gives, as on one GPU, to 1e-4."""
+    batch = to_device(random_pairs(4, 12, n_prefix=4), GPU)
+    weight_D = nn.Parameter(torch.full((64,), 0.5, device=GPU))
+    found = {}
+    for n_gpus in (1, 2):
+        model = load_model(demo_model, dtype="float32", device=GPU, n_gpus=n_gpus)
+        assert (len({weight.device for weight in model.model.parameters()}) > 1) == (n_gpus > 1)
+        engine = SuffixEngine(model, layers=range(4), prefix_P=batch.base_BT[0, :4])
+        plain = ReferenceEngine(model).forward(batch.base_BT, batch.source_BT)
+        forward = engine.forward(batch.base_BT, batch.source_BT)
+        logits = forward.intervene(7, range(4), lambda base, source: base + weight_D * (source - base))
+        (gradient_D,) = torch.autograd.grad(logits.sum(), weight_D)
+        with torch.no_grad():
+            wanted = [plain.intervene(7, [layer], lambda base, source: (base + source) / 2)[0] for layer in range(4)]
+        torch.testing.assert_close(logits.detach(), torch.stack(wanted), rtol=1e-4, atol=1e-4)
+        found[n_gpus] = logits.detach(), gradient_D
+    torch.testing.assert_close(found[2], found[1], rtol=1e-4, atol=1e-4)
+
+
+@several_gpus
+def test_a_job_on_several_gpus_finds_what_one_finds(tmp_path: Path, demo_model: Path) -> None:
+    """IIA on 96 pairs within four of them, cell by cell."""
+    rows = {}
+    for n_gpus in (1, 2):
+        job_file = write_job(
+            tmp_path / str(n_gpus), demo_model, [make_cohort(demo_model)], n_gpus=n_gpus, device="cuda"
+        )
+        code, log = run(job_file)
+        assert code == EXIT_FINISHED, log
+        rows[n_gpus] = rows_of(job_file)
+    for key, row in rows[1].items():
+        assert abs(row["n_correct"] - rows[2][key]["n_correct"]) <= 4
