@@ -125,6 +125,12 @@ class SweepStatus:
         return sum(self.counts[state] for state in (CellState.DONE, CellState.INAPPLICABLE, CellState.LEFT_OUT))
 
     @property
+    def jobs_to_blame(self) -> frozenset[str]:
+        """The jobs, by name, that were the last to try a cell which is now failed, or missing."""
+        open_states = (CellState.FAILED, CellState.MISSING)
+        return frozenset(cell.job for cell in self.cells.values() if cell.state in open_states)
+
+    @property
     def is_quiet(self) -> bool:
         """Whether no job waits or runs."""
         return not any(job.holds_cells for job in self.jobs)

@@ -124,15 +124,24 @@ def status_view(status: SweepStatus, *, live: bool = False) -> Group:
         parts.append(jobs_table(jobs))
     parts += [f"note: {note}" for note in status.notes]
     parts += [f"torn shard: {shard.path} ({shard.problem})" for shard in status.torn]
-    failed = [
-        job for job in status.jobs if job.failure and job.failure.kind not in ("cancelled", "preempted", "timeout")
+    return Group(*parts, *_failed_jobs(status), *status.watch)
+
+
+def _failed_jobs(status: SweepStatus) -> list[Text | str]:
+    """The last jobs that failed and left cells open, and how many others did whose cells have been seen to since."""
+    stopped, to_blame = ("cancelled", "preempted", "timeout"), status.jobs_to_blame
+    failed = [(job, job.failure) for job in status.jobs if job.failure and job.failure.kind not in stopped]
+    parts: list[Text | str] = [
+        Text(f"{job.name} failed: {failure.kind}: {_first_line(failure.message)}", "red")
+        for job, failure in [case for case in failed if case[0].name in to_blame][-5:]
     ]
-    parts += [
-        Text(f"{job.name} failed: {job.failure.kind}: {_first_line(job.failure.message)}", "red")
-        for job in failed[-5:]
-        if job.failure
-    ]
-    return Group(*parts, *status.watch)
+    n_others = sum(job.name not in to_blame for job, _ in failed)
+    if n_others:
+        jobs = "1 job" if n_others == 1 else f"{n_others} jobs"
+        parts.append(
+            f"{jobs} failed, whose cells are all done or in later jobs since: causalsweep errors {status.name}"
+        )
+    return parts
 
 
 def _hours(status: SweepStatus) -> str:

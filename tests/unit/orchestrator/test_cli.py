@@ -16,7 +16,7 @@ from cluster.backend import Control, JobState
 from orchestrator import cli
 from orchestrator.cli import steering
 from tests.unit.orchestrator.conftest import LoadSweep
-from tests.unit.orchestrator.fake_cluster import World, finish, jobs_of, set_state, write_progress
+from tests.unit.orchestrator.fake_cluster import World, fail, finish, jobs_of, newest_jobs, set_state, write_progress
 from workers.progress import AttemptState, FailureClass
 
 Run = Callable[..., int]
@@ -158,6 +158,32 @@ def test_run_ends_with_1_where_cells_fail(run: Run, load: LoadSweep, world: Worl
         write_progress(job, AttemptState.FAILED, kind=FailureClass.BAD_INPUT)
         set_state(world, job.job, JobState.FAILED)
     assert run("run", "small.yaml") == 1
+
+
+def test_jobs_whose_cells_are_done_since_are_no_longer_shown_as_failed(
+    run: Run, load: LoadSweep, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two jobs fail and are named; one's cells are done by a later job, then both are: they are only counted."""
+
+    def failed_lines() -> list[str]:
+        capsys.readouterr()
+        run("status", "small")
+        return [line for line in capsys.readouterr().out.splitlines() if "failed:" in line or "failed, whose" in line]
+
+    run("submit", "small.yaml")
+    for job in jobs_of(load()):
+        fail(world, job, FailureClass.BUG)
+    assert failed_lines() == ["r1-0001 failed: bug: it broke", "r1-0002 failed: bug: it broke"]
+    run("resume", "small")
+    first, second = newest_jobs(load())
+    finish(world, first)
+    fail(world, second, FailureClass.BUG)
+    counted = "2 jobs failed, whose cells are all done or in later jobs since: causalsweep errors small"
+    assert failed_lines() == [f"{second.job} failed: bug: it broke", counted]
+    run("resume", "small", "--force")
+    for job in newest_jobs(load()):
+        finish(world, job)
+    assert failed_lines() == [counted.replace("2 jobs", "3 jobs")]
 
 
 def test_errors_are_grouped(run: Run, document: Callable[..., Any], load: LoadSweep, world: World) -> None:
