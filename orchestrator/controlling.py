@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from cluster.backend import Control
 from orchestrator.backends import open_cluster
+from orchestrator.errors import SweepNotFound
 from orchestrator.filters import CellFilter
 from orchestrator.grid import Grid, cell_fields
 from orchestrator.records import read_submissions
@@ -38,7 +39,14 @@ def pass_on(folder: SweepFolder, action: Control, jobs: Iterable[JobStatus]) -> 
             open_cluster(submission.backend, folder, submission.options).control(handles, action)
 
 
-def set_limit(folder: SweepFolder, n_jobs: int | None) -> None:
-    """Let at most `n_jobs` run at once on each backend that was given jobs. Raises: ClusterError."""
-    for submission in {submission.place: submission for submission in read_submissions(folder)}.values():
+def set_limit(folder: SweepFolder, n_jobs: int | None) -> tuple[str, ...]:
+    """Let at most `n_jobs` run at once on each backend that was given jobs, whose names come back.
+
+    Raises: ClusterError. SweepNotFound when none was given any: there is nothing that would keep the limit.
+    """
+    places = {submission.place: submission for submission in read_submissions(folder)}.values()
+    if not places:
+        raise SweepNotFound(f"{folder.root}: never submitted, nothing to limit; causalsweep submit first, then limit")
+    for submission in places:
         open_cluster(submission.backend, folder, submission.options).limit(n_jobs)
+    return tuple(dict.fromkeys(submission.backend for submission in places))

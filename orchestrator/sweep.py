@@ -144,9 +144,12 @@ class Sweep:
         """Tell every job to write a checkpoint and end. Raises: ClusterError."""
         self.control(Control.CANCEL, self.jobs())
 
-    def limit(self, n_jobs: int | None) -> None:
-        """Let at most `n_jobs` jobs run at once (None: as many as fit). Raises: ClusterError."""
-        set_limit(self.folder, n_jobs)
+    def limit(self, n_jobs: int | None) -> tuple[str, ...]:
+        """Let at most `n_jobs` jobs run at once (None: as many as fit) on each backend that has some, named here.
+
+        Raises: ClusterError. SweepNotFound before anything was submitted.
+        """
+        return set_limit(self.folder, n_jobs)
 
     def log(self, job: str) -> Path:
         """The log of a job, all its attempts in it. Raises: SweepNotFound naming the jobs that there are."""

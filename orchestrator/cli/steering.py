@@ -74,9 +74,13 @@ def limit(
 
     if n_jobs != "none" and not n_jobs.isdigit():
         raise SpecError(f"limit: got {n_jobs!r}; a number of jobs, or `none`, is right")
-    load(source, sweeps).limit(None if n_jobs == "none" else int(n_jobs))
+    sweep, wanted = load(source, sweeps), None if n_jobs == "none" else int(n_jobs)
+    backends = sweep.limit(wanted)
     if as_json:
-        print_json({"limit": None if n_jobs == "none" else int(n_jobs)})
+        print_json({"limit": wanted, "backends": list(backends)})
+    else:
+        number = "as many jobs as fit" if wanted is None else f"at most {wanted} jobs"
+        print(f"limit: {number} of {sweep.spec.name} at once, on {' and '.join(backends)}; what runs, runs on")
 
 
 def _steer(source: str, action: object, where: list[str] | None, yes: bool, sweeps: object, as_json: bool) -> None:

@@ -186,6 +186,20 @@ def test_jobs_whose_cells_are_done_since_are_no_longer_shown_as_failed(
     assert failed_lines() == [counted.replace("2 jobs", "3 jobs")]
 
 
+def test_limit_says_what_it_did_or_why_not(
+    run: Run, document: Callable[..., Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Before anything is submitted there is nothing to limit: exit code 2, nothing written. Then a line says so."""
+    assert run("limit", "small.yaml", "4") == 2
+    assert "small: never submitted, nothing to limit; causalsweep submit first, then limit" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml"]
+    run("submit", "small.yaml")
+    capsys.readouterr()
+    assert run("limit", "small", "4") == 0
+    assert capsys.readouterr().out == "limit: at most 4 jobs of small at once, on local; what runs, runs on\n"
+    assert document("limit", "small", "none") == {"limit": None, "backends": ["local"]}
+
+
 def test_errors_are_grouped(run: Run, document: Callable[..., Any], load: LoadSweep, world: World) -> None:
     """Two jobs with one fault are one entry."""
     run("submit", "small.yaml")
