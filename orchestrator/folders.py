@@ -109,6 +109,7 @@ def written(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> Iterator[None]:
     Raises: StorageError.
     """
     before = {path: _bytes_of(path) for path in (folder.spec, folder.cells)}
+    parents = [parent for parent in folder.root.parents if not parent.exists()]
     try:
         folder.root.parent.mkdir(parents=True, exist_ok=True)
         is_new = _create(folder.root)
@@ -128,6 +129,9 @@ def written(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> Iterator[None]:
     except BaseException:
         if is_new and not any(folder.submissions.glob("*.json")):
             shutil.rmtree(folder.root, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else has begun to use it
+                for parent in parents:
+                    parent.rmdir()
         elif not is_new:
             for path, content in before.items():
                 if content is not None:

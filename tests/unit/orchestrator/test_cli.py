@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.backend import Control, JobState
+from cluster.backend import ClusterUsageError, Control, JobState
 from orchestrator import cli
 from orchestrator.cli import steering
 from tests.unit.orchestrator.conftest import LoadSweep
@@ -106,6 +106,13 @@ def test_mistakes_end_with_2(run: Run, capsys: pytest.CaptureFixture[str], argum
     """Whatever the user got wrong, the exit code is 2 and there is no traceback."""
     assert run(*arguments) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_refused_submission_leaves_no_folder_behind(run: Run, world: World, tmp_path: Path) -> None:
+    """The folders that were made for it go again, those that it should lie in too."""
+    world.fails_with = ClusterUsageError("no such partition")
+    assert run("submit", "small.yaml", "--sweeps", "deep/sweeps") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml"]
 
 
 def test_read_only_folder_is_named(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
