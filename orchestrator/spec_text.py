@@ -69,9 +69,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path}: not readable: {error}; give a YAML file in UTF-8") from error
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
-        raise SpecError(
-            f"{path}: got {type(value).__name__}; a mapping with `name`, `model`, `task` and `grid` is right"
-        )
+        got = "nothing" if value is None else type(value).__name__
+        raise SpecError(f"{path}: got {got}; a mapping with `name`, `model`, `task` and `grid` is right")
     return value
 
 
