@@ -1,14 +1,15 @@
 """A real Ray cluster on this one machine: two raylets with eight logical GPUs each, and the dashboard on 127.0.0.1.
 
-    python -m cluster.testbed ray up DIR               start what does not run; prints the address for `--on ray`
+    python -m cluster.testbed ray up DIR [--nodes N]   start what does not run; prints the address for `--on ray`
     python -m cluster.testbed ray status DIR           the nodes that the head counts as alive
     python -m cluster.testbed ray fault DIR WHAT [K]   worker | raylet | head | freeze | thaw, on node K
     python -m cluster.testbed ray down DIR             stop its processes, and no others
 
 Each cluster has a folder, a block of ports and loopback addresses of its own, chosen at the first `up` and kept in
-`DIR/testbed.json`. Its processes are known by `CAUSALSWEEP_TESTBED=DIR` in their environment, which all that it starts
-inherits: so `down` finds workers and the jobs' own processes too, and never one of another cluster (`ray stop` would
-end every Ray process of the machine). A GPU here is a number that Ray hands out; nothing computes on it.
+`DIR/testbed.json`; `up` with more nodes than run adds nodes to it. Its processes are known by `CAUSALSWEEP_TESTBED=DIR`
+in their environment, which all that it starts inherits: so `down` finds workers and the jobs' own processes too, and
+never one of another cluster (`ray stop` would end every Ray process of the machine). A GPU here is a number that Ray
+hands out; nothing computes on it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from cluster.process import ProcessId
 from cluster.testbed.machine import MARK, Process, are_free, family, free_ports, send, stop
 
 IDLE: Final = ("ray::IDLE", "ray::JobSupervisor", "ray::_", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+FIRST: Final = {"n_nodes": 2, "n_gpus": 8}  # of a cluster for which no numbers are given
 N_PORTS: Final = 40  # of a cluster's block: head, dashboard, Ray client, then ten of a kind, one a node
 MAX_PATH: Final = 45  # characters: Ray's sockets lie 60 below its temporary folder, and AF_UNIX takes 107
 N_TRIES: Final = 3  # of a node's start: a raylet dies when its agents, Python processes, take 15 s to tell their ports
@@ -63,23 +65,33 @@ class RayTestbed:
 
     folder: Path
     base_port: int
-    n_nodes: int = 2
-    n_gpus: int = 8
+    n_nodes: int
+    n_gpus: int
     n_cpus: int = 8
 
     @classmethod
-    def at(cls, folder: Path, *, n_nodes: int = 2, n_gpus: int = 8) -> RayTestbed:
+    def at(cls, folder: Path, *, n_nodes: int | None = None, n_gpus: int | None = None) -> RayTestbed:
         """The cluster of this folder, laid out now if it is a new one, or if another one took its ports while it was
-        down. Raises: TestbedError (path too long)."""
+        down; None: as many as before. Nodes can be added while it is up.
+
+        Raises: TestbedError (path too long; what is up has more nodes, or other GPUs).
+        """
         folder = folder.resolve()
         if len(str(folder)) > MAX_PATH:
             raise TestbedError(
                 f"{folder}: {len(str(folder))} characters; Ray's sockets below it need a path of at most {MAX_PATH}"
             )
-        layout = get_json(folder / "testbed.json")
-        is_up = bool(family(f"{MARK}={folder}"))
-        if layout is None or not (is_up or are_free(layout["base_port"], N_PORTS)):
-            layout = {"base_port": free_ports(N_PORTS), "n_nodes": n_nodes, "n_gpus": n_gpus}
+        before, is_up = get_json(folder / "testbed.json"), bool(family(f"{MARK}={folder}"))
+        given = {"n_nodes": n_nodes, "n_gpus": n_gpus}
+        layout = FIRST | (before or {}) | {name: number for name, number in given.items() if number is not None}
+        if before and is_up and (layout["n_nodes"] < before["n_nodes"] or layout["n_gpus"] != before["n_gpus"]):
+            raise TestbedError(
+                f"{folder}: {before['n_nodes']} nodes x {before['n_gpus']} GPUs are up, and only nodes can be added; "
+                "`ray down` ends them"
+            )
+        if before is None or not (is_up or are_free(before["base_port"], N_PORTS)):
+            layout["base_port"] = free_ports(N_PORTS)
+        if layout != before:
             put_json(folder / "testbed.json", layout)
         return cls(folder=folder, **layout)
 
@@ -247,8 +259,8 @@ def main(arguments: Sequence[str]) -> int:
         command = commands.add_parser(name)
         command.add_argument("folder", type=Path)
         if name == "up":
-            command.add_argument("--nodes", type=int, default=2, choices=range(1, 11), metavar="N")
-            command.add_argument("--gpus", type=int, default=8, help="logical GPUs a node")
+            command.add_argument("--nodes", type=int, choices=range(1, 11), metavar="N", help="2, or as many as before")
+            command.add_argument("--gpus", type=int, help="logical GPUs a node: 8, or as many as before")
         if name == "fault":
             command.add_argument("what", choices=("worker", "raylet", "head", "node", "freeze", "thaw"))
             command.add_argument("node", type=int, nargs="?", default=1)
@@ -256,7 +268,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if chosen.command != "up" and not (chosen.folder / "testbed.json").exists():
             raise TestbedError(f"{chosen.folder}: no cluster was ever brought up here; `ray up` does")
-        bed = RayTestbed.at(chosen.folder, n_nodes=getattr(chosen, "nodes", 2), n_gpus=getattr(chosen, "gpus", 8))
+        bed = RayTestbed.at(chosen.folder, n_nodes=getattr(chosen, "nodes", None), n_gpus=getattr(chosen, "gpus", None))
         return _run(bed, chosen)
     except TestbedError as error:
         sys.stderr.write(f"{error}\n")

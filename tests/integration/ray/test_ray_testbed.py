@@ -1,0 +1,59 @@
+"""The pretend Ray cluster itself: it comes up once, beside others, and goes down alone."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.testbed.machine import MARK, family
+from cluster.testbed.ray import RayTestbed, main
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path."""
+    path = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    yield path
+    RayTestbed.at(path).down()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def daemons(folder: Path) -> set[int]:
+    """The processes that make a cluster: the head's store and each node's raylet."""
+    names = ("/gcs/gcs_server ", "/raylet/raylet ")
+    return {one.identity.pid for one in family(f"{MARK}={folder}") if any(name in one.command for name in names)}
+
+
+def test_it_comes_up_once_and_goes_down_alone(
+    bed: RayTestbed, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`up` twice is one cluster, of one node here, which stays as it was begun; `down` leaves no process of it, and
+    another cluster does not notice."""
+    bed.up()
+    others = daemons(bed.folder)
+    assert main(["up", str(folder), "--nodes", "1", "--gpus", "2"]) == 0
+    mine = daemons(folder)
+    assert len(mine) == 2
+    assert main(["up", str(folder)]) == 0
+    assert main(["up", str(folder), "--gpus", "4"]) == 1
+    assert "1 nodes x 2 GPUs are up" in capsys.readouterr().err
+    assert daemons(folder) == mine
+    assert main(["status", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("1 of 1 nodes: 127.0.1.1\n")
+    assert main(["down", str(folder)]) == 0
+    assert family(f"{MARK}={folder}") == []
+    assert (daemons(bed.folder), len(bed.status())) == (others, 2)
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is written: Ray would fail at its sockets."""
+    folder = tmp_path / ("x" * 45)
+    assert main(["up", str(folder)]) == 1
+    assert "a path of at most 45" in capsys.readouterr().err
+    assert not folder.exists()
