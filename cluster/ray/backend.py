@@ -41,6 +41,7 @@ class RayCluster(AbstractCluster):
         self.address, self._options = parse_options(options)
         self._record = Record(folder.resolve())
         self._api = RayApi(self.address)
+        self._same_paths = f"mount {self._record.folder} and this Python at the same paths on every node"
         self.watch = _watch(self.address)
 
     def submit(self, requests: Sequence[JobRequest], *, token: str) -> dict[str, str]:
@@ -62,7 +63,8 @@ class RayCluster(AbstractCluster):
             self._hand_in(token, requests)
         state = self._begun(name)
         if state.phase is Phase.REFUSED:
-            raise ClusterUsageError(f"Ray at {self.address} cannot run the jobs: {state.message}")
+            mend = f"; {self._same_paths}" if any(node.problem for node in state.nodes) else ""
+            raise ClusterUsageError(f"Ray at {self.address} cannot run the jobs: {state.message}{mend}")
         handles = self._submission(name).handles()
         if handles.keys() != {request.name for request in requests}:
             raise ClusterUsageError(f"token {token!r} was used before, for other jobs: {', '.join(sorted(handles))}")
@@ -185,9 +187,7 @@ class RayCluster(AbstractCluster):
             ]
         finally:
             self._record.forget(name)
-        remedy = (
-            f"mount {self._record.folder} and this Python at the same paths on every node, and keep the clocks together"
-        )
+        remedy = f"{self._same_paths}, and keep the clocks together"
         return [
             Finding(
                 check=f"node {node.node}",

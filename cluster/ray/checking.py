@@ -16,6 +16,7 @@ REACH: Final = (
     "start Ray (`ray start --head`), mend ray.address, or open the tunnel (`ssh -N -L 8265:127.0.0.1:8265 HEAD`)"
 )
 SAME: Final = "submit from the environment that `ray start` ran in, or start Ray from this one"
+LESS: Final = "lower jobs.gpus, ray.cpus_per_job or ray.resources, or have a node join that is large enough"
 
 
 def check_cluster(api: RayApi, requests: Sequence[JobRequest], options: RayJobOptions) -> None:
@@ -31,7 +32,7 @@ def check_cluster(api: RayApi, requests: Sequence[JobRequest], options: RayJobOp
         if not any(all(node.resources.get(key, 0) >= n for key, n in needs.items() if n) for node in nodes):
             wanted = ", ".join(f"{n:g} {key}" for key, n in needs.items() if n)
             there = "; ".join(f"{node.name} {node.n_gpus:g} GPU, {node.n_cpus:g} CPU" for node in nodes)
-            raise ClusterUsageError(f"{request.name} needs {wanted} on one node; Ray has {there or 'no node'}")
+            raise ClusterUsageError(f"{request.name} needs {wanted} on one node; Ray has {there or 'no node'}; {LESS}")
 
 
 def mismatch_of(api: RayApi) -> str:

@@ -6,21 +6,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from cluster.backend import ClusterUsageError, JobState
+from cluster.backend import JobState
 from cluster.process import ProcessId
 from cluster.ray import RayCluster
 from cluster.ray.record import Record
-from cluster.testbed.machine import family, send, stop
-from cluster.testbed.ray import N_TRIES, RayTestbed
+from cluster.testbed.machine import family, send
+from cluster.testbed.ray import RayTestbed
 from tests.contract.bench import Bench
+from tests.integration.ray.nodes import blind_node, third_node
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -169,33 +166,35 @@ def test_a_full_object_store_does_no_harm(bench: Bench, bed: RayTestbed) -> None
         filler.communicate()
 
 
-@contextmanager
-def blind_node(bed: RayTestbed, hidden: Path) -> Iterator[None]:
-    """A third node of the cluster for which the folder `hidden` is empty, as if it were not mounted there."""
-    hide = f'mount -t tmpfs none "{hidden}" && exec "$@"'
-    command = ["unshare", "--mount", "sh", "-c", hide, "sh", *bed.start_command(2)]
-    try:
-        for _ in range(N_TRIES):
-            if subprocess.run(command, env=bed.environment(2), check=False, capture_output=True).returncode == 0:
-                break
-            stop(bed.processes(2))
-        yield
-    finally:
-        stop(bed.processes(2))
+def test_a_node_that_joins_is_used(bench: Bench, bed: RayTestbed) -> None:
+    """Two jobs fill the two nodes and two wait. A third node joins: it gets the jobs that wait, and the others notice
+    nothing."""
+    requests = [bench.request(name, until="gate" if name in "ab" else "", n_gpus=8) for name in "abcd"]
+    handles = bench.cluster().submit(requests, token="t1")
+    bench.wait_for_start("a", "b")
+    before = bench.cluster().poll([handles["c"], handles["d"]])
+    assert {status.state for status in before.values()} == {JobState.PENDING}
+    with third_node(bed):
+        statuses = bench.wait_for({name: handles[name] for name in "cd"})
+        assert {(status.state, status.node) for status in statuses.values()} == {(JobState.COMPLETED, "node-2")}
+        assert {bench.ends(name) for name in "ab"} == {0}
+        bench.open("gate")
+        statuses = bench.wait_for(handles)
+    assert {(status.state, status.restarts) for status in statuses.values()} == {(JobState.COMPLETED, 0)}
 
 
-def test_a_node_that_does_not_see_the_folder_is_named(bench: Bench, bed: RayTestbed) -> None:
-    """Submit refuses before any job starts and names the node and the file; mended, the same token goes through."""
-    bench.folder.mkdir(exist_ok=True)
+def test_a_node_that_joins_blind_gets_no_second_job(bench: Bench, bed: RayTestbed) -> None:
+    """A node joins a running submission and does not see the folder: the job that it is given goes back into the queue
+    and says why, runs where the folder is, and the node is left out from then on."""
+    requests = [bench.request(name, until="gate", n_gpus=8) for name in "abc"]
+    handles = bench.cluster().submit(requests, token="t1")
+    bench.wait_for_start("a", "b")
     with blind_node(bed, bench.folder):
-        began = time.monotonic()
-        with pytest.raises(ClusterUsageError, match=r"node node-2: cannot read .*: No such file") as raised:
-            bench.cluster().submit([bench.request("a")], token="t1")
-        assert time.monotonic() - began < 150  # some seconds where nothing else runs
-        assert str(bench.folder) in str(raised.value)
-        found = {finding.check: finding for finding in bench.cluster().doctor()}
-        assert not found["node node-2"].ok
-        assert found["node node-1"].ok
-    assert bench.starts("a") == []
-    bench.wait("two nodes", lambda: len(bed.status()) == 2)
-    assert bench.wait_for(bench.cluster().submit([bench.request("a")], token="t1"))["a"].state is JobState.COMPLETED
+        bench.wait("the job's return", lambda: bench.cluster().poll([handles["c"]])[handles["c"]].restarts == 1)
+        waiting = bench.cluster().poll([handles["c"]])[handles["c"]]
+        assert waiting.state is JobState.PENDING
+        assert waiting.detail.startswith(f"again, after: node-2 cannot run it: {requests[2].log}: No such file")
+        bench.open("gate")
+        statuses = bench.wait_for(handles)
+    assert {status.state for status in statuses.values()} == {JobState.COMPLETED}
+    assert (statuses["c"].restarts, statuses["c"].node in ("node-0", "node-1")) == (1, True)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -19,60 +16,14 @@ import pytest
 from cluster.backend import ClusterUnavailable, ClusterUsageError, Control, JobRequest, JobState
 from cluster.ray import RayCluster
 from cluster.ray.record import DispatcherState, JobRecord, Order, Phase, RayJobOptions, Record
-
-
-class FakeRay(ThreadingHTTPServer):
-    """The few answers of Ray's dashboard that the backend reads; `answers` maps a path to a status and a body."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: dict[str, tuple[int, Any]] = {}
-        self.asked: list[str] = []
-        self.tokens: list[str | None] = []
-        self.serve(
-            "/api/v0/cluster_metadata", {"data": {"rayVersion": version("ray"), "pythonVersion": python_version()}}
-        )
-        nodes = [{"node_name": "n0", "node_ip": "10.0.0.1", "state": "ALIVE", "resources_total": {"GPU": 8, "CPU": 8}}]
-        self.serve("/api/v0/nodes", {"data": {"result": {"result": nodes}}})
-
-    @property
-    def address(self) -> str:
-        """Its URL."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def serve(self, path: str, body: Any, status: int = 200) -> None:
-        """Answer like this from now on."""
-        self.answers[path] = (status, body)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: FakeRay
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        self.server.asked.append(path)
-        self.server.tokens.append(self.headers["Authorization"])
-        status, body = self.server.answers.get(path, (404, "no such thing"))
-        data = (body if isinstance(body, str) else json.dumps(body)).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+from tests.fake_ray import FakeRay, fake_ray
 
 
 @pytest.fixture
 def ray() -> Iterator[FakeRay]:
     """A cluster that answers as this environment's Ray would."""
-    server = FakeRay()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with fake_ray() as server:
+        yield server
 
 
 def request(folder: Path, name: str = "a", *, n_gpus: int = 1) -> JobRequest:
@@ -140,12 +91,13 @@ def test_other_versions_are_refused_with_both_named(ray: FakeRay, theirs: dict[s
         RayCluster(tmp_path, {"address": ray.address}).submit([request(tmp_path)], token="t")
     assert next(iter(theirs.values())) in str(raised.value)
     assert version("ray") in str(raised.value)
+    assert "the environment that `ray start` ran in" in str(raised.value)
     assert files_below(tmp_path) == []
 
 
 def test_more_gpus_than_a_node_has_are_refused(ray: FakeRay, tmp_path: Path) -> None:
     """A task that no node can ever hold would wait for ever in Ray."""
-    with pytest.raises(ClusterUsageError, match=r"b needs 9 GPU.*n0 8 GPU"):
+    with pytest.raises(ClusterUsageError, match=r"b needs 9 GPU.*n0 8 GPU.*lower jobs\.gpus"):
         RayCluster(tmp_path, {"address": ray.address}).submit([request(tmp_path, "b", n_gpus=9)], token="t")
     assert files_below(tmp_path) == []
 
