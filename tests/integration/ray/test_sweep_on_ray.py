@@ -178,13 +178,13 @@ def test_the_folder_tells_all_when_ray_is_gone(
     bed: RayTestbed,
     causalsweep: Callable[..., Any],
 ) -> None:
-    """With the cluster down every command that reads works from the folder, and its document has the keys that it has
-    after a local run."""
+    """With the cluster down every command works from the folder, and its document has the keys that it has after a
+    local run; there is nothing to cancel and nothing to resume."""
     bed.kill_node(1)
     bed.kill_node(0)
     assert bed.status() == []
     try:
-        commands = ("status", "results", "check", "logs", "report")
+        commands = ("status", "results", "check", "logs", "report", "cancel", "resume")
         mine, theirs = ({name: causalsweep(sweep, name) for name in commands} for sweep in (abandoned, local))
         assert keys_in(mine) == keys_in(theirs)
         assert mine["status"]["cells"]["done"] == len(mine["results"]) == N_CELLS
@@ -192,6 +192,7 @@ def test_the_folder_tells_all_when_ray_is_gone(
         assert mine["check"]["is_done"]
         assert causalsweep(abandoned, "errors") == []
         assert "6 cells done" in mine["logs"]["text"]
+        assert mine["resume"]["n_jobs"] == 0
         assert "left_boundary" in Path(mine["report"]["path"]).read_text(encoding="utf-8")
     finally:
         bed.up()

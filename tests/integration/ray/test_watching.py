@@ -93,7 +93,7 @@ def test_the_dashboard_tells_the_sweep(crowd: Crowd, bed: RayTestbed, tmp_path: 
         window.open(page)
         shown = ("Running: 16", "Waiting for scheduling: 1", f"2 / {N_JOBS + 2}", "node-1, GPU 7")
         text = window.wait_for_text(*shown, patience_s=PATIENCE_S)
-        assert '"jobs": "17", "cells": "119"' in text
+        assert f'"jobs": "17", "cells": "119", "folder": "{crowd.bench.folder}"' in text
         window.click(f"2 / {N_JOBS + 2}", "svg")
         labels = {f"{HYPOTHESES[i % 2]} L{i // 2} p80..81 s42 (7 cells)" for i in range(N_JOBS)}
         window.wait_for_text(*labels, patience_s=PATIENCE_S)

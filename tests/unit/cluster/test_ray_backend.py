@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
+from platform import node, python_version
 from typing import Any
 
 import pytest
@@ -62,6 +62,15 @@ def test_a_wrong_option_is_named(options: dict[str, Any], words: list[str], tmp_
     with pytest.raises(ClusterUsageError) as raised:
         RayCluster(tmp_path, options)
     assert [word for word in words if word not in str(raised.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("address", "tunnel"), [("http://127.0.0.1:8266", "8266:127.0.0.1:8266"), ("https://head", "443:head:443")]
+)
+def test_where_to_look_on(address: str, tunnel: str, tmp_path: Path) -> None:
+    """The dashboard's address, and the line that takes it to the user's own machine through this one."""
+    watch = RayCluster(tmp_path, {"address": address}).watch
+    assert watch == (f"dashboard: {address}", f"from your own machine: ssh -N -L {tunnel} {node()}")
 
 
 def test_no_ray_at_the_address_is_told_at_once(tmp_path: Path) -> None:
