@@ -31,7 +31,7 @@ def check_cluster(api: RayApi, requests: Sequence[JobRequest], options: RayJobOp
         needs = {"GPU": float(request.n_gpus), "CPU": options.cpus_per_job, **options.resources}
         if not any(all(node.resources.get(key, 0) >= n for key, n in needs.items() if n) for node in nodes):
             wanted = ", ".join(f"{n:g} {key}" for key, n in needs.items() if n)
-            there = "; ".join(f"{node.name} {node.n_gpus:g} GPU, {node.n_cpus:g} CPU" for node in nodes)
+            there = "; ".join(sorted(f"{node.name} {node.n_gpus:g} GPU, {node.n_cpus:g} CPU" for node in nodes))
             raise ClusterUsageError(f"{request.name} needs {wanted} on one node; Ray has {there or 'no node'}; {LESS}")
 
 
