@@ -183,6 +183,7 @@ class Dispatcher:
         ).remote(
             {
                 "argv": list(job.request.argv),
+                "programs": probe.programs_of([job.request]),
                 "log": str(job.request.log),
                 "env": {**job.request.env, **env},
                 "grace_s": CANCEL_GRACE_S,

@@ -13,6 +13,7 @@ from typing import Any, Final
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.backend import JobRequest
 from cluster.ray.record import NodeReport, Record, Submission
 
 PROBE_S: Final = 90.0  # a node's first Python process on a busy machine takes some seconds, on a slow file system more
@@ -22,10 +23,7 @@ def probe_nodes(record: Record, submission: Submission) -> tuple[NodeReport, ...
     """What was found on each node that has the GPUs for one of the jobs."""
     least_gpus = min((request.n_gpus for request in submission.requests), default=0)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= least_gpus]
-    programs = sorted({request.argv[0] for request in submission.requests} | {sys.executable})
-    programs = [
-        program for program in programs if shutil.which(program)
-    ]  # what is not here either is a job's own fault
+    programs = programs_of(submission.requests)
     look = ray.remote(num_cpus=0, max_retries=0)(look_around)
     pending: dict[Any, dict[str, Any]] = {}
     for node in nodes:
@@ -36,6 +34,12 @@ def probe_nodes(record: Record, submission: Submission) -> tuple[NodeReport, ...
     began = time.time()
     ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=PROBE_S) if pending else ([], [])
     return tuple(_report(node, ref if ref in ready else None, began) for ref, node in pending.items())
+
+
+def programs_of(requests: Sequence[JobRequest]) -> list[str]:
+    """What a node must have to run these jobs; what is not here either is a job's own fault."""
+    named = {request.argv[0] for request in requests} | {sys.executable}
+    return sorted(program for program in named if shutil.which(program))
 
 
 def look_around(path: str, mark: str, programs: Sequence[str]) -> dict[str, Any]:

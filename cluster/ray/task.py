@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,13 +48,18 @@ def run_job(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """First where the job runs (`node`, `node_id`, `gpu`), then how it ended (`exit_code`, or `unfit`: this node cannot
     run it).
 
-    `job` holds `argv`, `log`, `env` and `grace_s`: what a cancelled command has between SIGTERM and SIGKILL.
+    `job` holds `argv`, `log`, `env`, `programs` (what a node must have) and `grace_s`: what a cancelled command has
+    between SIGTERM and SIGKILL.
     """
     context = ray.get_runtime_context()
     node_id = context.get_node_id()
     gpu = ",".join(context.get_accelerator_ids().get("GPU", []))
     node = node_name(node_id)
     yield {"node": node, "node_id": node_id, "gpu": gpu}
+    missing = [program for program in job["programs"] if shutil.which(program) is None]
+    if missing:
+        yield {"unfit": f"{missing[0]}: no such program"}
+        return
     env = {"CUDA_VISIBLE_DEVICES": gpu} | job["env"] | {"CAUSALSWEEP_NODE": node}
     try:
         command = Command(job["argv"], env, job["log"])

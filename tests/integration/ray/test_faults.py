@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -183,17 +184,23 @@ def test_a_node_that_joins_is_used(bench: Bench, bed: RayTestbed) -> None:
     assert {(status.state, status.restarts) for status in statuses.values()} == {(JobState.COMPLETED, 0)}
 
 
-def test_a_node_that_joins_blind_gets_no_second_job(bench: Bench, bed: RayTestbed) -> None:
-    """A node joins a running submission and does not see the folder: the job that it is given goes back into the queue
-    and says why, runs where the folder is, and the node is left out from then on."""
+@pytest.mark.parametrize("hidden", ["sweep", "bin"])
+def test_a_node_that_joins_blind_gets_no_second_job(bench: Bench, bed: RayTestbed, tmp_path: Path, hidden: str) -> None:
+    """A node joins a running submission and does not see the folder, or the jobs' program: the job that it is given
+    goes back into the queue and says why, runs elsewhere, and the node is left out from then on."""
+    program = tmp_path / "bin" / "python"
+    program.parent.mkdir()
+    program.symlink_to(sys.executable)
     requests = [bench.request(name, until="gate", n_gpus=8) for name in "abc"]
+    requests = [replace(request, argv=(str(program), *request.argv[1:])) for request in requests]
     handles = bench.cluster().submit(requests, token="t1")
     bench.wait_for_start("a", "b")
-    with blind_node(bed, bench.folder):
+    with blind_node(bed, tmp_path / hidden):
         bench.wait("the job's return", lambda: bench.cluster().poll([handles["c"]])[handles["c"]].restarts == 1)
         waiting = bench.cluster().poll([handles["c"]])[handles["c"]]
+        why = {"sweep": f"{requests[2].log}: No such file or directory", "bin": f"{program}: no such program"}[hidden]
         assert waiting.state is JobState.PENDING
-        assert waiting.detail.startswith(f"again, after: node-2 cannot run it: {requests[2].log}: No such file")
+        assert waiting.detail == f"again, after: node-2 cannot run it: {why}"
         bench.open("gate")
         statuses = bench.wait_for(handles)
     assert {status.state for status in statuses.values()} == {JobState.COMPLETED}
