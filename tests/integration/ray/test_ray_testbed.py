@@ -30,11 +30,18 @@ def daemons(folder: Path) -> set[int]:
     return {one.identity.pid for one in family(f"{MARK}={folder}") if any(name in one.command for name in names)}
 
 
+def listening(port: int) -> set[str]:
+    """The addresses on which a port is listened on, as proc(5) writes them."""
+    lines = [line for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    fields = [line.split() for line in lines]
+    return {field[1].split(":")[0] for field in fields if field[3] == "0A" and field[1].endswith(f":{port:04X}")}
+
+
 def test_it_comes_up_once_and_goes_down_alone(
     bed: RayTestbed, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`up` twice is one cluster, of one node here, which stays as it was begun; `down` leaves no process of it, and
-    another cluster does not notice."""
+    """`up` twice is one cluster, of one node here, which stays as it was begun, its dashboard on loopback alone; `down`
+    leaves no process of it, and another cluster does not notice."""
     bed.up()
     others = daemons(bed.folder)
     assert main(["up", str(folder), "--nodes", "1", "--gpus", "2"]) == 0
@@ -44,6 +51,7 @@ def test_it_comes_up_once_and_goes_down_alone(
     assert main(["up", str(folder), "--gpus", "4"]) == 1
     assert "1 nodes x 2 GPUs are up" in capsys.readouterr().err
     assert daemons(folder) == mine
+    assert listening(RayTestbed.at(folder).base_port + 1) == {"0100007F"}  # 127.0.0.1
     assert main(["status", str(folder)]) == 0
     assert capsys.readouterr().out.startswith("1 of 1 nodes: 127.0.1.1\n")
     assert main(["down", str(folder)]) == 0
