@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from tests.integration.local.jobs import make_cohort, progress_of, rows_of, run, write_job
-from tests.unit.workers.tiny import CONFIGS, random_pairs, tiny_model
+from tests.unit.workers.tiny import CONFIGS, ragged_pairs, random_pairs, tiny_model
 from workers.alignment import random_rotation
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.methods.base import to_device
 from workers.methods.rotation import TangentRotation
 from workers.models import load_model, wrap_model
+from workers.pairs import PairSet
 from workers.progress import EXIT_FINISHED
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -29,18 +30,24 @@ GPU = torch.device("cuda")
 several_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 
 
+@pytest.mark.parametrize(
+    ("pairs", "point"),
+    [(random_pairs(4, 12, n_prefix=4), 7), (ragged_pairs(4, n_prefix=3), 1)],
+    ids=["equal", "ragged"],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", list(CONFIGS))
-def test_the_engines_agree(family: str, dtype: torch.dtype) -> None:
-    """Logits of an intervention at each layer: to 1e-4 in float32, to bfloat16's rounding in bfloat16."""
+def test_the_engines_agree(family: str, dtype: torch.dtype, pairs: PairSet, point: int) -> None:
+    """Logits of an intervention at each layer, in prompts of equal and of unequal length: to 1e-4 in float32, to
+    bfloat16's rounding in bfloat16."""
     model = wrap_model(tiny_model(family, dtype=dtype).model.to(GPU))
-    batch = to_device(random_pairs(4, 12, n_prefix=4), GPU)
-    engine = SuffixEngine(model, layers=[0, 1, 2], prefix_P=batch.base.ids_BT[0, :4])
-    found = engine.forward(batch.base, batch.source).intervene(7, [0, 1, 2], lambda base, source: source)
+    batch = to_device(pairs, GPU)
+    engine = SuffixEngine(model, layers=[0, 1, 2], prefix_P=batch.base.ids_BT[0, :3])
+    found = engine.forward(batch.base, batch.source).intervene(point, [0, 1, 2], lambda base, source: source)
     plain = ReferenceEngine(model).forward(batch.base, batch.source)
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     for layer in range(3):
-        wanted = plain.intervene(7, [layer], lambda base, source: source)[0]
+        wanted = plain.intervene(point, [layer], lambda base, source: source)[0]
         torch.testing.assert_close(found[layer], wanted, rtol=tolerance, atol=tolerance)
 
 
@@ -86,9 +93,9 @@ def test_the_engines_agree_on_several_gpus(demo_model: Path) -> None:
     for n_gpus in (1, 2):
         model = load_model(demo_model, dtype="float32", device=GPU, n_gpus=n_gpus)
         assert (len({weight.device for weight in model.model.parameters()}) > 1) == (n_gpus > 1)
-        engine = SuffixEngine(model, layers=range(4), prefix_P=batch.base_BT[0, :4])
-        plain = ReferenceEngine(model).forward(batch.base_BT, batch.source_BT)
-        forward = engine.forward(batch.base_BT, batch.source_BT)
+        engine = SuffixEngine(model, layers=range(4), prefix_P=batch.base.ids_BT[0, :4])
+        plain = ReferenceEngine(model).forward(batch.base, batch.source)
+        forward = engine.forward(batch.base, batch.source)
         logits = forward.intervene(7, range(4), lambda base, source: base + weight_D * (source - base))
         (gradient_D,) = torch.autograd.grad(logits.sum(), weight_D)
         with torch.no_grad():
