@@ -14,6 +14,8 @@ from orchestrator.grid import PromptReader
 from orchestrator.spec import SweepSpec
 from workers.layout import PromptLayout, encode_prompts
 from workers.model_info import ModelError
+from workers.tasks import TaskError
+from workers.tasks.blame import blamed
 from workers.tokens import Tokenizer
 
 
@@ -51,10 +53,14 @@ def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> E
     except ModelError as error:
         raise SpecError(f"{spec.source}: key `model.path`: {error}") from error
     task, layout = PromptReader(spec, tokenizer).read("task", (chosen or spec.grid.experiments[0]).task)
-    inputs = task.sample(random.Random(draw))
-    text = task.prompt(inputs)
-    encoded = encode_prompts(task, tokenizer, [text], [task.positions(inputs)])
-    prompts = layout.place(task, encoded)
+    try:
+        with blamed(task):
+            inputs = task.sample(random.Random(draw))
+            text, answer = task.prompt(inputs), task.answers[task.outcome(inputs)]
+            encoded = encode_prompts(task, tokenizer, [text], [task.positions(inputs)])
+        prompts = layout.place(task, encoded)
+    except TaskError as error:  # of this draw alone: the layout has tried others
+        raise SpecError(f"{spec.source}: key `task`: {error}") from error
     places = range(layout.n_tokens) if prompts.place_BP is None else prompts.place_BP[0].tolist()
     in_grid = _points_in_grid(spec, layout)
     named = {name: places[point] for name, point in layout.named.items()}
@@ -73,7 +79,7 @@ def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> E
     return ExamplePrompt(
         task=task.name,
         text=text,
-        answer=task.answers[task.outcome(inputs)],
+        answer=answer,
         answers=tuple(task.answers.values()),
         tokens=tuple(tokens),
     )

@@ -3,8 +3,9 @@ written."""
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def command(
 ) -> Command:
     """Runs a command on a sweep of this task file's text; gives the exit code and the error with FILE for the file."""
 
-    def called(name: str, text: str, **changes: Any) -> tuple[int, str]:
+    def called(name: str, text: str, options: Sequence[str] = (), **changes: Any) -> tuple[int, str]:
         (tmp_path / "order.py").write_text(text)
         spec = {
             "name": "order",
@@ -126,7 +127,7 @@ def command(
         }
         (tmp_path / "order.yaml").write_text(to_yaml(spec | changes), encoding="utf-8")
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["causalsweep", name, "order.yaml"])
+        monkeypatch.setattr(sys, "argv", ["causalsweep", name, "order.yaml", *options])
         code = 0
         try:
             cli.main()
@@ -184,6 +185,15 @@ def test_a_wrong_use_of_a_right_file_is_said_too(command: Command, changes: dict
 
 
 NAMED = TASK.replace(*positions("{'n': self.prompt(inputs).index('?') - 1}"))
+
+
+def test_a_draw_that_alone_fails_is_said_where_it_is_looked_at(command: Command) -> None:
+    """The trial's 256 draws come from one generator, the prompt from another: its mistake has file and line too."""
+    fails = f"1 // (rng.random() != {random.Random(1).random()!r}) and "
+    right = TASK.replace('{"m": ', '{"m": ' + fails)
+    assert command("plan", right) == (0, "")
+    code, said = command("prompt", right, options=["--draw", "1"])
+    assert (code, "FILE:12, sample: ZeroDivisionError" in said) == (2, True), said
 
 
 def test_prompts_of_unequal_length_are_planned_by_name(command: Command) -> None:
