@@ -170,6 +170,26 @@ def test_any_shape_agrees(n_pairs: int, n_tokens: int, layers: list[int], data: 
         torch.testing.assert_close(found[index], wanted[0], rtol=1e-5, atol=1e-5)
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    n_pairs=st.integers(1, 6),
+    n_prefix=st.integers(0, 3),
+    seed=st.integers(0, 10_000),
+    point=st.integers(0, 2),
+    layers=st.lists(st.integers(0, 2), min_size=1, max_size=5).map(sorted),
+)
+def test_any_lengths_agree(n_pairs: int, n_prefix: int, seed: int, point: int, layers: list[int]) -> None:
+    """Random lengths, places, prefixes and cohorts: logits equal the whole model's on the same filled-up prompts."""
+    model = tiny_model("mistral")
+    batch = to_device(ragged_pairs(n_pairs, n_prefix=n_prefix, seed=seed), CPU)
+    engine = SuffixEngine(model, layers=layers, prefix_P=batch.base.ids_BT[0, :n_prefix])
+    found, _ = mixed_logits(engine.forward(batch.base, batch.source), point, layers)
+    plain = ReferenceEngine(model).forward(batch.base, batch.source)
+    for index, layer in enumerate(layers):
+        wanted, _ = mixed_logits(plain, point, [layer])
+        torch.testing.assert_close(found[index], wanted[0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_neox"])
 def test_bfloat16_differs_by_its_rounding_only(family: str) -> None:
     """In bfloat16 the two engines differ by no more than bfloat16 differs from float32."""
