@@ -17,7 +17,10 @@ Source: TypeAlias = Annotated[
     str, typer.Argument(metavar="SWEEP", help="A spec file, a sweep's folder, or the name of a sweep.")
 ]
 Sweeps: TypeAlias = Annotated[
-    Path, typer.Option("--sweeps", envvar="CAUSALSWEEP_SWEEPS", help="The folder that holds the sweeps' folders.")
+    Path,
+    typer.Option(
+        "--sweeps", envvar="CAUSALSWEEP_SWEEPS", file_okay=False, help="The folder that holds the sweeps' folders."
+    ),
 ]
 Set: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec; may be repeated.")

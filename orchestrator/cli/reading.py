@@ -26,7 +26,9 @@ class Format(StrEnum):
 
 
 FormatOption = Annotated[Format, typer.Option("--format", help="table, csv, parquet or json.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="A file; default: standard output.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file; default: standard output.")
+]
 SHOWN = ("experiment", "setting", "method", "seed", "layer", "position", "token", "status", "iia", "iia_normalized")
 
 
@@ -93,7 +95,7 @@ def query(
 def report(
     source: Source,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A folder; default: the sweep's report/.")
+        Path | None, typer.Option("--output", "-o", file_okay=False, help="A folder; default: the sweep's report/.")
     ] = None,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
@@ -164,6 +166,8 @@ def _bytes(frame: pd.DataFrame, form: Format) -> bytes:
         text = frame.to_csv(index=False)
     elif form is Format.JSON:
         text = frame.to_json(orient="records", date_format="iso", indent=1) + "\n"
+    elif frame.empty:
+        text = "no rows\n"
     else:
         text = frame.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4f}") + "\n"
     return str(text).encode("utf-8")

@@ -108,7 +108,7 @@ def run(
     on: On = "local",
     sets: Set = None,
     reuse: Reuse = None,
-    poll_s: Annotated[float, typer.Option(help="Seconds between looks at the jobs.")] = 2.0,
+    poll_s: Annotated[float, typer.Option(min=0, help="Seconds between looks at the jobs.")] = 2.0,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:

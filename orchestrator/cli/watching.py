@@ -78,7 +78,7 @@ class Display:
 def status(
     source: Source,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Until no job waits or runs.")] = False,
-    poll_s: Annotated[float, typer.Option(help="Seconds between looks with --watch.")] = 5.0,
+    poll_s: Annotated[float, typer.Option(min=0, help="Seconds between looks with --watch.")] = 5.0,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
@@ -106,7 +106,7 @@ def logs(
     source: Source,
     job: Annotated[str, typer.Argument(help="A job's name, as `status` shows it; default: the latest log.")] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the log grows.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", help="Only the last lines; 0: all.")] = 0,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Only the last lines; 0: all.")] = 0,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
