@@ -222,8 +222,8 @@ def test_errors_are_grouped(run: Run, document: Callable[..., Any], load: LoadSw
     assert (fault["count"], fault["kind"], fault["hosts"]) == (2, "bug", ["node1"])
 
 
-def test_results_in_every_format(run: Run, load: LoadSweep, world: World, tmp_path: Path) -> None:
-    """CSV, Parquet and JSON hold the same rows."""
+def test_results_in_every_format(run: Run, load: LoadSweep, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """CSV, Parquet and JSON hold the same rows; a table without any says so."""
     import pandas as pd
 
     run("submit", "small.yaml")
@@ -234,6 +234,9 @@ def test_results_in_every_format(run: Run, load: LoadSweep, world: World, tmp_pa
     frames = [pd.read_csv("out.csv"), pd.read_parquet("out.parquet"), pd.read_json("out.json")]
     assert [len(frame) for frame in frames] == [4, 4, 4]
     assert [set(frame["layer"]) for frame in frames] == [{1}, {1}, {1}]
+    capsys.readouterr()
+    assert run("results", "small", "--where", "layer=7") == 0
+    assert capsys.readouterr().out == "no rows\n"
 
 
 def test_query_sees_rows_and_cells(document: Callable[..., Any], run: Run, load: LoadSweep, world: World) -> None:
