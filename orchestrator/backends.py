@@ -64,13 +64,21 @@ def machines(spec: SweepSpec, backend: str, folder: SweepFolder) -> Machines:
     if backend == "local":
         local: Any = open_cluster(backend, folder, options)
         on_cpu = not local.devices or spec.run.device == "cpu"
+        _check_room(spec, local.settings.workers, "`local.workers`")
         return Machines(local.settings.workers, "cpu" if on_cpu else _local_gpu())
     if spec.cluster is None:
         right = "give the machines, for instance `cluster: {nodes: 2, gpus_per_node: 8, gpu: a100}`"
         raise SpecError(f"{spec.source}: key `cluster`: missing; {right}")
     if spec.cluster.gpu not in DEVICES:
         raise spec.error("cluster.gpu", spec.cluster.gpu, f"one of {', '.join(DEVICES)} is right")
+    _check_room(spec, spec.cluster.gpus_per_node, "`cluster.gpus_per_node`")
     return Machines(spec.cluster.nodes * spec.cluster.gpus_per_node, spec.cluster.gpu)
+
+
+def _check_room(spec: SweepSpec, n_gpus: int, key: str) -> None:
+    """Raises: SpecError when a job is to have more than the `n_gpus` of a machine."""
+    if spec.jobs.gpus > n_gpus:
+        raise spec.error("jobs.gpus", spec.jobs.gpus, f"a job runs on one machine, and {key} is {n_gpus}")
 
 
 def device_kind(gpu_name: str) -> str:

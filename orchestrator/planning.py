@@ -21,16 +21,18 @@ class Totals:
     """What some jobs take together."""
 
     n_jobs: int
+    job_h: float  # the mean job
     gpu_hours: float
     makespan_h: float
 
     @classmethod
     def of(cls, jobs: Sequence[PlannedJob], *, n_gpus: int, gpus_per_job: int) -> Totals:
         """The totals of `jobs` on so many GPUs."""
-        side_by_side = max(1, n_gpus // gpus_per_job)
+        side_by_side, hours = max(1, n_gpus // gpus_per_job), sum(job.predicted_s for job in jobs) / 3600
         return cls(
             n_jobs=len(jobs),
-            gpu_hours=gpus_per_job * sum(job.predicted_s for job in jobs) / 3600,
+            job_h=hours / max(len(jobs), 1),
+            gpu_hours=gpus_per_job * hours,
             makespan_h=makespan_s(jobs, side_by_side) / 3600 if jobs else 0.0,
         )
 

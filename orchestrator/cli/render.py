@@ -76,8 +76,8 @@ def plan_view(plan: Plan) -> Group:
 
 
 def _totals_row(engine: str, totals: Totals) -> list[str]:
-    mean = totals.gpu_hours / totals.n_jobs if totals.n_jobs else 0.0
-    return [engine, f"{totals.n_jobs:,}", f"{mean:.2f}", f"{totals.gpu_hours:,.1f}", duration(totals.makespan_h * 3600)]
+    makespan = duration(totals.makespan_h * 3600)
+    return [engine, f"{totals.n_jobs:,}", f"{totals.job_h:.2f}", f"{totals.gpu_hours:,.1f}", makespan]
 
 
 def prompt_view(prompt: ExamplePrompt) -> Group:

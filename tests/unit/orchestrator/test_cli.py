@@ -144,6 +144,29 @@ def test_plan_shows_the_figures(run: Run, capsys: pytest.CaptureFixture[str]) ->
     assert "nothing measured yet" in text
 
 
+def test_hours_of_a_job_are_by_the_clock_and_gpu_hours_count_each_gpu(load: LoadSweep, world: World) -> None:
+    """Two GPUs a job, four machines' worth of them: GPU-hours are twice the jobs' hours, the longest ends the plan."""
+    cluster = {"nodes": 4, "gpus_per_node": 2, "gpu": "a100"}
+    plan = load(jobs={"gpus": 2}, cluster=cluster).plan(on="slurm")
+    hours = [job.predicted_s / 3600 for job in plan.jobs]
+    assert plan.totals.job_h == pytest.approx(sum(hours) / len(hours))
+    assert plan.totals.gpu_hours == pytest.approx(2 * sum(hours))
+    assert plan.totals.makespan_h == pytest.approx(max(hours))
+
+
+def test_more_gpus_than_a_machine_has_are_refused(
+    load: LoadSweep, run: Run, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job is one process: the key, the value and the machine's number; plan and submit say the same."""
+    load(jobs={"gpus": 3}, cluster={"nodes": 4, "gpus_per_node": 2, "gpu": "a100"})
+    for arguments in (["plan", "small.yaml"], ["submit", "small.yaml", "--on", "slurm"]):
+        assert run(*arguments) == 2
+        message = "small.yaml: key `jobs.gpus`: got 3; a job runs on one machine, and `cluster.gpus_per_node` is 2"
+        assert message in capsys.readouterr().err
+    assert run("submit", "small.yaml") == 2
+    assert "a job runs on one machine, and `local.workers` is 2" in capsys.readouterr().err
+
+
 def test_plan_writes_nothing(run: Run, tmp_path: Path) -> None:
     """Planning leaves no folder."""
     run("plan", "small.yaml")
