@@ -28,7 +28,8 @@ from cluster.ray.record import DispatcherState, Phase, Record, Submission
 from cluster.ray.starting import start_dispatcher
 
 SUBMIT_S: Final = 180.0  # from handing a submission in to its dispatcher's word on every node
-LOST_S: Final = 120.0  # likewise when Ray does not answer: its processes outlive their head by 60 s
+SILENT_S: Final = 30.0  # meanwhile a busy head may leave questions of ours without an answer for so long
+LOST_S: Final = 120.0  # as QUIET_S, when Ray does not answer: its processes outlive their head by 60 s
 SKEW_S: Final = 5.0
 
 
@@ -114,9 +115,15 @@ class RayCluster(AbstractCluster):
 
     def _begun(self, name: str) -> DispatcherState:
         """The dispatcher's state once it has looked at the nodes. Raises: ClusterUsageError, ClusterUnavailable."""
-        deadline = time.monotonic() + SUBMIT_S
-        while time.monotonic() < deadline:
-            job = self._api.job(name)
+        began = heard = time.monotonic()
+        while time.monotonic() - began < SUBMIT_S:
+            job = None
+            try:
+                job = self._api.job(name)
+                heard = time.monotonic()
+            except ClusterUnavailable:
+                if time.monotonic() - heard > SILENT_S:
+                    raise
             state = self._record.state(name)
             if state is not None and state.phase is not Phase.PROBING:
                 return state

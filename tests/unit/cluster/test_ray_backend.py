@@ -15,6 +15,7 @@ import pytest
 
 from cluster.backend import ClusterUnavailable, ClusterUsageError, Control, JobRequest, JobState
 from cluster.ray import RayCluster
+from cluster.ray.api import RayApi
 from cluster.ray.record import DispatcherState, JobRecord, Order, Phase, RayJobOptions, Record
 from tests.fake_ray import FakeRay, fake_ray
 
@@ -133,6 +134,31 @@ def test_a_cluster_that_wants_its_token_says_how(ray: FakeRay, tmp_path: Path) -
     ray.serve("/api/v0/cluster_metadata", "Unauthorized: Missing authentication token", status=401)
     with pytest.raises(ClusterUsageError, match="RAY_AUTH_MODE=token"):
         RayCluster(tmp_path, {"address": ray.address}).submit([request(tmp_path)], token="t")
+
+
+# ---------------------------------------------------------------- while the dispatcher starts
+
+
+def test_a_busy_head_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question that stays without an answer once is not the end of a submission."""
+    handles = recorded(tmp_path, JobRecord(), heartbeat_age_s=0, phase=Phase.PROBING)
+
+    def no_answer(_api: RayApi, _name: str) -> None:
+        recorded(tmp_path, JobRecord(), heartbeat_age_s=0, phase=Phase.RUNNING)
+        raise ClusterUnavailable("busy")
+
+    monkeypatch.setattr(RayApi, "job", no_answer)
+    assert RayCluster(tmp_path, {"address": "http://h:1"}).submit([request(tmp_path, "j0")], token="t") == handles
+
+
+def test_a_head_that_dies_meanwhile_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing answers any more, that is what is said, and the same call goes on later."""
+    recorded(tmp_path, JobRecord(), heartbeat_age_s=0, phase=Phase.PROBING)
+    monkeypatch.setattr("cluster.ray.backend.SILENT_S", 0.3)
+    with pytest.raises(ClusterUnavailable, match="no Ray at"):
+        RayCluster(tmp_path, {"address": f"http://127.0.0.1:{free_port()}"}).submit(
+            [request(tmp_path, "j0")], token="t"
+        )
 
 
 # ---------------------------------------------------------------- what poll makes of the record
