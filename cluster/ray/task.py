@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from typing import Any, Final
 import ray
 
 ENV_METRICS_FILE: Final = "CAUSALSWEEP_METRICS_FILE"
+ENV_GUARDIAN: Final = "CAUSALSWEEP_GUARDIAN"  # of a command and all that it starts: the Ray process that answers for it
+_GUARDIAN: Final = re.compile(rb"(?:^|\0)%b=(?P<mark>(?P<namespace>[!-~]+) (?P<pid>\d+) \d+)\0" % ENV_GUARDIAN.encode())
 _SUBREAPER: Final = 36  # prctl(2), PR_SET_CHILD_SUBREAPER: orphans below this process become its children
 POLL_S: Final = 0.2  # Ray delivers a cancellation between two bytecodes of the main thread, never into a system call
 
@@ -85,11 +88,12 @@ class Command:
 
         Raises: OSError (no such log or folder).
         """
+        _kill_orphans()
         ctypes.CDLL(None).prctl(_SUBREAPER, 1)
         self._log = open(log, "ab", buffering=0)  # noqa: SIM115 - closed by `end`, after the thread that writes it
         self._child = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *argv],
-            env={**os.environ, **env},
+            env={**os.environ, **env, ENV_GUARDIAN: _mark(os.getpid())},
             cwd=os.path.dirname(log),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -138,6 +142,26 @@ def last_lines(path: str, *, n_bytes: int = 2000) -> str:
         log.seek(max(0, size - n_bytes))
         text = log.read().decode(errors="replace")
     return text if size <= n_bytes else text.partition("\n")[2]
+
+
+def _kill_orphans() -> None:
+    """End what is left here of commands whose Ray process was killed: daemons that have left its process group."""
+    here = os.readlink("/proc/self/ns/pid")
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it ended meanwhile, or is somebody else's
+            found = _GUARDIAN.search(path.read_bytes())
+            if found and found["namespace"].decode() == here and found["mark"].decode() != _mark(int(found["pid"])):
+                os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+def _mark(pid: int) -> str:
+    """A process, as no other is marked: `NAMESPACE PID START`; without START where it has ended."""
+    namespace = os.readlink("/proc/self/ns/pid")
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return f"{namespace} {pid}"
+    return f"{namespace} {pid}" if stat[0] == "Z" else f"{namespace} {pid} {stat[19]}"
 
 
 def _kill_descendants() -> None:

@@ -36,14 +36,23 @@ def dispatcher(bench: Bench, token: str) -> ProcessId:
 
 
 def test_a_killed_worker_process_takes_its_command_along(bench: Bench, bed: RayTestbed) -> None:
-    """SIGKILL to the Ray process that runs a job: the command dies with it, so that nothing is left on the GPU that Ray
-    hands out again, and the job runs a second time, which its status counts."""
-    handles = bench.cluster().submit([bench.request("a", until="gate")], token="t1")
+    """SIGKILL to the Ray process that runs a job: the command dies with it, and a daemon that it has left in a session
+    of its own when the next job starts there, so that nothing is left on the GPU that Ray hands out again. The job runs
+    a second time, which its status counts."""
+    leave = "setsid sh -c 'echo $$ >> pids; exec sleep 600' & exec \"$@\""
+    request = bench.request("a", until="gate")
+    request = replace(request, argv=("sh", "-c", leave, "sh", *request.argv))
+    pids = request.log.parent / "pids"
+    handles = bench.cluster().submit([request], token="t1")
     bench.wait_for_start("a")
-    child = running_child(bench, "a")
+    bench.wait("the daemon", lambda: pids.exists() and pids.read_text().endswith("\n"))
+    child, daemon = running_child(bench, "a"), ProcessId.of(int(pids.read_text()))
     bed.kill_worker()
     bench.wait("the command's end", lambda: not child.is_alive())
     bench.wait_for_start("a", n=2)
+    bench.wait("the daemon's end", lambda: not daemon.is_alive())
+    bench.wait("the second daemon", lambda: len(pids.read_text().splitlines()) == 2)
+    assert ProcessId.of(int(pids.read_text().splitlines()[1])).is_alive()
     bench.open("gate")
     status = bench.wait_for(handles)["a"]
     assert (status.state, status.restarts) == (JobState.COMPLETED, 1)
