@@ -5,6 +5,7 @@ Errors, by what the caller does next:
     ClusterError
     |- ClusterUsageError      the spec or the machine must be mended (message says what and how); nothing was submitted
     |- ClusterUnavailable     the scheduler did not answer: ask again later; says nothing about any job
+    |  `- NothingSent         it did not answer what is asked before jobs are sent: it has none of them
     `- SubmissionIncomplete   some jobs were accepted; `.handles` names them
 """
 
@@ -27,6 +28,10 @@ class ClusterUsageError(ClusterError):
 
 class ClusterUnavailable(ClusterError):
     """The scheduler did not answer. That says nothing about a job."""
+
+
+class NothingSent(ClusterUnavailable):
+    """The scheduler did not answer, and none of a submission's jobs was sent to it."""
 
 
 class SubmissionIncomplete(ClusterError):

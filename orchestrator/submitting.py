@@ -18,6 +18,7 @@ from cluster.backend import (
     ClusterUnavailable,
     ClusterUsageError,
     JobRequest,
+    NothingSent,
     SubmissionIncomplete,
 )
 from orchestrator.backends import machines, open_cluster, options_of
@@ -160,7 +161,7 @@ def hand_over(
     """The submission with the handles of its jobs, written down before and after the backend is asked.
 
     Raises: ClusterUsageError (nothing was submitted, nothing is left behind), SweepBusy (the backend did not answer:
-    resume finds out), StorageError.
+    resume finds out, where it may have the jobs), StorageError.
     """
     try:
         for job, _ in jobs:
@@ -229,6 +230,11 @@ def _submit(
         changes["handles"] = cluster.submit(list(requests), token=submission.token)
     except SubmissionIncomplete as error:
         changes |= {"handles": error.handles, "message": str(error)}
+    except NothingSent as error:
+        withdraw(folder, submission)
+        raise SweepBusy(
+            f"{submission.backend} did not answer: {error}\nnothing was submitted; try again later, or elsewhere (--on)"
+        ) from error
     except ClusterUnavailable as error:
         raise SweepBusy(
             f"{submission.backend} did not answer: {error}\n"

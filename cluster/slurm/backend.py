@@ -9,7 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, final
 
-from cluster.backend import AbstractCluster, ClusterUsageError, Control, Finding, JobRequest, JobState, JobStatus
+from cluster.backend import (
+    AbstractCluster,
+    ClusterUnavailable,
+    ClusterUsageError,
+    Control,
+    Finding,
+    JobRequest,
+    JobState,
+    JobStatus,
+    NothingSent,
+)
 from cluster.process import exit_text
 from cluster.slurm.commands import Refused, ask, require
 from cluster.slurm.doctor import examine
@@ -66,11 +76,16 @@ class SlurmCluster(AbstractCluster):
         if not requests:
             self._wake()
             return {}
-        site = Site.ask(options)
+        submission = self._record.submission(token)
+        try:
+            site = Site.ask(options)
+        except ClusterUnavailable as error:
+            if submission.chunks():  # of an earlier call with this token
+                raise
+            raise NothingSent(str(error)) from error
         site.check(self.folder, requests, options)
         if not self._record.has_limit():
             self._record.set_limit(self.options.array_parallelism)
-        submission = self._record.submission(token)
         sending = Sending(
             folder=self.folder,
             submission=submission,

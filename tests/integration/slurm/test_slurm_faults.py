@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from cluster.backend import ClusterUnavailable, JobState
+from cluster.backend import ClusterUnavailable, JobState, NothingSent
 from cluster.testbed.slurm import SlurmTestbed
 from tests.contract.bench import Bench
 from tests.integration.slurm.conftest import shell
@@ -116,7 +116,8 @@ def test_an_orphan_beside_its_copy_does_no_harm(bench: Bench, testbed: SlurmTest
 
 
 def test_a_controller_that_dies_loses_no_job(bench: Bench, testbed: SlurmTestbed) -> None:
-    """slurmctld killed once it has saved its state, as it does every few seconds: the job goes on without it."""
+    """slurmctld killed once it has saved its state, as it does every few seconds: the job goes on without it, and jobs
+    that are submitted meanwhile are known not to have been sent."""
     handles = start(bench, "a")
     saved = testbed.folder / "spool" / "controller" / "job_state"
     changed = time.time()
@@ -125,6 +126,8 @@ def test_a_controller_that_dies_loses_no_job(bench: Bench, testbed: SlurmTestbed
     testbed.controller_down()
     with suppress(ClusterUnavailable):
         assert not bench.cluster().poll(list(handles.values()))[handles["a"]].state.is_finished()
+    with pytest.raises(NothingSent):
+        bench.cluster().submit([bench.request("b")], token="t2")
     testbed.controller_up()
     bench.open("gate")
     assert bench.wait_for(handles)["a"].state is JobState.COMPLETED

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.backend import ClusterUnavailable, ClusterUsageError
+from cluster.backend import ClusterUnavailable, ClusterUsageError, NothingSent
 from orchestrator import submitting
 from orchestrator.errors import SpecError, StorageError, SweepBusy, SweepConflict
 from orchestrator.records import claim_submission, read_submissions, save
@@ -127,6 +127,25 @@ def test_silent_scheduler_leaves_the_question_open(load: LoadSweep, world: World
     world.fails_with = None
     sweep.resume()
     assert [len(submission.handles) for submission in read_submissions(sweep.folder)] == [2]
+
+
+def test_a_scheduler_that_was_sent_nothing_leaves_nothing_open(load: LoadSweep, world: World) -> None:
+    """Silent before any job was sent, at first or when an intent is taken up again: the cells are free for another
+    backend, and a new sweep's folder is gone."""
+    sweep = load()
+    world.fails_with = NothingSent("no controller")
+    with pytest.raises(SweepBusy, match=r"no controller\nnothing was submitted; try again later"):
+        sweep.submit()
+    assert not sweep.folder.root.exists()
+    world.fails_with = ClusterUnavailable("timed out")
+    with pytest.raises(SweepBusy, match="resume small"):
+        sweep.submit()
+    world.fails_with = NothingSent("no controller")
+    with pytest.raises(SweepBusy, match="nothing was submitted"):
+        sweep.resume()
+    assert not read_submissions(sweep.folder)
+    world.fails_with = None
+    assert sweep.submit().n_cells == 8
 
 
 def test_two_submitters_at_once(load: LoadSweep, world: World) -> None:
