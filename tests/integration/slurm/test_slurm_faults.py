@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -116,8 +117,7 @@ def test_an_orphan_beside_its_copy_does_no_harm(bench: Bench, testbed: SlurmTest
 
 
 def test_a_controller_that_dies_loses_no_job(bench: Bench, testbed: SlurmTestbed) -> None:
-    """slurmctld killed once it has saved its state, as it does every few seconds: the job goes on without it, and jobs
-    that are submitted meanwhile are known not to have been sent."""
+    """slurmctld killed once it has saved its state, as it does every few seconds: the job goes on without it."""
     handles = start(bench, "a")
     saved = testbed.folder / "spool" / "controller" / "job_state"
     changed = time.time()
@@ -126,12 +126,22 @@ def test_a_controller_that_dies_loses_no_job(bench: Bench, testbed: SlurmTestbed
     testbed.controller_down()
     with suppress(ClusterUnavailable):
         assert not bench.cluster().poll(list(handles.values()))[handles["a"]].state.is_finished()
-    with pytest.raises(NothingSent):
-        bench.cluster().submit([bench.request("b")], token="t2")
     testbed.controller_up()
     bench.open("gate")
     assert bench.wait_for(handles)["a"].state is JobState.COMPLETED
     assert (len(bench.starts("a")), bench.ends("a")) == (1, 1)
+
+
+def test_a_controller_that_is_not_there_was_sent_nothing(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens where the configuration says: the jobs are known not to have been sent, so that they may run
+    elsewhere."""
+    conf = "ClusterName=gone\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\nMessageTimeout=1\nNodeName=n1\n"
+    (tmp_path / "slurm.conf").write_text(conf + "PartitionName=p Nodes=n1\n")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    with pytest.raises(NothingSent, match="Unable to contact slurm controller"):
+        bench.cluster().submit([bench.request("a")], token="t1")
 
 
 def test_status_needs_no_database(bench: Bench, testbed: SlurmTestbed) -> None:
