@@ -289,8 +289,8 @@ def _for_last_tokens(run: Any, cache_layer: _TailCache, n_tokens: int, n_read: i
         with contextlib.suppress(_KeysAndValuesKnown):
             run(hidden[:, others], *_tokens(args, others, n_tokens), **_tokens(kwargs, others, n_tokens))
         output = hidden_of(run(hidden[:, read], *_tokens(args, read, n_tokens), **_tokens(kwargs, read, n_tokens)))
-        # some models check the number of tokens, so what nobody reads is filled in
-        return torch.cat([output[:, :1].expand(-1, n_tokens - n_read, -1), output], dim=1)
+        # some models check the number of tokens, so what nobody reads is filled in, out of the gradient's way
+        return torch.cat([output[:, :1].detach().expand(-1, n_tokens - n_read, -1), output], dim=1)
 
     return forward
 
