@@ -62,7 +62,7 @@ def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> E
     except TaskError as error:  # of this draw alone: the layout has tried others
         raise SpecError(f"{spec.source}: key `task`: {error}") from error
     places = range(layout.n_tokens) if prompts.place_BP is None else prompts.place_BP[0].tolist()
-    in_grid = _points_in_grid(spec, layout)
+    in_grid = {places[point] for point in _points_in_grid(spec, layout)}
     named = {name: places[point] for name, point in layout.named.items()}
     tokens = []
     for index, token in enumerate(encoded.rows[0]):
@@ -73,7 +73,7 @@ def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> E
                 index=index if layout.is_indexed else None,
                 label=label if layout.find(label) == (index,) else "",
                 names=tuple(name for name, place in named.items() if place == index),
-                in_grid=index in {places[point] for point in in_grid},
+                in_grid=index in in_grid,
             )
         )
     return ExamplePrompt(
