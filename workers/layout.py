@@ -59,11 +59,17 @@ class PromptLayout:
 
     def place(self, task: AbstractTask, encoded: EncodedPrompts) -> Prompts:
         """The prompts with the places of all points. Raises: TaskError for one that does not fit this layout."""
+        for text, found in zip(encoded.texts, encoded.named, strict=True):
+            if found.keys() != self.named.keys():
+                raise TaskError(
+                    f"{place_of(task, type(task).positions)}task {task.name!r}: {text[-60:]!r} has the positions "
+                    f"{', '.join(found)}, and {_N_PROBES} others had {', '.join(self.named)}; name the same for each"
+                )
         if self.is_indexed:
-            check_equal_lengths(task, encoded)
+            _check_equal_lengths(task, encoded)
             if len(encoded.rows[0]) != self.n_tokens:
-                found = len(encoded.rows[0])
-                raise TaskError(f"task {task.name!r}: prompts of {found} tokens, {self.n_tokens} were planned")
+                n_tokens = len(encoded.rows[0])
+                raise TaskError(f"task {task.name!r}: prompts of {n_tokens} tokens, {self.n_tokens} were planned")
         for name, point in self.named.items():
             if self.is_index(point):
                 _check_fixed(task, encoded, name, point)
@@ -114,7 +120,7 @@ def read_layout(task: AbstractTask, tokenizer: Tokenizer) -> PromptLayout:
     encoded = encode_prompts(task, tokenizer, texts, named)
     is_indexed = len({len(row) for row in encoded.rows}) == 1
     if not is_indexed and not named[0]:
-        check_equal_lengths(task, encoded)
+        _check_equal_lengths(task, encoded)
     seen = {name: [places[name] for places in encoded.named] for name in encoded.named[0]}
     tokens = [_label(set(column), tokenizer) for column in zip(*encoded.rows, strict=True)] if is_indexed else []
     first_tokens = list(range(len(tokens)))
@@ -137,7 +143,7 @@ def read_layout(task: AbstractTask, tokenizer: Tokenizer) -> PromptLayout:
     )
 
 
-def check_equal_lengths(task: AbstractTask, encoded: EncodedPrompts) -> None:
+def _check_equal_lengths(task: AbstractTask, encoded: EncodedPrompts) -> None:
     """Raises: TaskError showing two prompts of unequal token count."""
     first = encoded.rows[0]
     for text, row in zip(encoded.texts, encoded.rows, strict=True):

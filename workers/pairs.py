@@ -159,8 +159,8 @@ def _encode(
 ) -> Prompts:
     with blamed(task):
         texts = [task.prompt(inputs) for inputs in draws]
-        named = [task.positions(inputs) for inputs in draws]
-    return layout.place(task, encode_prompts(task, tokenizer, texts, named))
+        encoded = encode_prompts(task, tokenizer, texts, [task.positions(inputs) for inputs in draws])
+    return layout.place(task, encoded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

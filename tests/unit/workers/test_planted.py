@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from workers.layout import moved_positions, read_layout
 from workers.methods import boundless_das
 from workers.methods.base import to_device
 from workers.models import wrap_model
-from workers.pairs import PairSet, make_pairs
+from workers.pairs import PairSet, make_pairs, make_prompts
 from workers.tasks import TaskError
 from workers.tokens import Tokenizer
 
@@ -137,6 +138,28 @@ def test_a_setting_is_evaluated_where_the_position_moved_to(
     ((astray,),) = count_right(engine, [column], pairs, micro_batch=100, moved={position: place - 1})
     assert found.n_correct == found.n_total
     assert astray.n_correct == astray.n_correct_none < astray.n_total
+
+
+class Forgetful(Planted):
+    """Once in a long while a prompt has no z, or its z has no place."""
+
+    def positions(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = super().positions(inputs)
+        if (inputs["X"], inputs["Y"], inputs["before_x"]) == (7, 7, 3):
+            found.pop("z") if self.lead else found.update(z=None)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("lead", "message"),
+    [(1, "has the positions x, y, last, and 256 others had x, z, y, last; name the same for each"), (0, "TypeError")],
+)
+def test_a_name_that_one_prompt_in_many_lacks_is_the_tasks_fault(tmp_path: Path, lead: int, message: str) -> None:
+    """What no draw of the trial met is no bug of ours on a node."""
+    tokenizer, forgetful = Tokenizer.load(save_planted(tmp_path)), Forgetful(fillers=3, lead=lead)
+    layout = read_layout(Planted(fillers=3, lead=lead), tokenizer)
+    with pytest.raises(TaskError, match=message):
+        make_prompts(forgetful, tokenizer, layout, n_prompts=3000, split="gate")
 
 
 def test_a_position_that_a_setting_lacks_is_refused(tmp_path: Path) -> None:
