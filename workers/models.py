@@ -170,26 +170,28 @@ def first_of(token: Token) -> int:
     return token if isinstance(token, int) else int(token.min())
 
 
+def side_by_side(values: Tensor) -> Tensor:
+    """`values`, rows next to each other in memory: so a linear layer is one product, and its weight is read once.
+
+    Of rows that lie apart, or seem to, torch makes a batch of products, each with the whole weight, where the weight
+    is frozen.
+    """
+    return values.flatten().view(values.shape)
+
+
 def last_logits(model: PreTrainedModel, filling: NDArray[np.int64] | None, **inputs: Any) -> Tensor:
     """logits_RV in float32 at each row's last token, behind which so many fill the row up.
 
     The model's head is shown these tokens alone.
     """
-    if filling is None:
-        return _last_of(model(**inputs, logits_to_keep=1))
-    n_read = int(filling.max()) + 1
+    token = -1 if filling is None else -1 - filling
 
     def pick(_head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (at_token(arguments[0], n_read - 1 - filling)[:, None], *arguments[1:])
+        return (side_by_side(at_token(arguments[0], token)[:, None]), *arguments[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        return _last_of(model(**inputs, logits_to_keep=n_read))
+        logits_R1V: Tensor = model(**inputs, logits_to_keep=1 if filling is None else int(filling.max()) + 1).logits
     finally:
         handle.remove()
-
-
-def _last_of(output: Any) -> Tensor:
-    """The last logits_RV of a model's output."""
-    logits: Tensor = output.logits[:, -1]
-    return logits.float()
+    return logits_R1V[:, 0].float()

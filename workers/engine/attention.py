@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from workers.models import side_by_side
+
 NAME: Final = "causalsweep_tail"
 _HARMLESS: Final = frozenset({"sliding_window", "is_causal", "position_ids", "cache_position", "use_cache", "dropout"})
 
@@ -65,11 +67,12 @@ def tail_attention(
     scores_BHMK = (query_BHCNE @ key_BHCKE.mT).flatten(2, 3)
     weights_BHMX = _softmax(torch.cat([scores_BHMP, scores_BHMK], dim=-1), attention_mask, softcap).to(query.dtype)
     # 3. what they attend to
-    earlier_BHME = weights_BHMX[..., :n_earlier] @ earlier_values_BHPE
-    weights_BHCNK = weights_BHMX[..., n_earlier:].unflatten(2, (n_cells, -1))
+    weights_BHMP, weights_BHMK = weights_BHMX.split([n_earlier, key.shape[2]], dim=-1)
+    earlier_BHME = weights_BHMP @ earlier_values_BHPE
+    weights_BHCNK = weights_BHMK.unflatten(2, (n_cells, -1))
     attended_BHCNE = earlier_BHME.unflatten(2, (n_cells, -1)) + weights_BHCNK @ value_BHCKE
     attended = attended_BHCNE.unflatten(3, (-1, n_queries)).permute(2, 0, 4, 1, 3, 5)
-    return attended.reshape(n_rows, n_queries, n_heads, head_size), None
+    return side_by_side(attended.reshape(n_rows, n_queries, n_heads, head_size)), None
 
 
 def _softmax(scores_BHMX: Tensor, mask_11QX: Tensor | None, softcap: float | None) -> Tensor:

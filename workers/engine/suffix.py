@@ -43,6 +43,7 @@ from workers.models import (
     hidden_of,
     last_logits,
     replaced_forwards,
+    side_by_side,
     token_index,
 )
 
@@ -285,10 +286,11 @@ def _for_last_tokens(run: Any, cache_layer: _TailCache, n_tokens: int, n_read: i
 
     def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         others, read = slice(None, -n_read), slice(-n_read, None)
+        hidden_others, hidden_read = map(side_by_side, hidden.split([n_tokens - n_read, n_read], dim=1))
         cache_layer.stops = True
         with contextlib.suppress(_KeysAndValuesKnown):
-            run(hidden[:, others], *_tokens(args, others, n_tokens), **_tokens(kwargs, others, n_tokens))
-        output = hidden_of(run(hidden[:, read], *_tokens(args, read, n_tokens), **_tokens(kwargs, read, n_tokens)))
+            run(hidden_others, *_tokens(args, others, n_tokens), **_tokens(kwargs, others, n_tokens))
+        output = hidden_of(run(hidden_read, *_tokens(args, read, n_tokens), **_tokens(kwargs, read, n_tokens)))
         # some models check the number of tokens, so what nobody reads is filled in, out of the gradient's way
         return torch.cat([output[:, :1].detach().expand(-1, n_tokens - n_read, -1), output], dim=1)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.unit.workers.tiny import CONFIGS, ragged_pairs, random_pairs, tiny_model
 from workers.alignment import random_rotation
@@ -225,6 +227,35 @@ def test_the_model_is_left_as_it_was() -> None:
     SuffixEngine(model, layers=[0]).forward(batch.base, batch.source).intervene(4, [0], lambda base, source: source)
     assert model.model.config._attn_implementation == "sdpa"
     assert torch.equal(model.model(batch.base.ids_BT).logits, before)
+
+
+class WeightsRead(TorchDispatchMode):
+    """Notes each product of a batch in which every row has the same matrix: a row at a time reads it anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.repeated: list[tuple[torch.Size, torch.Size]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.bmm.default and len(args[0]) > 1 and 0 in (args[0].stride(0), args[1].stride(0)):
+            self.repeated.append((args[0].shape, args[1].shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", list(CONFIGS))
+def test_a_weight_is_read_once_a_call(family: str) -> None:
+    """Rows that do not lie side by side would make a linear layer one product a row, each of the whole weight: for the
+    head of a large model on a GPU, hundreds of times the work. None is left, forward or backward."""
+    model = tiny_model(family)
+    batch, ragged = (to_device(pairs, CPU) for pairs in (random_pairs(3, 12, n_prefix=3), ragged_pairs(3, n_prefix=3)))
+    with WeightsRead() as seen:
+        for part, points in ((batch, (5, 10, 11)), (ragged, (0, 1, 2))):
+            engine = SuffixEngine(model, layers=[0, 1, 2], prefix_P=part.base.ids_BT[0, :3])
+            forward = engine.forward(part.base, part.source)
+            for point in points:
+                for layers in ([0], [1, 1], [0, 1, 2]):
+                    mixed_logits(forward, point, layers)
+    assert not seen.repeated
 
 
 def test_a_plain_decoder_passes_its_trial() -> None:
