@@ -36,17 +36,25 @@ class ModelInfo:
     gated_mlp: bool
     fingerprint: str
     has_weights: bool
+    n_experts: int = 1  # MLPs of this size in a block
+    n_experts_a_token: int = 1
+    shared_size: int = 0  # of the MLP beside the experts that every token passes
 
     @property
     def n_layer_parameters(self) -> int:
-        """Parameters of one decoder block's matrices; twice that are a token's operations in it."""
-        attention = self.hidden_size * self.head_size * 2 * (self.n_heads + self.n_kv_heads)
-        return attention + (3 if self.gated_mlp else 2) * self.hidden_size * self.intermediate_size
+        """Parameters of the matrices in one decoder block that a token passes; twice that are its operations."""
+        return self._block_parameters(self.n_experts_a_token)
 
     @property
     def n_parameters(self) -> int:
         """Parameters of all blocks and of the embedding and the head."""
-        return self.n_layers * self.n_layer_parameters + 2 * self.vocab_size * self.hidden_size
+        return self.n_layers * self._block_parameters(self.n_experts) + 2 * self.vocab_size * self.hidden_size
+
+    def _block_parameters(self, n_experts: int) -> int:
+        attention = self.hidden_size * self.head_size * 2 * (self.n_heads + self.n_kv_heads)
+        inner = n_experts * self.intermediate_size + self.shared_size
+        router = self.hidden_size * self.n_experts if self.n_experts > 1 else 0
+        return attention + (3 if self.gated_mlp else 2) * self.hidden_size * inner + router
 
 
 def read_model_info(path: Path) -> ModelInfo:
@@ -62,13 +70,16 @@ def read_model_info(path: Path) -> ModelInfo:
     weights = weight_files(path)
     hidden = _size(config, path, "hidden_size", "n_embd", "d_model")
     heads = _size(config, path, "num_attention_heads", "n_head")
-    inner = _first(config, "intermediate_size", "n_inner", "ffn_dim")
+    n_experts = int(_first(config, "num_local_experts", "num_experts", "n_routed_experts") or 1)
+    own = ("moe_intermediate_size",) if n_experts > 1 else ()
+    inner = int(_first(config, *own, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden)
+    shared = _first(config, "shared_expert_intermediate_size") or inner * (_first(config, "n_shared_experts") or 0)
     return ModelInfo(
         path=path,
         architecture=(config.get("architectures") or [config.get("model_type", "")])[0],
         n_layers=_size(config, path, "num_hidden_layers", "n_layer"),
         hidden_size=hidden,
-        intermediate_size=int(inner) if inner else 4 * hidden,
+        intermediate_size=inner,
         n_heads=heads,
         n_kv_heads=int(_first(config, "num_key_value_heads") or heads),
         head_size=int(_first(config, "head_dim") or hidden // heads),
@@ -76,6 +87,9 @@ def read_model_info(path: Path) -> ModelInfo:
         gated_mlp=config.get("model_type") not in _NOT_GATED,
         fingerprint=_fingerprint([path / "config.json", path / "tokenizer.json", *weights]),
         has_weights=bool(weights),
+        n_experts=n_experts,
+        n_experts_a_token=int(_first(config, "num_experts_per_tok") or 1) if n_experts > 1 else 1,
+        shared_size=int(shared) if n_experts > 1 else 0,
     )
 
 

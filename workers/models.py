@@ -107,6 +107,7 @@ def wrap_model(model: PreTrainedModel) -> LanguageModel:
     """`model` frozen, in evaluation mode, with its decoder blocks found. Raises: ModelError when there are none."""
     model.eval().requires_grad_(False)
     config = model.config.get_text_config()
+    config.output_router_logits = False  # of use in training only, and it asks every block for them
     lists = [
         module
         for module in model.base_model.modules()

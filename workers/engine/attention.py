@@ -22,7 +22,11 @@ from transformers.masking_utils import eager_mask
 from workers.models import side_by_side
 
 NAME: Final = "causalsweep_tail"
-_HARMLESS: Final = frozenset({"sliding_window", "is_causal", "position_ids", "cache_position", "use_cache", "dropout"})
+# The mask has said it already, or it is about what else the model returns.
+_HARMLESS: Final = frozenset(
+    {"sliding_window", "is_causal", "position_ids", "cache_position", "use_cache", "dropout"}
+    | {"output_attentions", "output_hidden_states", "output_router_logits", "logits_to_keep"}
+)
 
 
 class UnsupportedAttentionError(ValueError):
@@ -43,12 +47,14 @@ def tail_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention's output, rows x Q x heads x E, as transformers' eager attention gives it.
 
     `query` is rows x heads x Q x E; `key` and `value` are the new ones (`with_earlier`); the additive mask is the same
-    for every row. Raises: UnsupportedAttentionError for an option that would change the result.
+    for every row. `s_aux` is each head's sink: the score of a key that stands for nothing.
+    Raises: UnsupportedAttentionError for an option that would change the result.
     """
     unknown = [name for name, given in kwargs.items() if given is not None and name not in _HARMLESS]
     if unknown:
@@ -65,9 +71,15 @@ def tail_attention(
     # 2. scores: all of them against the shared earlier keys, each cell's against its own new ones
     scores_BHMP = query_BHCNE.flatten(2, 3) @ earlier_keys_BHPE.mT
     scores_BHMK = (query_BHCNE @ key_BHCKE.mT).flatten(2, 3)
-    weights_BHMX = _softmax(torch.cat([scores_BHMP, scores_BHMK], dim=-1), attention_mask, softcap).to(query.dtype)
+    scores_BHMX = _masked(torch.cat([scores_BHMP, scores_BHMK], dim=-1), attention_mask, softcap)
+    if s_aux is not None:
+        sink_HM = s_aux.view(n_key_heads, -1).repeat_interleave(n_queries, dim=1).repeat(1, n_cells)
+        sink_BHM1 = sink_HM[..., None].to(query.dtype).expand(n_pairs, -1, -1, -1)
+        scores_BHMX = torch.cat([scores_BHMX, sink_BHM1], dim=-1)
+    weights_BHMX = torch.softmax(scores_BHMX, dim=-1, dtype=torch.float32).to(query.dtype)
     # 3. what they attend to
-    weights_BHMP, weights_BHMK = weights_BHMX.split([n_earlier, key.shape[2]], dim=-1)
+    sizes = [n_earlier, key.shape[2], weights_BHMX.shape[-1] - n_earlier - key.shape[2]]
+    weights_BHMP, weights_BHMK, _sinks = weights_BHMX.split(sizes, dim=-1)
     earlier_BHME = weights_BHMP @ earlier_values_BHPE
     weights_BHCNK = weights_BHMK.unflatten(2, (n_cells, -1))
     attended_BHCNE = earlier_BHME.unflatten(2, (n_cells, -1)) + weights_BHCNK @ value_BHCKE
@@ -75,14 +87,14 @@ def tail_attention(
     return side_by_side(attended.reshape(n_rows, n_queries, n_heads, head_size)), None
 
 
-def _softmax(scores_BHMX: Tensor, mask_11QX: Tensor | None, softcap: float | None) -> Tensor:
-    """The weights in float32; query m of M = C G Q is at the mask's row m modulo Q."""
+def _masked(scores_BHMX: Tensor, mask_11QX: Tensor | None, softcap: float | None) -> Tensor:
+    """The scores under soft cap and mask; query m of M = C G Q is at the mask's row m modulo Q."""
     if softcap is not None:
         scores_BHMX = torch.tanh(scores_BHMX / softcap) * softcap
-    if mask_11QX is not None:
-        mask_QX = mask_11QX[0, 0, :, : scores_BHMX.shape[-1]]
-        scores_BHMX = scores_BHMX + mask_QX.repeat(scores_BHMX.shape[2] // len(mask_QX), 1)
-    return torch.softmax(scores_BHMX, dim=-1, dtype=torch.float32)
+    if mask_11QX is None:
+        return scores_BHMX
+    mask_QX = mask_11QX[0, 0, :, : scores_BHMX.shape[-1]]
+    return scores_BHMX + mask_QX.repeat(scores_BHMX.shape[2] // len(mask_QX), 1)
 
 
 @contextmanager

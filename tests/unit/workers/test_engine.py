@@ -66,7 +66,7 @@ def assert_same(model: LanguageModel, batch: Batch, point: tuple[int, int], *, n
 @pytest.mark.parametrize("n_variables", [1, 2])
 @pytest.mark.parametrize("family", list(CONFIGS))
 def test_logits_loss_and_gradients_equal_the_hooked_whole_model(family: str, n_variables: int, n_prefix: int) -> None:
-    """Ten families, one and two variables, with and without a cached prefix: equal to 1e-5."""
+    """Every family, one and two variables, with and without a cached prefix: equal to 1e-5."""
     model = tiny_model(family)
     batch = to_device(random_pairs(3, 12, n_prefix=n_prefix, n_variables=n_variables), CPU)
     for point in ((0, 5), (1, 8), (2, 11)):
@@ -84,7 +84,7 @@ def mixed_logits(forward: AbstractForward, point: int, layers: list[int]) -> tup
 @pytest.mark.parametrize("n_prefix", [0, 3])
 @pytest.mark.parametrize("family", list(CONFIGS))
 def test_prompts_of_unequal_length_are_each_as_if_alone(family: str, n_prefix: int) -> None:
-    """Ten families: a batch of unequal prompts, each with its own places, gives every pair what the plain engine gives
+    """Every family: a batch of unequal prompts, each with its own places, gives every pair what the plain engine gives
     it on its own, where nothing is filled up."""
     model, layers = tiny_model(family), [0, 1, 1, 2]
     batch = to_device(ragged_pairs(6, n_prefix=n_prefix), CPU)
@@ -277,9 +277,9 @@ def test_a_model_whose_block_looks_at_the_whole_sequence_is_refused() -> None:
 
 
 def test_attention_refuses_an_option_that_it_does_not_know() -> None:
-    """An option such as attention sinks would change the result: it is refused by name."""
+    """An option such as a bias of each position would change the result: it is refused by name."""
     part = torch.zeros(1, 1, 1, 4)
     key = with_earlier(part, part)
-    with pytest.raises(ValueError, match="s_aux"):
-        tail_attention(nn.Identity(), part, key, key, None, s_aux=torch.zeros(1))
+    with pytest.raises(ValueError, match="position_bias"):
+        tail_attention(nn.Identity(), part, key, key, None, position_bias=torch.zeros(1))
     assert NAME == "causalsweep_tail"

@@ -44,12 +44,17 @@ def test_sizes_of_the_demo_model(demo_model: Path) -> None:
 
 @pytest.mark.parametrize("family", list(CONFIGS))
 def test_parameters_of_a_block_are_those_of_its_matrices(tmp_path: Path, family: str) -> None:
-    """Counted off the configuration alone, equal to the weights of a real model of the family."""
+    """Counted off the configuration alone, equal to the weights of a real model of the family: all of them, and those
+    that a token passes."""
     CONFIGS[family]().save_pretrained(tmp_path)
     blocks = tiny_model(family).blocks
-    matrices = [weight for weight in blocks[0].parameters() if weight.dim() > 1]
+    sizes = {name: weight.numel() for name, weight in blocks[0].named_parameters() if weight.dim() > 1}
+    experts = sum(size for name, size in sizes.items() if ".experts." in name and "bias" not in name)
+    others = sum(size for name, size in sizes.items() if ".experts." not in name and "shared_expert_gate" not in name)
     info = read_model_info(tmp_path)
-    assert info.n_layer_parameters == sum(weight.numel() for weight in matrices)
+    assert info.n_layer_parameters == others + experts * info.n_experts_a_token // info.n_experts
+    ends = 2 * info.vocab_size * info.hidden_size
+    assert info.n_parameters == len(blocks) * (others + experts) + ends
     assert (info.n_layers, info.has_weights) == (len(blocks), False)
 
 

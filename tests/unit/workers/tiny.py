@@ -43,6 +43,8 @@ _GPT2 = {
     "eos_token_id": 2,
 }
 
+_EXPERTS = {**_GROUPED, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
 # A window of 5 tokens, so that sliding attention cuts off earlier positions in prompts of a dozen tokens.
 CONFIGS: dict[str, Any] = {
     "llama": lambda: hf.LlamaConfig(**_GROUPED),
@@ -55,13 +57,18 @@ CONFIGS: dict[str, Any] = {
     "gpt_neox": lambda: hf.GPTNeoXConfig(**_SIZES),
     "gpt2": lambda: hf.GPT2Config(**_GPT2),
     "phi3": lambda: hf.Phi3Config(**_GROUPED),
+    "mixtral": lambda: hf.MixtralConfig(**_GROUPED, num_local_experts=4),
+    "qwen3_moe": lambda: hf.Qwen3MoeConfig(**_EXPERTS, head_dim=8, num_experts=4, output_router_logits=True),
+    "qwen2_moe": lambda: hf.Qwen2MoeConfig(**_EXPERTS, num_experts=4, shared_expert_intermediate_size=24),
+    "olmoe": lambda: hf.OlmoeConfig(**_GROUPED, num_experts_per_tok=2, num_experts=4),
+    "gpt_oss": lambda: hf.GptOssConfig(**_GROUPED, head_dim=8, num_local_experts=4, sliding_window=5),
 }
 
 
 def tiny_model(family: str, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A random model of the family, always the same one."""
     torch.manual_seed(0)
-    attention = "eager" if family == "gemma2" else attention  # transformers has no sdpa for its soft cap
+    attention = "eager" if family in ("gemma2", "gpt_oss") else attention  # no sdpa for soft caps and sinks
     model = hf.AutoModelForCausalLM.from_config(CONFIGS[family](), attn_implementation=attention)
     return wrap_model(model.to(dtype))
 
