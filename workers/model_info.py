@@ -13,7 +13,9 @@ from typing import Any, Final
 WEIGHT_SUFFIXES: Final = (".safetensors",)
 _STRIDE_BYTES: Final = 1 << 20  # one block in each MiB is hashed: no tensor of that size changes unseen
 _BLOCK_BYTES: Final = 1 << 12
-_NOT_GATED: Final = frozenset({"gpt2", "gpt_neox", "opt", "phi", "bloom"})  # two matrices in the MLP, not three
+_NOT_GATED: Final = frozenset(  # two matrices in the MLP, not three
+    {"gpt2", "gpt_neo", "gpt_neox", "gptj", "codegen", "opt", "phi", "bloom", "falcon"}
+)
 
 
 class ModelError(ValueError):
@@ -69,19 +71,19 @@ def read_model_info(path: Path) -> ModelInfo:
     config = _read_config(path / "config.json")
     weights = weight_files(path)
     hidden = _size(config, path, "hidden_size", "n_embd", "d_model")
-    heads = _size(config, path, "num_attention_heads", "n_head")
+    heads = _size(config, path, "num_attention_heads", "n_head", "num_heads")
     n_experts = int(_first(config, "num_local_experts", "num_experts", "n_routed_experts") or 1)
     own = ("moe_intermediate_size",) if n_experts > 1 else ()
-    inner = int(_first(config, *own, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden)
+    inner = int(_first(config, *own, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * hidden)
     shared = _first(config, "shared_expert_intermediate_size") or inner * (_first(config, "n_shared_experts") or 0)
     return ModelInfo(
         path=path,
         architecture=(config.get("architectures") or [config.get("model_type", "")])[0],
-        n_layers=_size(config, path, "num_hidden_layers", "n_layer"),
+        n_layers=_size(config, path, "num_hidden_layers", "n_layer", "num_layers"),
         hidden_size=hidden,
         intermediate_size=inner,
         n_heads=heads,
-        n_kv_heads=int(_first(config, "num_key_value_heads") or heads),
+        n_kv_heads=_kv_heads(config, heads),
         head_size=int(_first(config, "head_dim") or hidden // heads),
         vocab_size=_size(config, path, "vocab_size"),
         gated_mlp=config.get("model_type") not in _NOT_GATED,
@@ -91,6 +93,12 @@ def read_model_info(path: Path) -> ModelInfo:
         n_experts_a_token=int(_first(config, "num_experts_per_tok") or 1) if n_experts > 1 else 1,
         shared_size=int(shared) if n_experts > 1 else 0,
     )
+
+
+def _kv_heads(config: Mapping[str, Any], n_heads: int) -> int:
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        return 1
+    return int(_first(config, "num_key_value_heads", "num_kv_heads") or n_heads)
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -13,7 +13,8 @@ There is no code per model family. A tail is the Hugging Face model itself, call
 holds the earlier ones; its blocks up to l are bypassed, and block l hands on the mixed hidden state. Cells at one
 position go through in one call: the batch grows by a cell's rows at the cell's layer, so that layers 0, 5, 10 run once
 together from block 11 on. Everything that depends on the batch alone (mask, rotary angles) is made by the model for a
-batch of one and broadcast.
+batch of one and broadcast. What is cached stands once a pair for all cells (`engine.attention`), or once a row where a
+model's attention is code of its own.
 
 Prompts of unequal length are filled up behind their ends, where no token of theirs looks. Where a position lies at
 another token in each, the tail begins at the first of them.
@@ -78,12 +79,15 @@ class _KeysAndValuesKnown(Exception):
 
 
 class _TailCache(DynamicLayer):
-    """One layer's keys and values of the base before a tail's first position: views that no call appends to."""
+    """One layer's keys and values of the base before a tail's first position: views that no call appends to. With
+    `shares`, attention is `tail_attention`'s, and a pair's stand once for all cells; a model with an attention of its
+    own code is given each row's."""
 
-    def __init__(self, keys_BHTE: Tensor, values_BHTE: Tensor, n_positions: int) -> None:
+    def __init__(self, keys_BHTE: Tensor, values_BHTE: Tensor, n_positions: int, *, shares: bool) -> None:
         super().__init__()
         self.earlier = keys_BHTE[:, :, :n_positions], values_BHTE[:, :, :n_positions]
         self.n_positions = n_positions
+        self.shares = shares
         self.stops = False  # end the block as soon as its keys and values are known, and keep them for the next call
         self.kept: tuple[Tensor, Tensor] | None = None
 
@@ -94,13 +98,20 @@ class _TailCache(DynamicLayer):
         if self.kept is not None:
             key_states = torch.cat([self.kept[0], key_states], dim=2)
             value_states = torch.cat([self.kept[1], value_states], dim=2)
-        return with_earlier(key_states, self.earlier[0]), with_earlier(value_states, self.earlier[1])
+        join = with_earlier if self.shares else _behind_earlier
+        return join(key_states, self.earlier[0]), join(value_states, self.earlier[1])
 
     def get_seq_length(self) -> int:
         return self.n_positions
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.n_positions + query_length, 0
+
+
+def _behind_earlier(new_RHKE: Tensor, earlier_BHPE: Tensor) -> Tensor:
+    """The keys or values of all positions, each row's on their own."""
+    n_cells = len(new_RHKE) // len(earlier_BHPE)
+    return torch.cat([earlier_BHPE.repeat(n_cells, 1, 1, 1), new_RHKE], dim=2)
 
 
 class SuffixEngine(AbstractEngine):
@@ -115,6 +126,7 @@ class SuffixEngine(AbstractEngine):
         self.language_model = language_model
         self.layers = sorted(set(layers))
         self.n_prefix = 0 if prefix_P is None else len(prefix_P)
+        self._more_outputs: tuple[None, ...] | None = None
         self._prefix: list[tuple[Tensor, Tensor] | None] = [None] * language_model.n_layers
         if prefix_P is not None and self.n_prefix:
             cache = self._cache(record=True)
@@ -140,6 +152,7 @@ class SuffixEngine(AbstractEngine):
             source_hidden=source_hidden,
             keys_values=[(layer.keys, layer.values) for layer in base_cache.layers],
             logits_BV=logits_BV,
+            more_outputs=self._more_outputs,
         )
 
     def _cache(self, *, record: bool) -> Cache:
@@ -151,13 +164,14 @@ class SuffixEngine(AbstractEngine):
         def keep(index: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 hidden[index] = hidden_of(output)
+                self._more_outputs = (None,) * (len(output) - 1) if isinstance(output, tuple) else None
 
             return hook
 
         blocks = self.language_model.blocks
         handles = [blocks[index].register_forward_hook(keep(index)) for index in self.layers]
         try:
-            with replaced_forwards(dict.fromkeys(blocks[n_blocks:], _pass_on)):
+            with replaced_forwards(dict.fromkeys(blocks[n_blocks:], _as_block(_pass_on, self._more_outputs))):
                 return last_logits(
                     self.language_model.model,
                     prompts.filling,
@@ -184,6 +198,7 @@ class SuffixForward(AbstractForward):
         source_hidden: Mapping[int, Tensor],
         keys_values: Sequence[tuple[Tensor, Tensor]],
         logits_BV: Tensor,
+        more_outputs: tuple[None, ...] | None,
     ) -> None:
         self.language_model = language_model
         self.base, self.source = base, source
@@ -191,6 +206,7 @@ class SuffixForward(AbstractForward):
         self.base_hidden, self.source_hidden = base_hidden, source_hidden
         self.keys_values = keys_values
         self._logits_BV = logits_BV
+        self._more_outputs = more_outputs
 
     def base_logits(self) -> Tensor:
         """logits_BV of the plain bases, a by-product of the shared forward."""
@@ -235,7 +251,8 @@ class SuffixForward(AbstractForward):
     def _tail(self, first_token: int, entering: Mapping[int, Tensor], n_cells: int) -> Tensor:
         """Last logits_RV of the rows that enter after each block, run through the later blocks together."""
         model, first, last = self.language_model, min(entering), self.language_model.n_layers - 1
-        cache = Cache(layers=[_TailCache(*keys_values, first_token) for keys_values in self.keys_values])
+        shares = model.model._supports_attention_backend
+        cache = Cache(layers=[_TailCache(*pair, first_token, shares=shares) for pair in self.keys_values])
         n_tokens = entering[first].shape[1]
         filling = self.base.filling
         n_read = 1 if filling is None else int(filling.max()) + 1
@@ -246,7 +263,7 @@ class SuffixForward(AbstractForward):
             forwards[last] = _for_last_tokens(model.blocks[last].forward, cache.layers[last], n_tokens, n_read)
         for layer, rows_RQD in entering.items():
             forwards[layer] = _hand_on(rows_RQD) if layer == first else _joined_by(forwards[layer], rows_RQD)
-        replacements = {model.blocks[index]: forward for index, forward in forwards.items()}
+        replacements = {model.blocks[index]: _as_block(run, self._more_outputs) for index, run in forwards.items()}
         with replaced_forwards(replacements), shared_attention(model.model):
             return last_logits(
                 model.model,
@@ -256,6 +273,17 @@ class SuffixForward(AbstractForward):
                 past_key_values=cache,
                 use_cache=True,
             )
+
+
+def _as_block(run: Any, more_outputs: tuple[None, ...] | None) -> Any:
+    """`run` as a decoder block of this family: some return their hidden states first among others."""
+    if more_outputs is None:
+        return run
+
+    def forward(*args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+        return (hidden_of(run(*args, **kwargs)), *more_outputs)
+
+    return forward
 
 
 def _pass_on(hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:

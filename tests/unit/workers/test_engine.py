@@ -230,15 +230,17 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 class WeightsRead(TorchDispatchMode):
-    """Notes each product of a batch in which every row has the same matrix: a row at a time reads it anew."""
+    """Notes each batch of products that has a weight for its one matrix: a row at a time reads it anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         super().__init__()
-        self.repeated: list[tuple[torch.Size, torch.Size]] = []
+        self.weights = {weight.untyped_storage().data_ptr() for weight in model.model.parameters()}
+        self.repeated: list[list[torch.Size]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.bmm.default and len(args[0]) > 1 and 0 in (args[0].stride(0), args[1].stride(0)):
-            self.repeated.append((args[0].shape, args[1].shape))
+        is_batch = func is torch.ops.aten.bmm.default and len(args[0]) > 1
+        if is_batch and not self.weights.isdisjoint(part.untyped_storage().data_ptr() for part in args):
+            self.repeated.append([part.shape for part in args])
         return func(*args, **(kwargs or {}))
 
 
@@ -248,7 +250,7 @@ def test_a_weight_is_read_once_a_call(family: str) -> None:
     head of a large model on a GPU, hundreds of times the work. None is left, forward or backward."""
     model = tiny_model(family)
     batch, ragged = (to_device(pairs, CPU) for pairs in (random_pairs(3, 12, n_prefix=3), ragged_pairs(3, n_prefix=3)))
-    with WeightsRead() as seen:
+    with WeightsRead(model) as seen:
         for part, points in ((batch, (5, 10, 11)), (ragged, (0, 1, 2))):
             engine = SuffixEngine(model, layers=[0, 1, 2], prefix_P=part.base.ids_BT[0, :3])
             forward = engine.forward(part.base, part.source)

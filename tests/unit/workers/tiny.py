@@ -43,6 +43,17 @@ _GPT2 = {
     "eos_token_id": 2,
 }
 
+_GPT_NEO = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_layers": 3,
+    "num_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_FALCON = {name: size for name, size in _SIZES.items() if name != "intermediate_size"}
 _EXPERTS = {**_GROUPED, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 # A window of 5 tokens, so that sliding attention cuts off earlier positions in prompts of a dozen tokens.
@@ -57,18 +68,23 @@ CONFIGS: dict[str, Any] = {
     "gpt_neox": lambda: hf.GPTNeoXConfig(**_SIZES),
     "gpt2": lambda: hf.GPT2Config(**_GPT2),
     "phi3": lambda: hf.Phi3Config(**_GROUPED),
+    "gptj": lambda: hf.GPTJConfig(**_GPT2, rotary_dim=4),
+    "codegen": lambda: hf.CodeGenConfig(**_GPT2, rotary_dim=4),
+    "gpt_neo": lambda: hf.GPTNeoConfig(**_GPT_NEO, window_size=5, attention_types=[[["global", "local", "local"], 1]]),
+    "falcon": lambda: hf.FalconConfig(**_FALCON, ffn_hidden_size=48),
     "mixtral": lambda: hf.MixtralConfig(**_GROUPED, num_local_experts=4),
     "qwen3_moe": lambda: hf.Qwen3MoeConfig(**_EXPERTS, head_dim=8, num_experts=4, output_router_logits=True),
     "qwen2_moe": lambda: hf.Qwen2MoeConfig(**_EXPERTS, num_experts=4, shared_expert_intermediate_size=24),
     "olmoe": lambda: hf.OlmoeConfig(**_GROUPED, num_experts_per_tok=2, num_experts=4),
     "gpt_oss": lambda: hf.GptOssConfig(**_GROUPED, head_dim=8, num_local_experts=4, sliding_window=5),
 }
+_EAGER_ONLY = ("gemma2", "gptj", "codegen", "gpt_neo", "gpt_oss")
 
 
 def tiny_model(family: str, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A random model of the family, always the same one."""
     torch.manual_seed(0)
-    attention = "eager" if family in ("gemma2", "gpt_oss") else attention  # no sdpa for soft caps and sinks
+    attention = "eager" if family in _EAGER_ONLY else attention
     model = hf.AutoModelForCausalLM.from_config(CONFIGS[family](), attn_implementation=attention)
     return wrap_model(model.to(dtype))
 
