@@ -7,8 +7,8 @@ from typing import Final
 
 import torch
 
-_COPIES: Final = 6  # rotation, tangent, its gradient, two moments, the inverse in the retraction
-_SHARE: Final = 0.5  # of the free memory; activations take the rest
+_COPIES: Final = 5  # rotation, tangent, its gradient, two moments
+_SHARE: Final = 0.5  # of the free memory; activations take the rest, and after them the retraction of a column
 
 
 def cells_that_fit(hidden_size: int, device: torch.device, *, n_states: int = 0) -> int:
