@@ -137,15 +137,16 @@ def _draw_better(axes: Any, better: Any) -> None:
 
 def _label(axes: Any, item: HeatMap, values: NDArray[np.float64], *, is_first: bool) -> None:
     """The panel's name, its highest place, and its axes. A `$` in a token begins no formula."""
+    labels = _axis_labels(item)
     axes.set_title(_drawable(shown_name(item.experiment)), loc="left", pad=14, color=_INK, parse_math=False)
     if np.isfinite(values).any():
         layer, position = np.unravel_index(np.nanargmax(values), values.shape)
-        where = f"layer {item.layers[layer]}, position {item.positions[position]}"
+        where = f"layer {item.layers[layer]}, position {labels[position]}"
         text = f"highest {values[layer, position]:.3f}, {where}"
-        axes.annotate(text, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=6.5, color=_FAINT)
+        style = {"fontsize": 6.5, "color": _FAINT, "parse_math": False}
+        axes.annotate(text, (0, 1), (0, 4), "axes fraction", "offset points", **style)
     axes.set_xlim(0, len(item.positions))
     axes.set_ylim(0, len(item.layers))
-    labels = _axis_labels(item)
     axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, parse_math=False)
     axes.set_yticks(np.arange(len(item.layers)) + 0.5, [str(layer) for layer in item.layers] if is_first else [])
     for side in axes.spines.values():
