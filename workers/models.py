@@ -107,7 +107,8 @@ def wrap_model(model: PreTrainedModel) -> LanguageModel:
     """`model` frozen, in evaluation mode, with its decoder blocks found. Raises: ModelError when there are none."""
     model.eval().requires_grad_(False)
     config = model.config.get_text_config()
-    config.output_router_logits = False  # of use in training only, and it asks every block for them
+    if getattr(config, "output_router_logits", False):
+        config.output_router_logits = False  # of use in training only, and asked of every block
     lists = [
         module
         for module in model.base_model.modules()
