@@ -17,7 +17,7 @@ from workers.alignment import CellFacts, Column
 from workers.cell import Cohort, Job, Setting, canonical_json
 from workers.checkpoint import CheckpointFile
 from workers.engine.base import AbstractEngine, TokenBatch
-from workers.engine.check import why_not_exact
+from workers.engine.check import exact_form
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.evaluate import Counts, count_right
@@ -93,7 +93,8 @@ class Workbench:
     def _suffix_is_exact(self) -> bool:
         """Whether the fast engine may be used; says so in the log and the progress file where it may not."""
         if self._suffix_refused is None:
-            self._suffix_refused = why_not_exact(self.language_model)
+            exact, self._suffix_refused = exact_form(self.language_model)
+            self.language_model = exact or self.language_model
             if self._suffix_refused:
                 kind = type(self.language_model.model).__name__
                 note = f"{kind} is run by the reference engine, the suffix engine is not exact: {self._suffix_refused}"

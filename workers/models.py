@@ -34,7 +34,8 @@ Token = int | NDArray[np.int64]  # a token's index, the same in all rows, or one
 class LanguageModel:
     """A frozen causal decoder in evaluation mode. `blocks` are its decoder blocks in order.
 
-    `device` takes token ids and gives logits, and is where cells learn; blocks may lie on others.
+    `device` takes token ids and gives logits, and is where cells learn; blocks may lie on others. `shares_keys`: its
+    attention can be `workers.engine.attention`'s, in which cells share the earlier keys and values.
     """
 
     model: PreTrainedModel
@@ -42,6 +43,7 @@ class LanguageModel:
     hidden_size: int
     device: torch.device
     dtype: torch.dtype
+    shares_keys: bool = True
 
     @property
     def n_layers(self) -> int:

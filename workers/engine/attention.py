@@ -102,8 +102,21 @@ def shared_attention(model: PreTrainedModel) -> Iterator[None]:
     """While open, the model attends through `tail_attention`."""
     AttentionInterface.register(NAME, tail_attention)
     AttentionMaskInterface.register(NAME, eager_mask)
+    with _attention(model, NAME):
+        yield
+
+
+@contextmanager
+def own_attention(model: PreTrainedModel) -> Iterator[None]:
+    """While open, the model attends by its own plain code, which takes masks as they are made for a batch of one."""
+    with _attention(model, "eager"):
+        yield
+
+
+@contextmanager
+def _attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     before = model.config._attn_implementation
-    model.config._attn_implementation = NAME
+    model.config._attn_implementation = name
     try:
         yield
     finally:

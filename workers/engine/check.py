@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -13,6 +14,16 @@ from workers.models import LanguageModel
 
 _N_TOKENS: Final = 12
 _TOLERANCES: Final = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of the logits' largest size
+
+
+def exact_form(language_model: LanguageModel) -> tuple[LanguageModel | None, str]:
+    """The model as the suffix engine gives its logits: with shared keys where it can be, else with its own attention.
+    None where neither does, and why."""
+    why = why_not_exact(language_model)
+    if not why:
+        return language_model, ""
+    alone = replace(language_model, shares_keys=False)
+    return (None, why) if why_not_exact(alone) else (alone, "")
 
 
 def why_not_exact(language_model: LanguageModel) -> str:

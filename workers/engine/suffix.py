@@ -13,8 +13,8 @@ There is no code per model family. A tail is the Hugging Face model itself, call
 holds the earlier ones; its blocks up to l are bypassed, and block l hands on the mixed hidden state. Cells at one
 position go through in one call: the batch grows by a cell's rows at the cell's layer, so that layers 0, 5, 10 run once
 together from block 11 on. Everything that depends on the batch alone (mask, rotary angles) is made by the model for a
-batch of one and broadcast. What is cached stands once a pair for all cells (`engine.attention`), or once a row where a
-model's attention is code of its own.
+batch of one and broadcast. What is cached stands once a pair for all its cells (`engine.attention`), or once a row
+where a model's own attention is the only one that will do (`engine.check`).
 
 Prompts of unequal length are filled up behind their ends, where no token of theirs looks. Where a position lies at
 another token in each, the tail begins at the first of them.
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
-from workers.engine.attention import shared_attention, with_earlier
+from workers.engine.attention import own_attention, shared_attention, with_earlier
 from workers.engine.base import AbstractEngine, AbstractForward, Mix, TokenBatch
 from workers.models import (
     LanguageModel,
@@ -80,8 +80,8 @@ class _KeysAndValuesKnown(Exception):
 
 class _TailCache(DynamicLayer):
     """One layer's keys and values of the base before a tail's first position: views that no call appends to. With
-    `shares`, attention is `tail_attention`'s, and a pair's stand once for all cells; a model with an attention of its
-    own code is given each row's."""
+    `shares`, attention is `tail_attention`'s, and a pair's stand once for all cells; a model's own attention is given
+    each row's."""
 
     def __init__(self, keys_BHTE: Tensor, values_BHTE: Tensor, n_positions: int, *, shares: bool) -> None:
         super().__init__()
@@ -251,8 +251,7 @@ class SuffixForward(AbstractForward):
     def _tail(self, first_token: int, entering: Mapping[int, Tensor], n_cells: int) -> Tensor:
         """Last logits_RV of the rows that enter after each block, run through the later blocks together."""
         model, first, last = self.language_model, min(entering), self.language_model.n_layers - 1
-        shares = model.model._supports_attention_backend
-        cache = Cache(layers=[_TailCache(*pair, first_token, shares=shares) for pair in self.keys_values])
+        cache = Cache(layers=[_TailCache(*pair, first_token, shares=model.shares_keys) for pair in self.keys_values])
         n_tokens = entering[first].shape[1]
         filling = self.base.filling
         n_read = 1 if filling is None else int(filling.max()) + 1
@@ -264,7 +263,8 @@ class SuffixForward(AbstractForward):
         for layer, rows_RQD in entering.items():
             forwards[layer] = _hand_on(rows_RQD) if layer == first else _joined_by(forwards[layer], rows_RQD)
         replacements = {model.blocks[index]: _as_block(run, self._more_outputs) for index, run in forwards.items()}
-        with replaced_forwards(replacements), shared_attention(model.model):
+        attention = shared_attention if model.shares_keys else own_attention
+        with replaced_forwards(replacements), attention(model.model):
             return last_logits(
                 model.model,
                 None if filling is None else np.tile(filling, n_cells),

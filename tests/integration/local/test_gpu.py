@@ -7,6 +7,7 @@ With two GPUs or more, so does a model whose blocks are dealt out to two of them
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.methods.base import to_device
 from workers.methods.rotation import TangentRotation
-from workers.models import load_model, wrap_model
+from workers.models import load_model
 from workers.pairs import PairSet
 from workers.progress import EXIT_FINISHED
 
@@ -40,7 +41,8 @@ several_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs t
 def test_the_engines_agree(family: str, dtype: torch.dtype, pairs: PairSet, point: int) -> None:
     """Logits of an intervention at each layer, in prompts of equal and of unequal length: to 1e-4 in float32, to
     bfloat16's rounding in bfloat16."""
-    model = wrap_model(tiny_model(family, dtype=dtype).model.to(GPU))
+    tiny = tiny_model(family, dtype=dtype)
+    model = replace(tiny, model=tiny.model.to(GPU), device=GPU)
     batch = to_device(pairs, GPU)
     engine = SuffixEngine(model, layers=[0, 1, 2], prefix_P=batch.base.ids_BT[0, :3])
     found = engine.forward(batch.base, batch.source).intervene(point, [0, 1, 2], lambda base, source: source)

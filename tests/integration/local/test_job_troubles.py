@@ -98,7 +98,7 @@ def test_memory_that_never_suffices_ends_the_job_as_such(
 ) -> None:
     """64, 32, 16, 8, 4 pairs, then fewer cells, down to one: exit code 71, and every step is told."""
     failing_forward(monkeypatch, fails=lambda *_: True, error=torch.OutOfMemoryError("no"))
-    monkeypatch.setattr("workers.cohort.why_not_exact", lambda _: "")
+    monkeypatch.setattr("workers.cohort.exact_form", lambda model: (model, ""))
     job_file = write_job(tmp_path, demo_model, [make_cohort(demo_model)])
     assert attempt(job_file) == EXIT_OUT_OF_MEMORY
     progress = last_progress(job_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.unit.workers.tiny import CONFIGS, ragged_pairs, random_pairs, tiny_model
+from tests.unit.workers.tiny import CONFIGS, OWN_ATTENTION, ragged_pairs, random_pairs, tiny_model
 from workers.alignment import random_rotation
 from workers.engine.attention import NAME, tail_attention, with_earlier
 from workers.engine.base import AbstractForward
-from workers.engine.check import why_not_exact
+from workers.engine.check import exact_form, why_not_exact
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.methods.base import Batch, to_device
@@ -260,9 +261,13 @@ def test_a_weight_is_read_once_a_call(family: str) -> None:
     assert not seen.repeated
 
 
-def test_a_plain_decoder_passes_its_trial() -> None:
-    """No reason is found against the suffix engine on any of the families."""
-    assert {family: why_not_exact(tiny_model(family)) for family in CONFIGS} == dict.fromkeys(CONFIGS, "")
+@pytest.mark.parametrize("family", list(CONFIGS))
+def test_a_plain_decoder_passes_its_trial(family: str) -> None:
+    """Every family does, and only those with an attention of their own are not given shared keys."""
+    exact, why = exact_form(replace(tiny_model(family), shares_keys=True))
+    assert why == ""
+    assert exact is not None
+    assert exact.shares_keys == (family not in OWN_ATTENTION)
 
 
 def test_a_model_whose_block_looks_at_the_whole_sequence_is_refused() -> None:
@@ -276,6 +281,7 @@ def test_a_model_whose_block_looks_at_the_whole_sequence_is_refused() -> None:
 
     block.forward = with_mean
     assert "logits differ" in why_not_exact(model)
+    assert exact_form(model) == (None, why_not_exact(model))
 
 
 def test_attention_refuses_an_option_that_it_does_not_know() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,18 @@ _GPT_NEO = {
     "eos_token_id": 2,
 }
 _FALCON = {name: size for name, size in _SIZES.items() if name != "intermediate_size"}
+_DEEPSEEK = {
+    **_SIZES,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+}
 _EXPERTS = {**_GROUPED, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 # A window of 5 tokens, so that sliding attention cuts off earlier positions in prompts of a dozen tokens.
@@ -72,6 +85,7 @@ CONFIGS: dict[str, Any] = {
     "codegen": lambda: hf.CodeGenConfig(**_GPT2, rotary_dim=4),
     "gpt_neo": lambda: hf.GPTNeoConfig(**_GPT_NEO, window_size=5, attention_types=[[["global", "local", "local"], 1]]),
     "falcon": lambda: hf.FalconConfig(**_FALCON, ffn_hidden_size=48),
+    "deepseek_v3": lambda: hf.DeepseekV3Config(**_DEEPSEEK, n_group=1, topk_group=1, first_k_dense_replace=0),
     "mixtral": lambda: hf.MixtralConfig(**_GROUPED, num_local_experts=4),
     "qwen3_moe": lambda: hf.Qwen3MoeConfig(**_EXPERTS, head_dim=8, num_experts=4, output_router_logits=True),
     "qwen2_moe": lambda: hf.Qwen2MoeConfig(**_EXPERTS, num_experts=4, shared_expert_intermediate_size=24),
@@ -79,6 +93,7 @@ CONFIGS: dict[str, Any] = {
     "gpt_oss": lambda: hf.GptOssConfig(**_GROUPED, head_dim=8, num_local_experts=4, sliding_window=5),
 }
 _EAGER_ONLY = ("gemma2", "gptj", "codegen", "gpt_neo", "gpt_oss")
+OWN_ATTENTION = ("gptj", "codegen", "gpt_neo", "falcon", "deepseek_v3")
 
 
 def tiny_model(family: str, *, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -86,7 +101,7 @@ def tiny_model(family: str, *, attention: str = "sdpa", dtype: torch.dtype = tor
     torch.manual_seed(0)
     attention = "eager" if family in _EAGER_ONLY else attention
     model = hf.AutoModelForCausalLM.from_config(CONFIGS[family](), attn_implementation=attention)
-    return wrap_model(model.to(dtype))
+    return replace(wrap_model(model.to(dtype)), shares_keys=family not in OWN_ATTENTION)
 
 
 def random_pairs(n_pairs: int, n_tokens: int, *, n_prefix: int = 0, n_variables: int = 1, seed: int = 0) -> PairSet:
