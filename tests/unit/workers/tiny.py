@@ -54,7 +54,8 @@ _GPT_NEO = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_FALCON = {name: size for name, size in _SIZES.items() if name != "intermediate_size"}
+
+_NO_MLP = {name: size for name, size in _SIZES.items() if name != "intermediate_size"}
 _DEEPSEEK = {
     **_SIZES,
     "num_key_value_heads": 4,
@@ -81,10 +82,12 @@ CONFIGS: dict[str, Any] = {
     "gpt_neox": lambda: hf.GPTNeoXConfig(**_SIZES),
     "gpt2": lambda: hf.GPT2Config(**_GPT2),
     "phi3": lambda: hf.Phi3Config(**_GROUPED),
+    "stablelm": lambda: hf.StableLmConfig(**_GROUPED),
+    "opt": lambda: hf.OPTConfig(**_NO_MLP, ffn_dim=48, word_embed_proj_dim=32),
     "gptj": lambda: hf.GPTJConfig(**_GPT2, rotary_dim=4),
     "codegen": lambda: hf.CodeGenConfig(**_GPT2, rotary_dim=4),
     "gpt_neo": lambda: hf.GPTNeoConfig(**_GPT_NEO, window_size=5, attention_types=[[["global", "local", "local"], 1]]),
-    "falcon": lambda: hf.FalconConfig(**_FALCON, ffn_hidden_size=48),
+    "falcon": lambda: hf.FalconConfig(**_NO_MLP, ffn_hidden_size=48),
     "deepseek_v3": lambda: hf.DeepseekV3Config(**_DEEPSEEK, n_group=1, topk_group=1, first_k_dense_replace=0),
     "mixtral": lambda: hf.MixtralConfig(**_GROUPED, num_local_experts=4),
     "qwen3_moe": lambda: hf.Qwen3MoeConfig(**_EXPERTS, head_dim=8, num_experts=4, output_router_logits=True),
