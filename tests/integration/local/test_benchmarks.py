@@ -1,4 +1,4 @@
-"""The benchmark of the engine: that it runs, and that its floor counts what is really computed."""
+"""The benchmarks of the engine: that they run, and that they count what is really computed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,20 +32,35 @@ def test_the_three_take_turns(project: Path, tmp_path: Path) -> None:
         assert all(ratio > 0 for ratio in figures[name]["times_cpu_s"])
 
 
-def test_the_floor_counts_what_the_engine_computes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def some_cells(project: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Six cells of the CPU's setting, two pairs a step."""
+    monkeypatch.syspath_prepend(str(project / "benchmarks"))
+    cpu = importlib.import_module("engine").SETTINGS["cpu"]
+    return dataclasses.replace(cpu, layers=(0, 6, 10), positions=(76, 81), batch_size=2, measured=())
+
+
+def test_the_floor_counts_what_the_engine_computes(some_cells: Any) -> None:
     """Operations of one shared forward and the tails of six cells, as torch counts them: the formula's and some per
     cent more, for the products of queries, keys and values."""
-    monkeypatch.syspath_prepend(str(project / "benchmarks"))
     benchmark = importlib.import_module("engine")
-    setting = dataclasses.replace(
-        benchmark.SETTINGS["cpu"], layers=(0, 6, 10), positions=(76, 81), batch_size=2, measured=()
-    )
-    model, pairs = benchmark.random_model(setting), benchmark.random_pairs(setting, 1)
+    model, pairs = benchmark.random_model(some_cells), benchmark.random_pairs(some_cells, 1)
     batch = to_device(pairs, torch.device("cpu"))
-    engine = SuffixEngine(model, layers=setting.layers, prefix_P=batch.base.ids_BT[0, : benchmark.N_PREFIX])
-    shift = torch.zeros(setting.sizes["hidden_size"], requires_grad=True)
+    engine = SuffixEngine(model, layers=some_cells.layers, prefix_P=batch.base.ids_BT[0, : benchmark.N_PREFIX])
+    shift = torch.zeros(some_cells.sizes["hidden_size"], requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         forward = engine.forward(batch.base, batch.source)
-        for position in setting.positions:
-            forward.intervene(position, list(setting.layers), lambda base, source: base + shift).sum().backward()
-    assert 1.0 <= counter.get_total_flops() / benchmark.n_operations(setting) <= 1.06
+        for position in some_cells.positions:
+            forward.intervene(position, list(some_cells.layers), lambda base, source: base + shift).sum().backward()
+    assert 1.0 <= counter.get_total_flops() / benchmark.n_operations(some_cells) <= 1.06
+
+
+def test_the_roofline_counts_a_steps_products_and_what_they_move(some_cells: Any) -> None:
+    """The linear layers' operations are the formula's; no kernel counts for less than its bytes or its launch."""
+    benchmark, roofline = importlib.import_module("engine"), importlib.import_module("roofline")
+    counter = roofline.Counter(flops=1e12, bytes_s=1e12, launch_s=1e-6)
+    roofline.count_step(some_cells, counter)
+    linear = sum(cost.n_operations for (_, name), cost in counter.costs.items() if name == "mm")
+    assert linear == pytest.approx(benchmark.n_operations(some_cells), rel=0.02)
+    for cost in counter.costs.values():
+        assert cost.seconds >= max(cost.kernels * 1e-6, cost.n_bytes / 1e12, cost.n_operations / 1e12) * (1 - 1e-9)
