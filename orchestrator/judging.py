@@ -109,7 +109,7 @@ def _eta_s(job: JobStatus, now: float) -> float:
     if not job.holds_cells:
         return 0.0
     progress = job.progress
-    if job.state is JobState.RUNNING and progress and progress.eta_s:
+    if job.state is JobState.RUNNING and progress and (progress.eta_s or progress.is_trained):
         return max(progress.eta_s - (now - progress.updated), 0.0)
     left_s = job.predicted_s * (1 - job.n_settled / max(job.n_cells, 1))
     return max(left_s - job.elapsed_s, 0.0) if job.state is JobState.RUNNING else left_s

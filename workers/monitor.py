@@ -207,11 +207,12 @@ class JobMonitor:
         then, done_then, pairs_then = self._marks[0]
         seconds = max(now - then, 1e-9)
         rate = (done - done_then) / seconds
+        usual_rate = rate or self._overall_rate()  # between two cohorts, while the first is evaluated
         total = sum(self._seconds.values()) or 1.0
         return {
             "steps_per_s": rate,
             "pairs_per_s": (self._pairs - pairs_then) / seconds,
-            "eta_s": (self.progress.steps_total - done) / rate if rate > 0 else 0.0,
+            "eta_s": (self.progress.steps_total - done) / usual_rate if usual_rate > 0 else 0.0,
             "shares": {name: round(spent / total, 4) for name, spent in self._seconds.items()},
         }
 

@@ -113,6 +113,11 @@ class Progress:
     notes: tuple[str, ...] = ()  # what the worker changed on its own: a halved micro-batch, a fallen-back engine
 
     @property
+    def is_trained(self) -> bool:
+        """Whether nothing but evaluation is left."""
+        return 0 < self.steps_total <= self.steps_done
+
+    @property
     def unsaved_s(self) -> float:
         """Seconds of work that is in no checkpoint and no shard: to be done again if the attempt ends here."""
         return 0.0 if self.state is AttemptState.FINISHED else max(0.0, self.updated - max(self.saved, self.started))

@@ -154,8 +154,9 @@ def write_progress(
     updated: float | None = None,
     host: str = "node1",
     running: Iterable[str] = (),
+    **changes: Any,
 ) -> None:
-    """The progress file of an attempt, failed with `kind` where it is given."""
+    """The progress file of an attempt, failed with `kind` where it is given; `changes` are further fields."""
     now = time.time() if updated is None else updated
     failure = None
     if kind is not None:
@@ -175,6 +176,7 @@ def write_progress(
         ended=0.0 if state is AttemptState.RUNNING else now,
         running_cells=tuple(running),
         failure=failure,
+        **changes,
     )
     folder = job.sweep_folder
     replace_file(folder.progress / f"{folder.attempt_name(job.job, attempt)}.json", progress.to_json())

@@ -55,6 +55,25 @@ def test_cells_in_flight_are_running(sweep: Sweep, world: World) -> None:
     assert [cells[key].state for key in keys] == [CellState.RUNNING] * 2 + [CellState.WAITING] * 2
 
 
+@pytest.mark.parametrize(
+    ("found", "least", "most"),
+    [
+        ({"steps_total": 100, "steps_done": 50, "eta_s": 500.0}, 490.0, 500.0),
+        ({"steps_total": 100, "steps_done": 100, "eta_s": 0.0}, 0.0, 0.0),
+    ],
+    ids=["in training", "only evaluation left"],
+)
+def test_a_running_job_says_itself_how_long_it_takes(
+    sweep: Sweep, world: World, found: dict[str, float], least: float, most: float
+) -> None:
+    """Its own estimate counts, not the plan's; trained to the end it is nearly done."""
+    first, _ = jobs_of(sweep)
+    set_state(world, first.job, JobState.RUNNING)
+    write_progress(first, AttemptState.RUNNING, **found)
+    job = next(job for job in sweep.status().jobs if job.name == first.job)
+    assert least <= job.eta_s <= most
+
+
 def test_done_is_what_shards_say(sweep: Sweep, world: World) -> None:
     """A job that completed without rows has missing cells; one with rows has done ones."""
     first, second = jobs_of(sweep)
