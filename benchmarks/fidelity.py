@@ -16,8 +16,8 @@ import json
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from orchestrator import Sweep
@@ -66,7 +66,7 @@ def iia_of(name: str, engine: str, seed: int, layers: str, positions: str, sweep
     return sweep.results().set_index(POINT)["iia"]
 
 
-def compare(table: pd.DataFrame) -> dict[str, float]:
+def compare(table: pd.DataFrame) -> dict[str, Any]:
     """Differences of the engines, and of the seeds where both were trained, and the correlation of the two maps."""
     engines = (table["suffix"] - table["reference"]).abs()
     seeds = (table["reference"] - table["other_seed"]).abs().dropna()
@@ -74,15 +74,23 @@ def compare(table: pd.DataFrame) -> dict[str, float]:
         "cells": len(table),
         "mean_difference_engines": float(engines.mean()),
         "largest_difference_engines": float(engines.max()),
-        "correlation": float(np.corrcoef(table["suffix"], table["reference"])[0, 1]),
+        "correlation": float(table["suffix"].corr(table["reference"])),
+        "correlation_by_map": correlations(table, "suffix"),
         "cells_of_both_seeds": len(seeds),
         "mean_difference_engines_there": float(engines[seeds.index].mean()),
         "mean_difference_seeds": float(seeds.mean()),
         "largest_difference_seeds": float(seeds.max()),
+        "correlation_of_seeds_by_map": correlations(table, "other_seed"),
     }
 
 
-def draw(table: pd.DataFrame, result: dict[str, float], path: Path) -> None:
+def correlations(table: pd.DataFrame, column: str) -> dict[str, float]:
+    """Of each experiment's map with the reference engine's, over the cells that both have."""
+    maps = table.groupby("experiment", sort=False)
+    return {str(name): round(float(part[column].corr(part["reference"])), 4) for name, part in maps}
+
+
+def draw(table: pd.DataFrame, result: dict[str, Any], path: Path) -> None:
     """The scatter of the two engines, the seeds' beside it."""
     import matplotlib
 
@@ -98,10 +106,8 @@ def draw(table: pd.DataFrame, result: dict[str, float], path: Path) -> None:
         axis.axline((0.5, 0.5), slope=1, color="0.6", linewidth=0.8)
         axis.set(xlabel="IIA, reference engine", ylabel=f"IIA, {label}")
     axes[0].legend(fontsize=8, frameon=False)
-    axes[0].set_title(
-        f"mean difference {result['mean_difference_engines']:.4f}, correlation {result['correlation']:.3f}"
-    )
-    axes[1].set_title(f"mean difference {result['mean_difference_seeds']:.4f}")
+    axes[0].set_title(f"{result['cells']} cells, mean difference {result['mean_difference_engines']:.4f}")
+    axes[1].set_title(f"{result['cells_of_both_seeds']} cells, mean difference {result['mean_difference_seeds']:.4f}")
     figure.savefig(path, dpi=150)
 
 
