@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,7 +102,8 @@ def read_grid(path: Path) -> Grid:
     if metadata.get("schema_version") != str(CELLS_SCHEMA_VERSION):
         found = metadata.get("schema_version")
         raise SweepNotFound(f"{path}: schema version {found!r}; this version reads {CELLS_SCHEMA_VERSION}")
-    model = json.loads(metadata["model"])
+    known = {field.name for field in fields(ModelInfo)}  # a size that a later version adds is for its estimates
+    model = {name: value for name, value in json.loads(metadata["model"]).items() if name in known}
     cells = _cells_by_strand(table)
     strands = [
         Strand(

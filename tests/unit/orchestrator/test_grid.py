@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.axes import AxisError, resolve_positions
@@ -183,6 +184,18 @@ def test_cells_file_reads_back(project: Path, tmp_path: Path) -> None:
     grid = grid_of(project, experiments=["left_boundary", "left_and_right_boundary"], seeds=[1, 2])
     write_grid(grid, tmp_path / "cells.parquet")
     assert read_grid(tmp_path / "cells.parquet") == grid
+
+
+def test_sizes_of_another_versions_model_do_not_keep_a_sweep_from_being_read(project: Path, tmp_path: Path) -> None:
+    """One that this version does not know is left out; one that it adds has a default."""
+    grid, path = grid_of(project), tmp_path / "cells.parquet"
+    write_grid(grid, path)
+    table = pq.read_table(path)
+    model = json.loads(table.schema.metadata[b"model"])
+    del model["n_experts"]
+    metadata = table.schema.metadata | {b"model": json.dumps(model | {"n_towers": 3}).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    assert read_grid(path) == grid
 
 
 def test_where_options_negate_and_list() -> None:
