@@ -75,8 +75,10 @@ def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
 
 
 def failure(program: str, stderr: str) -> ClusterError:
-    """What a command's error output means."""
-    text = "; ".join(line.strip() for line in stderr.splitlines() if line.strip()) or "no message"
+    """What a command's error output means. SLURM refuses nothing without a word: a client that a signal ended did."""
+    text = "; ".join(line.strip() for line in stderr.splitlines() if line.strip())
+    if not text:
+        return ClusterUnavailable(f"{program} ended without an answer")
     if _NO_ANSWER.search(text):
         return ClusterUnavailable(f"{program}: {text}")
     return Refused(f"{program}: {text}")

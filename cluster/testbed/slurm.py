@@ -23,7 +23,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -220,9 +220,11 @@ class SlurmTestbed:
 
     def _wait_for_nodes(self) -> None:
         names = self.layout.nodes
+        states: dict[str, str] = {}
         for attempt in range(200):
-            states = self.status()
-            if all(states[node] in USABLE for node in names):
+            with suppress(TestbedError):  # a client may be cut off while the controller starts
+                states = self.status()
+            if all(states.get(node) in USABLE for node in names):
                 return
             if attempt % 20 == 19:  # drained, or down since an earlier fault
                 self._daemons.attempt("scontrol", "update", f"nodename={','.join(names)}", "state=resume")

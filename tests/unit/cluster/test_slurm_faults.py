@@ -111,10 +111,17 @@ def test_arrays_are_no_larger_than_the_controller_allows(slurm: FakeSlurm, clust
     assert len(set(handles.values())) == 10
 
 
-def test_an_array_that_was_accepted_in_spite_of_a_timeout_is_found(slurm: FakeSlurm, cluster: SlurmCluster) -> None:
-    """sbatch times out after the controller took the array: it is looked up by name, not sent again."""
-    timeout = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
-    slurm.says("sbatch", slurm.accept(f'echo "{timeout}" >&2; exit 1'))
+@pytest.mark.parametrize(
+    "end",
+    [
+        'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1',
+        "kill -PIPE $$",  # the controller closed the line while the client wrote
+    ],
+    ids=["timeout", "broken pipe"],
+)
+def test_an_array_that_was_accepted_in_spite_of_it_is_found(slurm: FakeSlurm, cluster: SlurmCluster, end: str) -> None:
+    """sbatch fails after the controller took the array: it is looked up by name, not sent again."""
+    slurm.says("sbatch", slurm.accept(end))
     assert cluster.submit(requests(2), token="t1") == {"j0": "100_0", "j1": "100_1"}
     assert slurm.arrays() == ["sweep-t1-0"]
 
