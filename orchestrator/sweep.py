@@ -96,11 +96,12 @@ class Sweep:
         Raises: RepeatedBug, SweepBusy, StorageError, SweepNotFound (never submitted), ClusterError.
         """
         known = read_submissions(self.folder)
-        if not known:
+        if not known and not self.status().is_done:  # done without: another sweep's rows are all that it needs
             raise SweepNotFound(f"{self.folder.root}: never submitted; causalsweep submit does so")
         with folders.written(self.folder, self.spec, self.grid):
             self._sender.confirm(known)
-            return self._sender.send(on or known[-1].backend, mode, auto=auto, force=force)
+            backend = on or (known[-1].backend if known else "local")
+            return self._sender.send(backend, mode, auto=auto, force=force)
 
     def run(self, *, on: str = "local", reuse: Sequence[str | Path] = (), poll_s: float = 2.0) -> SweepStatus:
         """The last status after submitting and waiting until nothing runs; what is worth another try is tried again.

@@ -180,6 +180,18 @@ def test_reused_rows_are_not_run_again(load: LoadSweep, world: World) -> None:
     assert set(second.results()["sweep"]) == {"small"}
 
 
+def test_a_sweep_that_another_has_done_already_runs_to_its_end_at_once(load: LoadSweep, world: World) -> None:
+    """Every row is reused: `run` sends nothing, `resume` finds nothing to do."""
+    first = load()
+    first.submit()
+    for job in jobs_of(first):
+        finish(world, job)
+    second = load(name="second")
+    assert second.run(reuse=["small"]).is_done
+    assert second.resume().submission is None
+    assert jobs_of(second) == []
+
+
 def test_cancel_by_filter_takes_whole_jobs(load: LoadSweep, world: World) -> None:
     """A filter chooses the jobs whose unfinished cells all match."""
     sweep = load()
