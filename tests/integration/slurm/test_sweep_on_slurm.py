@@ -41,7 +41,7 @@ def make(demo_model: Path) -> Callable[..., Sweep]:
             "model": {"path": str(demo_model), "dtype": "float32"},
             "task": "price_tagging",
             "grid": {"experiments": ["left_boundary", "bracket_identity"], "layers": [1, 3], "positions": "80..81"},
-            "data": {"n_train": 2560, "n_eval": 64, "n_test": 128},
+            "data": {"n_train": 6400, "n_eval": 64, "n_test": 128},
             "gate": {"task_accuracy": 0.5},
             "run": {"checkpoint_every_s": CHECKPOINT_S, "heartbeat_s": 0.5},
             "cluster": {"nodes": 2, "gpus_per_node": 2, "gpu": "cpu"},
