@@ -33,6 +33,7 @@ class CommandTrial(tune.Trainable):
         """Start the command, or start it again where it was killed: the folder is the same."""
         self._settings = {key: value for key, value in config.items() if not key.startswith("_")}
         self._metric, self._n_rungs, self._rung = config["_metric"], config["_n_rungs"], 0
+        self._value: float | None = None
         folder = Path(config["_folder"]) / "trials" / self.trial_id
         folder.mkdir(parents=True, exist_ok=True)
         self._published, self._log = folder / "metrics.json", folder / "trial.log"
@@ -47,8 +48,10 @@ class CommandTrial(tune.Trainable):
             code = self._command.exit_code()  # before the file is read: its last version counts
             value, share = self._measured()
             rung = self._n_rungs if code == 0 else int(share * self._n_rungs)
+            if code == 0 and value is None:  # started again behind its last measurement, it had nothing to measure
+                value = self._value
             if value is not None and (rung > self._rung or code == 0):
-                self._rung = rung
+                self._rung, self._value = rung, value
                 return {self._metric: value, "rung": rung, "done": code == 0}
             if code is not None:
                 raise RuntimeError(f"exit code {code}; {self._log} ends:\n{task.last_lines(str(self._log))}")
@@ -56,11 +59,11 @@ class CommandTrial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """How far it was reported; the training's own state lies in the trial's folder."""
-        return {"rung": self._rung}
+        return {"rung": self._rung, "value": self._value}
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on reporting from there."""
-        self._rung = checkpoint["rung"]
+        self._rung, self._value = checkpoint["rung"], checkpoint["value"]
 
     def cleanup(self) -> None:
         """Stop the command: the trial ended, or promised too little."""
