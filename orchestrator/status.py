@@ -70,6 +70,12 @@ class StatusReader:
         settled = self._settled(index)
         submissions = read_submissions(self._folder)
         jobs, notes, watch = self._job_statuses(submissions, settled)
+        if any(job.n_settled < job.n_cells for job in jobs if not job.holds_cells):
+            # a job that ended while its cluster was asked may have written the rows that were not there before
+            index, before = self.store.index(), index
+            if index != before:
+                settled = self._settled(index)
+                jobs, notes, watch = self._job_statuses(submissions, settled)
         cells = self._cells(index, settled, jobs)
         to_come_s = sum(max(job.eta_s, 0.0) * job.n_gpus for job in jobs if job.holds_cells)
         return SweepStatus(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import pytest
 
-from cluster.backend import ClusterUnavailable, JobState
+from cluster.backend import ClusterUnavailable, JobState, JobStatus
 from orchestrator.records import read_submissions, save
 from orchestrator.states import CellState
 from orchestrator.sweep import Sweep
 from tests.unit.orchestrator.conftest import LoadSweep
 from tests.unit.orchestrator.fake_cluster import (
+    FakeCluster,
     World,
     finish,
     jobs_of,
@@ -83,6 +85,21 @@ def test_done_is_what_shards_say(sweep: Sweep, world: World) -> None:
     status = sweep.status()
     assert status.counts == {CellState.DONE: 4, CellState.MISSING: 4}
     assert not status.is_done
+
+
+def test_rows_of_a_job_that_ends_while_it_is_asked_about_are_seen(
+    sweep: Sweep, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last rows come between the look at the shards and the cluster's word that it is over: none is missing."""
+    ask = FakeCluster.poll
+
+    def end_and_ask(cluster: FakeCluster, handles: Sequence[str]) -> dict[str, JobStatus]:
+        for job in jobs_of(sweep):
+            finish(world, job)
+        return ask(cluster, handles)
+
+    monkeypatch.setattr(FakeCluster, "poll", end_and_ask)
+    assert sweep.status().counts == {CellState.DONE: 8}
 
 
 def test_finished_jobs_are_not_asked_about(sweep: Sweep, world: World) -> None:
