@@ -72,10 +72,11 @@ def read_model_info(path: Path) -> ModelInfo:
     weights = weight_files(path)
     hidden = _size(config, path, "hidden_size", "n_embd", "d_model")
     heads = _size(config, path, "num_attention_heads", "n_head", "num_heads")
-    n_experts = int(_first(config, "num_local_experts", "num_experts", "n_routed_experts") or 1)
-    own = ("moe_intermediate_size",) if n_experts > 1 else ()
-    inner = int(_first(config, *own, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * hidden)
-    shared = _first(config, "shared_expert_intermediate_size") or inner * (_first(config, "n_shared_experts") or 0)
+    n_experts = _size(config, path, "num_local_experts", "num_experts", "n_routed_experts", default=0)
+    own = ("moe_intermediate_size",) if n_experts else ()
+    inner = _size(config, path, *own, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", default=4 * hidden)
+    n_shared = _size(config, path, "n_shared_experts", default=0)
+    shared_size = _size(config, path, "shared_expert_intermediate_size", default=inner * n_shared)
     return ModelInfo(
         path=path,
         architecture=(config.get("architectures") or [config.get("model_type", "")])[0],
@@ -83,22 +84,22 @@ def read_model_info(path: Path) -> ModelInfo:
         hidden_size=hidden,
         intermediate_size=inner,
         n_heads=heads,
-        n_kv_heads=_kv_heads(config, heads),
-        head_size=int(_first(config, "head_dim") or hidden // heads),
+        n_kv_heads=_kv_heads(config, path, heads),
+        head_size=_size(config, path, "head_dim", default=hidden // heads),
         vocab_size=_size(config, path, "vocab_size"),
         gated_mlp=config.get("model_type") not in _NOT_GATED,
         fingerprint=_fingerprint([path / "config.json", path / "tokenizer.json", *weights]),
         has_weights=bool(weights),
-        n_experts=n_experts,
-        n_experts_a_token=int(_first(config, "num_experts_per_tok") or 1) if n_experts > 1 else 1,
-        shared_size=int(shared) if n_experts > 1 else 0,
+        n_experts=max(1, n_experts),
+        n_experts_a_token=_size(config, path, "num_experts_per_tok", default=1) if n_experts else 1,
+        shared_size=shared_size if n_experts else 0,
     )
 
 
-def _kv_heads(config: Mapping[str, Any], n_heads: int) -> int:
+def _kv_heads(config: Mapping[str, Any], path: Path, n_heads: int) -> int:
     if config.get("multi_query") and not config.get("new_decoder_architecture"):
         return 1
-    return int(_first(config, "num_key_value_heads", "num_kv_heads") or n_heads)
+    return _size(config, path, "num_key_value_heads", "num_kv_heads", default=n_heads)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -130,14 +131,15 @@ def _read_config(path: Path) -> dict[str, Any]:
     return {**config, **text} if isinstance(text, dict) else config
 
 
-def _first(config: Mapping[str, Any], *keys: str) -> Any:
-    return next((config[key] for key in keys if config.get(key) is not None), None)
-
-
-def _size(config: Mapping[str, Any], path: Path, *keys: str) -> int:
-    value = _first(config, *keys)
+def _size(config: Mapping[str, Any], path: Path, *keys: str, default: int | None = None) -> int:
+    """The first of these keys that is neither absent, null nor 0, else the default. Raises: ModelError for no size."""
+    key = next((key for key in keys if config.get(key)), None)
+    if key is None and default is not None:
+        return default
+    value = config.get(key or keys[0])
     if not isinstance(value, int) or value < 1:
-        raise ModelError(f"{path / 'config.json'}: key `{keys[0]}`: got {value!r}; a whole number above 0 is right")
+        name = path / "config.json"
+        raise ModelError(f"{name}: key `{key or keys[0]}`: got {value!r}; a whole number above 0 is right")
     return value
 
 

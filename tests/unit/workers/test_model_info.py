@@ -133,6 +133,16 @@ def test_a_wrong_size_names_its_key(checkpoint: Path, value: Any) -> None:
         read_model_info(checkpoint)
 
 
+@pytest.mark.parametrize("key", ["intermediate_size", "num_key_value_heads", "head_dim", "num_experts"])
+def test_a_size_that_may_be_left_out_must_be_a_number_where_it_is_not(checkpoint: Path, key: str) -> None:
+    """Some families give a list, one for each layer: refused by name. Null, as some write, means left out."""
+    edit_config(checkpoint, **{key: [4, 8]})
+    with pytest.raises(ModelError, match=rf"config.json: key `{key}`: got \[4, 8\]; a whole number above 0 is right"):
+        read_model_info(checkpoint)
+    edit_config(checkpoint, **{key: None})
+    assert read_model_info(checkpoint).n_layer_parameters > 0
+
+
 def test_an_adapter_is_no_model(checkpoint: Path) -> None:
     """The message says how to make one of it."""
     (checkpoint / "adapter_config.json").write_text("{}")
