@@ -91,7 +91,8 @@ class Workbench:
         return (torch.cat(said) == label_B).cpu()
 
     def _suffix_is_exact(self) -> bool:
-        """Whether the fast engine may be used; says so in the log and the progress file where it may not."""
+        """Whether the fast engine may be used, which takes the model in the form that it was found exact in; where not,
+        the log and the progress file say so."""
         if self._suffix_refused is None:
             exact, self._suffix_refused = exact_form(self.language_model)
             self.language_model = exact or self.language_model

@@ -75,7 +75,7 @@ def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
 
 
 def failure(program: str, stderr: str) -> ClusterError:
-    """What a command's error output means. SLURM refuses nothing without a word: a client that a signal ended did."""
+    """What a command's error output means. None at all is no refusal: a signal has ended the command."""
     text = "; ".join(line.strip() for line in stderr.splitlines() if line.strip())
     if not text:
         return ClusterUnavailable(f"{program} ended without an answer")

@@ -25,7 +25,7 @@ NAME: Final = "causalsweep_tail"
 # The mask has said it already, or it is about what else the model returns.
 _HARMLESS: Final = frozenset(
     {"sliding_window", "is_causal", "position_ids", "cache_position", "use_cache", "dropout"}
-    | {"output_attentions", "output_hidden_states", "output_router_logits", "logits_to_keep"}
+    | {"output_attentions", "output_router_logits", "logits_to_keep"}
 )
 
 

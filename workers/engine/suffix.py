@@ -126,7 +126,7 @@ class SuffixEngine(AbstractEngine):
         self.language_model = language_model
         self.layers = sorted(set(layers))
         self.n_prefix = 0 if prefix_P is None else len(prefix_P)
-        self._more_outputs: tuple[None, ...] | None = None
+        self._more_outputs: tuple[None, ...] | None = None  # of a block beside its hidden states; a base's run tells
         self._prefix: list[tuple[Tensor, Tensor] | None] = [None] * language_model.n_layers
         if prefix_P is not None and self.n_prefix:
             cache = self._cache(record=True)
