@@ -143,19 +143,23 @@ function progress(map) {
   return `${whole(states.filter((state) => state === "done").length)} of ${whole(states.length)}`;
 }
 
+function axis_labels(map) {
+  return map.positions.map((position, index) => `${position} ${map.tokens[index]}`);
+}
+
 function headline(map) {
   const values = map.values[chosen.scale][chosen.over] ?? [];
   const known = values.flat().filter((value) => value !== null);
   if (!known.length) return "no number yet";
   const highest = Math.max(...known);
   const layer = values.findIndex((line) => line.includes(highest));
-  return `highest ${fixed(highest)} at layer ${map.layers[layer]}, position ${map.positions[values[layer].indexOf(highest)]}`;
+  return `highest ${fixed(highest)} at layer ${map.layers[layer]}, position ${axis_labels(map)[values[layer].indexOf(highest)]}`;
 }
 
 function draw(map, plot) {
   const width = plot.clientWidth;
   const cell_height = Math.min(30, Math.max(13, 300 / map.layers.length));
-  const labels = map.positions.map((position, index) => `${position} ${map.tokens[index]}`);
+  const labels = axis_labels(map);
   const left = 40;
   const every = Math.ceil(11 / Math.max(1, (width - left - 8) / labels.length));
   const bottom = 12 + 6.1 * Math.min(20, Math.max(...labels.map((label) => label.length)));

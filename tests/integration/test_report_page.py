@@ -190,13 +190,17 @@ def test_pointing_at_a_failed_place_tells_the_reason(page: Page) -> None:
 
 
 def test_units_and_seeds_can_be_chosen(page: Page) -> None:
-    """The headline of a map follows the choice: its highest value in each unit, over seeds or of one of them."""
+    """The headline of a map follows the choice: its highest value in each unit, over seeds or of one of them, and the
+    place with its token."""
     item = page.maps[0]
     for scale, label in ((Scale.NORMALISED, "Normalised"), (Scale.EXCESS, "Above controls"), (Scale.RAW, "Raw")):
         page.window.click(label, "input")
         for over in (*Over, *item.seeds):
             page.window.run(CHOOSE, "over", str(over))
-            assert f"highest {np.nanmax(item.values(scale, over)):.3f} at layer" in page.window.text()
+            values = item.values(scale, over)
+            layer, position = np.unravel_index(np.nanargmax(values), values.shape)
+            place = f"at layer {item.layers[layer]}, position {item.axis_labels()[position]}"
+            assert f"highest {values[layer, position]:.3f} {place}" in page.window.text()
 
 
 def test_settings_and_probes_can_be_chosen(page: Page) -> None:
