@@ -26,13 +26,13 @@ import torch
 from stepping import Fitted, Point, median_of, time_fit
 
 from orchestrator import Sweep
-from workers.evaluate import count_right
-from workers.layout import read_layout
+from workers.data.layout import read_layout
+from workers.data.pairs import PairSet, make_pairs
+from workers.data.tokenizer import Tokenizer
+from workers.engine.model import LanguageModel, load_model
+from workers.job.evaluate import count_right
 from workers.methods.base import to_device
-from workers.models import LanguageModel, load_model
-from workers.pairs import PairSet, make_pairs
 from workers.tasks import load_task
-from workers.tokens import Tokenizer
 
 EXAMPLES: Final = Path(__file__).parents[1] / "examples"
 N_WORKERS: Final = 2
@@ -150,7 +150,7 @@ def cpu_s_of(run: Any) -> float:
 def start_up_cpu_s() -> float:
     """Processor seconds of a worker before it begins: imports, and loading the model."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", "import workers.job"], check=True)
+    subprocess.run([sys.executable, "-c", "import workers.job.run"], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

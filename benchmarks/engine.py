@@ -27,9 +27,9 @@ import torch
 from stepping import Point, StepClock, StepTime, largest_that_fits, median_of, time_fit, time_pyvene
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from workers.models import LanguageModel, wrap_model
-from workers.pairs import PairSet
-from workers.prompts import Prompts
+from workers.data.pairs import PairSet
+from workers.data.token_ids import Prompts
+from workers.engine.model import LanguageModel, wrap_model
 
 N_TOKENS: Final = 82
 N_PREFIX: Final = 41

@@ -17,11 +17,11 @@ from pathlib import Path
 
 STARTED = time.perf_counter()  # imports count
 
-from orchestrator.cells_file import write_grid  # noqa: E402
-from orchestrator.costs import DEVICES, CostModel  # noqa: E402
-from orchestrator.grid import expand  # noqa: E402
-from orchestrator.planner import pack  # noqa: E402
-from orchestrator.spec import parse_spec  # noqa: E402
+from orchestrator.grid.expand import expand  # noqa: E402
+from orchestrator.grid.file import write_grid  # noqa: E402
+from orchestrator.plan.costs import DEVICES, CostModel  # noqa: E402
+from orchestrator.plan.packing import pack  # noqa: E402
+from orchestrator.spec.schema import parse_spec  # noqa: E402
 
 DEMO_MODEL = Path(__file__).parent.parent / "examples" / "demo-model"
 LLAMA_7B = {

@@ -26,9 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from workers.engine.base import TokenBatch
+from workers.engine.model import wrap_model
 from workers.engine.suffix import SuffixEngine
 from workers.methods.rotation import TangentRotation
-from workers.models import wrap_model
 
 PRODUCTS: Final = ("mm", "bmm", "addmm", "baddbmm")
 FLOAT32_SHARE: Final = 0.07  # of bfloat16's rate, without tensor cores

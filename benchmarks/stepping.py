@@ -14,18 +14,18 @@ from typing import Any, Final
 
 import torch
 
-from workers.alignment import Column
-from workers.cell import Cohort, JobCell, Stream
-from workers.checkpoint import CheckpointFile
+from workers.data.pairs import PairSet
+from workers.data.token_ids import n_common_prefix
 from workers.engine.base import AbstractEngine
+from workers.engine.model import LanguageModel
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
+from workers.files.job import Cohort, JobCell, Stream
+from workers.methods.alignment import Column
 from workers.methods.base import FitContext, rows_of, to_device
 from workers.methods.boundless_das import fit
+from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import method_settings
-from workers.models import LanguageModel
-from workers.pairs import PairSet
-from workers.prompts import n_common_prefix
 
 Point = tuple[int, int]  # layer, position
 N_WARM_UP: Final = 1  # steps at the beginning that do not count

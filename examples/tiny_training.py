@@ -22,6 +22,7 @@ import transformers
 from tiny_tokenizer import build_tokenizer
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from workers.engine.model import cache_argument
 from workers.tasks import load_task
 from workers.tasks.base import AbstractTask
 
@@ -146,9 +147,9 @@ def last_logits(model: Any, tokens: torch.Tensor, lengths: torch.Tensor) -> torc
     same = (tokens == tokens[0]).all(dim=0).long().cumprod(dim=0)
     n_prefix = min(int(same.sum()), int(lengths.min()) - 1)
     cache = DynamicCache(config=model.config)
-    model.model(tokens[:1, :n_prefix], past_key_values=cache, use_cache=True)
+    model.model(tokens[:1, :n_prefix], use_cache=True, **cache_argument(model.model, cache))
     cache.batch_repeat_interleave(len(tokens))
-    hidden = model.model(tokens[:, n_prefix:], past_key_values=cache, use_cache=True).last_hidden_state
+    hidden = model.model(tokens[:, n_prefix:], use_cache=True, **cache_argument(model.model, cache)).last_hidden_state
     return model.lm_head(hidden[torch.arange(len(tokens)), lengths - 1 - n_prefix])
 
 

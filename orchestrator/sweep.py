@@ -19,23 +19,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.backend import Control, Finding
-from orchestrator import folders, results
-from orchestrator.backends import machines, open_cluster, options_of
-from orchestrator.cells_file import read_grid
-from orchestrator.controlling import jobs_matching, pass_on, set_limit
+from orchestrator import folder as sweep_folder
+from orchestrator.backends.registry import open_cluster, options_of
+from orchestrator.backends.submissions import read_submissions
 from orchestrator.errors import SweepBusy, SweepNotFound
-from orchestrator.faults import Fault, faults_of
-from orchestrator.grid import Grid, expand
-from orchestrator.healing import Mode, repeated_bugs, select
-from orchestrator.measuring import write_costs
-from orchestrator.planning import Plan, Planner, n_settings
-from orchestrator.records import read_submissions
-from orchestrator.results import Check
-from orchestrator.spec import SweepSpec
-from orchestrator.states import JobStatus, SweepStatus
-from orchestrator.status import StatusReader
-from orchestrator.submitting import Receipt, Sender
-from workers.files import SweepFolder
+from orchestrator.grid.expand import Grid, expand
+from orchestrator.grid.file import read_grid
+from orchestrator.jobs.control import jobs_matching, pass_on, set_limit
+from orchestrator.jobs.faults import Fault, faults_of
+from orchestrator.jobs.retry import Mode, repeated_bugs, select
+from orchestrator.jobs.submit import Receipt, Sender
+from orchestrator.plan.calibration import write_costs
+from orchestrator.plan.machines import machines
+from orchestrator.plan.plan import Plan, Planner, n_settings
+from orchestrator.report import frames
+from orchestrator.report.frames import Check
+from orchestrator.spec.schema import SweepSpec
+from orchestrator.status.reader import StatusReader
+from orchestrator.status.states import JobStatus, SweepStatus
+from workers.files.folder import SweepFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,11 +58,11 @@ class Sweep:
         A spec file is expanded against its model; a folder is taken as it was planned.
         Raises: SpecError, SweepNotFound, SweepConflict (the folder of that name holds another science).
         """
-        found = folders.find(source, sweeps, list(overrides))
+        found = sweep_folder.find(source, sweeps, list(overrides))
         if found.is_planned:
             return cls(found.spec, found.folder, read_grid(found.folder.cells))
         grid = expand(found.spec)
-        folders.check_same_science(found.folder, found.spec, grid)
+        sweep_folder.check_same_science(found.folder, found.spec, grid)
         return cls(found.spec, found.folder, grid)
 
     # Run ----------------------------------------------------------------------------------------------------------
@@ -81,10 +83,10 @@ class Sweep:
         while something is worth another try (SLURM).
         Raises: SpecError, SweepBusy, StorageError, ClusterError.
         """
-        with folders.written(self.folder, self.spec, self.grid):
+        with sweep_folder.written(self.folder, self.spec, self.grid):
             for source in reuse:
-                other = folders.find(source, self.folder.root.parent, ())
-                folders.reuse_rows(self.folder, self.grid, other.folder)
+                other = sweep_folder.find(source, self.folder.root.parent, ())
+                sweep_folder.reuse_rows(self.folder, self.grid, other.folder)
             self._sender.confirm(read_submissions(self.folder))
             return self._sender.send(on, Mode.SUBMIT, auto=auto)
 
@@ -92,13 +94,13 @@ class Sweep:
         """Hand over again what is missing or failed, and nothing that runs, waits or is done.
 
         `on`: default the backend of the last submission. `mode` AUTO: only what is worth another try without a person
-        (`orchestrator.healing`). `force`: also after a bug that was seen often. `auto`: see `submit`.
+        (`orchestrator.jobs.retry`). `force`: also after a bug that was seen often. `auto`: see `submit`.
         Raises: RepeatedBug, SweepBusy, StorageError, SweepNotFound (never submitted), ClusterError.
         """
         known = read_submissions(self.folder)
         if not known and not self.status().is_done:  # done without: another sweep's rows are all that it needs
             raise SweepNotFound(f"{self.folder.root}: never submitted; causalsweep submit does so")
-        with folders.written(self.folder, self.spec, self.grid):
+        with sweep_folder.written(self.folder, self.spec, self.grid):
             self._sender.confirm(known)
             backend = on or (known[-1].backend if known else "local")
             return self._sender.send(backend, mode, auto=auto, force=force)
@@ -166,29 +168,29 @@ class Sweep:
     # Results ------------------------------------------------------------------------------------------------------
 
     def results(self, *, where: Iterable[str] = ()) -> pd.DataFrame:
-        """The rows of the planned cells (columns of `workers.shard.SHARD_SCHEMA`) that match `where`."""
-        return results.rows(self._reader.store, self.grid, where)
+        """The rows of the planned cells (columns of `workers.files.shard.SHARD_SCHEMA`) that match `where`."""
+        return frames.rows(self._reader.store, self.grid, where)
 
     def cells(self) -> pd.DataFrame:
         """One line a planned cell: what it is, its state, why, and its job."""
-        return results.cells(self.grid, self.status())
+        return frames.cells(self.grid, self.status())
 
     def query(self, sql: str) -> pd.DataFrame:
         """DuckDB's answer; `results` are the rows, `cells` the planned cells with their state. Raises: SpecError."""
-        return results.query(sql, results=self._reader.store.table(), cells=self.cells())
+        return frames.query(sql, results=self._reader.store.table(), cells=self.cells())
 
     def report(self, folder: Path | None = None) -> Path:
         """The path of the HTML page, written anew with its pictures. Raises: StorageError."""
         target = folder or self.folder.report
-        return results.report(self.results(), self.cells(), target, title=self.spec.name, baselines=self._baselines)
+        return frames.report(self.results(), self.cells(), target, title=self.spec.name, baselines=self._baselines)
 
     def summary(self) -> pd.DataFrame:
         """The paper's table, one line an experiment, method and setting: columns of `orchestrator.report.summary`."""
-        return results.summary(self.results(), self.cells(), baselines=self._baselines)
+        return frames.summary(self.results(), self.cells(), baselines=self._baselines)
 
     def check(self) -> Check:
         """Whether every planned cell is done, and what stands in the way."""
-        return results.check(self.status())
+        return frames.check(self.status())
 
     def doctor(self, *, on: str = "local") -> list[Finding]:
         """What the backend `on` allows and what will hurt. Raises: ClusterUsageError, SpecError."""

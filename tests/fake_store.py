@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workers.cell import MAIN_SETTING, content_key
-from workers.shard import SHARD_SCHEMA
+from workers.files.job import MAIN_SETTING, content_key
+from workers.files.shard import SHARD_SCHEMA
 
 TOKENS = ["\n", "digit", ".", "digit", "digit", " dollars", "\n", "\n", "##", "#", " Response", ":", "\n"]
 POSITIONS = list(range(69, 82))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from orchestrator import Sweep
-from workers.progress import Progress, read_progress
-from workers.shard import RUN_COLUMNS
+from workers.files.progress import Progress, read_progress
+from workers.files.shard import RUN_COLUMNS
 
 
 def science(rows: pd.DataFrame) -> pd.DataFrame:

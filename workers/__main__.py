@@ -1,4 +1,4 @@
-"""`python -m workers JOB.json`: run one job; the exit code says how it ended (`workers.progress`)."""
+"""`python -m workers JOB.json`: run one job; the exit code says how it ended (`workers.files.progress`)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from workers.cell import Job
-from workers.progress import EXIT_BAD_INPUT
-from workers.stop import StopRequest
+from workers.files.job import Job
+from workers.files.progress import EXIT_BAD_INPUT
+from workers.job.stop import StopRequest
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{arguments[0]}: {error}\n")
         return EXIT_BAD_INPUT
-    from workers.job import run_job  # torch is imported only once there is a job to run
+    from workers.job.run import run_job  # torch is imported only once there is a job to run
 
     return run_job(job, stop)
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cluster.backend import Finding
-    from orchestrator.faults import Fault
-    from orchestrator.planning import Plan
-    from orchestrator.results import Check
-    from orchestrator.states import JobStatus, SweepStatus
-    from orchestrator.submitting import Receipt
+    from orchestrator.jobs.faults import Fault
+    from orchestrator.jobs.submit import Receipt
+    from orchestrator.plan.plan import Plan
+    from orchestrator.report.frames import Check
+    from orchestrator.status.states import JobStatus, SweepStatus
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def receipt_document(receipt: Receipt) -> dict[str, Any]:
 
 def status_document(status: SweepStatus) -> dict[str, Any]:
     """Everything but the cells one by one."""
-    from orchestrator.states import CellState
+    from orchestrator.status.states import CellState
 
     return {
         "sweep": status.name,

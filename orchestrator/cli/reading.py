@@ -143,7 +143,7 @@ def doctor(
 def _write(frame: pd.DataFrame, form: Format, output: Path | None) -> None:
     """The table in the wanted form, on standard output or whole in a file. Raises: SpecError, StorageError."""
     from orchestrator.errors import SpecError, StorageError
-    from workers.files import replace_file
+    from workers.files.folder import replace_file
 
     if form is Format.PARQUET and output is None:
         raise SpecError("--format parquet: got no file; give one with -o FILE")

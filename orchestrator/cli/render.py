@@ -11,19 +11,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.states import CellState
-from workers.cell import MAIN_SETTING
+from orchestrator.status.states import CellState
+from workers.files.job import MAIN_SETTING
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from cluster.backend import Finding
-    from orchestrator.faults import Fault
-    from orchestrator.planning import Plan, Totals
-    from orchestrator.prompts import ExamplePrompt
-    from orchestrator.results import Check
-    from orchestrator.states import JobStatus, SweepStatus
-    from orchestrator.submitting import Receipt
+    from orchestrator.grid.prompt_preview import ExamplePrompt
+    from orchestrator.jobs.faults import Fault
+    from orchestrator.jobs.submit import Receipt
+    from orchestrator.plan.plan import Plan, Totals
+    from orchestrator.report.frames import Check
+    from orchestrator.status.states import JobStatus, SweepStatus
 
 out = Console(highlight=False, soft_wrap=True)
 if not out.is_terminal:

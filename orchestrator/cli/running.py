@@ -10,7 +10,7 @@ import typer
 from orchestrator.cli.options import DEFAULT_SWEEPS, Auto, Json, On, Reuse, Set, Source, Sweeps, load, print_json
 
 if TYPE_CHECKING:
-    from orchestrator.states import SweepStatus
+    from orchestrator.status.states import SweepStatus
     from orchestrator.sweep import Sweep
 
 
@@ -30,8 +30,8 @@ def prompt(
     """
     from dataclasses import asdict
 
-    from orchestrator.folders import find
-    from orchestrator.prompts import example_prompt
+    from orchestrator.folder import find
+    from orchestrator.grid.prompt_preview import example_prompt
 
     made = example_prompt(find(source, sweeps, list(sets or ())).spec, experiment=experiment, draw=draw)
     if as_json:
@@ -96,7 +96,7 @@ def resume(
     causalsweep resume demo
     causalsweep resume demo --on ray --set ray.address=http://127.0.0.1:8265
     """
-    from orchestrator.healing import Mode
+    from orchestrator.jobs.retry import Mode
 
     sweep = load(source, sweeps, sets)
     receipt = sweep.resume(on=on, mode=Mode.AUTO if auto else Mode.RESUME, auto=auto, force=force)
@@ -156,7 +156,7 @@ def _wait(sweep: Sweep, *, poll_s: float, quiet: bool) -> SweepStatus:
 def _print_receipt(sweep: Sweep, receipt: object, as_json: bool) -> None:
     from orchestrator.cli.documents import receipt_document
     from orchestrator.cli.render import out, receipt_view
-    from orchestrator.submitting import Receipt
+    from orchestrator.jobs.submit import Receipt
 
     assert isinstance(receipt, Receipt)
     if as_json:

@@ -14,7 +14,7 @@ import typer
 from orchestrator.cli.options import DEFAULT_SWEEPS, Json, Source, Sweeps, load, print_json
 
 if TYPE_CHECKING:
-    from orchestrator.states import SweepStatus
+    from orchestrator.status.states import SweepStatus
     from orchestrator.sweep import Sweep
 
 
@@ -63,7 +63,7 @@ class Display:
     def summary(self, sweep: Sweep, status: SweepStatus, *, was_stopped: bool) -> str:
         """What to do next."""
         from orchestrator.cli.render import duration, status_line
-        from orchestrator.states import CellState
+        from orchestrator.status.states import CellState
 
         name = sweep.spec.name
         if status.is_done:

@@ -22,9 +22,9 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from orchestrator.report.heatmap import METRIC_NAMES, HeatMap, Over, Scale, shown_name
-from orchestrator.statistics import ALPHA
-from workers.cell import MAIN_SETTING
-from workers.files import replace_file
+from orchestrator.store.statistics import ALPHA
+from workers.files.folder import replace_file
+from workers.files.job import MAIN_SETTING
 
 DPI: Final = 200
 COLOURS: Final = {Scale.RAW: "viridis", Scale.NORMALISED: "viridis", Scale.EXCESS: "RdBu_r"}

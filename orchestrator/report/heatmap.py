@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.report.measured import MAP_KEYS
-from workers.cell import MAIN_SETTING
+from workers.files.job import MAIN_SETTING
 
 Place: TypeAlias = tuple[int, int, str]  # layer, position, token: what makes cells of two maps equal
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from orchestrator.report.heatmap import HeatMap, shown_name, shown_token
 from orchestrator.report.measured import STATES
-from workers.cell import MAIN_SETTING
+from workers.files.job import MAIN_SETTING
 
 NOTHING: Final = "–"
 _STATE_MEANING: Final = {

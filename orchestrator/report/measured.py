@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from orchestrator.statistics import ALPHA, benjamini_hochberg, holm, mcnemar_exact, normalise, wilson_interval
-from workers.cell import MAIN_SETTING
+from orchestrator.store.statistics import ALPHA, benjamini_hochberg, holm, mcnemar_exact, normalise, wilson_interval
+from workers.files.job import MAIN_SETTING
 
 STATES: Final = ("done", "running", "failed", "waiting", "missing", "skipped", "left_out")
 CONTROLS: Final = ("none", "full", "random")

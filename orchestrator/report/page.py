@@ -37,7 +37,7 @@ from orchestrator.report.html_tables import page_tables
 from orchestrator.report.measured import measured, unplanned
 from orchestrator.report.provenance import provenance
 from orchestrator.report.tables import summary_of
-from workers.cell import MAIN_SETTING
+from workers.files.job import MAIN_SETTING
 
 # What the script is told of a cell, in this order; texts are indices into `texts`.
 _TEXTS: Final = ("state", "reason", "job", "host", "gpu_name")

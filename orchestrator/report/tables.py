@@ -10,8 +10,8 @@ import pandas as pd
 
 from orchestrator.report.heatmap import HeatMap, Over, heat_maps
 from orchestrator.report.measured import CONTROLS, measured, planned_from
-from orchestrator.statistics import Correlation, correlation
-from workers.cell import MAIN_SETTING
+from orchestrator.store.statistics import Correlation, correlation
+from workers.files.job import MAIN_SETTING
 
 _OF_THE_BEST = [
     *("layer", "position", "token", "seed", "low", "high", "n_correct", "n_total", "normalised", *CONTROLS),

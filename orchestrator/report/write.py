@@ -13,8 +13,8 @@ import pandas as pd
 from orchestrator.report import figures
 from orchestrator.report.heatmap import HeatMap, Over, Scale, shown_name, value_range
 from orchestrator.report.page import page_content, render
-from workers.cell import MAIN_SETTING
-from workers.files import replace_file
+from workers.files.folder import replace_file
+from workers.files.job import MAIN_SETTING
 
 
 def write_report(
@@ -27,8 +27,8 @@ def write_report(
 ) -> Path:
     """The path of `index.html` in `folder`, written anew with the pictures in `folder/figures`.
 
-    `rows` is the store (columns of `workers.shard.SHARD_SCHEMA`, one row a cell key and setting). `grid` has one line
-    a planned cell: cell_key, experiment, hypothesis, layer, position, token, seed, method, state, reason, job; its
+    `rows` is the store (columns of `workers.files.shard.SHARD_SCHEMA`, one row a cell key and setting). `grid` has one
+    line a planned cell: cell_key, experiment, hypothesis, layer, position, token, seed, method, state, reason, job; its
     order is the order of the maps, and its names are those shown. `baselines`: see `summary`.
 
     Raises: OSError when the folder cannot be written; ValueError for a baseline that is no experiment, or where two

@@ -19,9 +19,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from orchestrator import Sweep
-from orchestrator.spec import load_spec
-from orchestrator.spec_text import to_yaml
-from workers.pairs import stream_rng
+from orchestrator.spec.schema import load_spec
+from orchestrator.spec.text import to_yaml
+from workers.data.pairs import stream_rng
 from workers.tasks import AbstractTask, load_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

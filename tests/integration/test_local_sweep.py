@@ -18,10 +18,10 @@ import pandas as pd
 import pytest
 
 from orchestrator import Sweep
-from orchestrator.spec_text import to_yaml
-from orchestrator.states import CellState
+from orchestrator.spec.text import to_yaml
+from orchestrator.status.states import CellState
 from tests.rows import assert_same_science
-from workers.progress import read_progress
+from workers.files.progress import read_progress
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import Sweep
-from orchestrator.spec_text import to_yaml
+from orchestrator.spec.text import to_yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

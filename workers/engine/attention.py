@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from workers.models import side_by_side
+from workers.engine.model import side_by_side
 
 NAME: Final = "causalsweep_tail"
 # The mask has said it already, or it is about what else the model returns.

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.models import Token
-from workers.prompts import Prompts
+from workers.data.token_ids import Prompts
+from workers.engine.model import Token
 
 # (base_CBD, source_CBD) -> mixed_CBD, all float32; gradients flow through it into whatever it closes over
 Mix = Callable[[Tensor, Tensor], Tensor]
@@ -24,7 +24,7 @@ Mix = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """B prompts on the model's device, places and lengths as in `workers.prompts`: they decide shapes."""
+    """B prompts on the model's device, places and lengths as in `workers.data.token_ids`: they decide shapes."""
 
     ids_BT: Tensor
     length_B: NDArray[np.int64]

@@ -8,9 +8,9 @@ from typing import Final
 import torch
 
 from workers.engine.base import TokenBatch
+from workers.engine.model import LanguageModel
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
-from workers.models import LanguageModel
 
 _N_TOKENS: Final = 12
 _TOLERANCES: Final = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of the logits' largest size

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.base import AbstractEngine, AbstractForward, Mix, TokenBatch
-from workers.models import LanguageModel, at_token, hidden_of, token_index, with_hidden
+from workers.engine.model import LanguageModel, at_token, hidden_of, token_index, with_hidden
 
 
 class ReferenceEngine(AbstractEngine):

@@ -36,10 +36,11 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from workers.engine.attention import own_attention, shared_attention, with_earlier
 from workers.engine.base import AbstractEngine, AbstractForward, Mix, TokenBatch
-from workers.models import (
+from workers.engine.model import (
     LanguageModel,
     Token,
     at_token,
+    cache_argument,
     first_of,
     hidden_of,
     last_logits,
@@ -131,7 +132,8 @@ class SuffixEngine(AbstractEngine):
         if prefix_P is not None and self.n_prefix:
             cache = self._cache(record=True)
             with torch.no_grad():
-                language_model.model(input_ids=prefix_P[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
+                model = language_model.model
+                model(input_ids=prefix_P[None], use_cache=True, logits_to_keep=1, **cache_argument(model, cache))
             self._prefix = [(layer.keys, layer.values) for layer in cache.layers]
 
     def forward(self, base: TokenBatch, source: TokenBatch) -> SuffixForward:
@@ -176,8 +178,8 @@ class SuffixEngine(AbstractEngine):
                     self.language_model.model,
                     prompts.filling,
                     input_ids=prompts.ids_BT[:, self.n_prefix :],
-                    past_key_values=cache,
                     use_cache=True,
+                    **cache_argument(self.language_model.model, cache),
                 )
         finally:
             for handle in handles:
@@ -270,8 +272,8 @@ class SuffixForward(AbstractForward):
                 None if filling is None else np.tile(filling, n_cells),
                 inputs_embeds=torch.zeros(1, n_tokens, model.hidden_size, dtype=model.dtype, device=model.device),
                 position_ids=torch.arange(first_token, first_token + n_tokens, device=model.device)[None],
-                past_key_values=cache,
                 use_cache=True,
+                **cache_argument(model.model, cache),
             )
 
 

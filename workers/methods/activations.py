@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.alignment import CellFacts, Column, Learned, columns_of, joined
-from workers.cell import JobCell
 from workers.engine.base import AbstractEngine, TokenBatch
+from workers.files.job import JobCell
+from workers.methods.alignment import CellFacts, Column, Learned, columns_of, joined
 from workers.methods.base import FitContext, NotApplicable
 
 # hidden_ND of one cell -> what it learns (of one cell, C = 1) and what there is to say of it

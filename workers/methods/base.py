@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.alignment import Column
-from workers.cell import Cohort
-from workers.checkpoint import CheckpointFile
+from workers.data.pairs import PairSet
 from workers.engine.base import AbstractEngine, TokenBatch
-from workers.pairs import PairSet
+from workers.files.job import Cohort
+from workers.methods.alignment import Column
+from workers.methods.checkpoint import CheckpointFile
 
 
 class Monitor(Protocol):

@@ -20,7 +20,7 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
-from workers.alignment import Column
+from workers.methods.alignment import Column
 from workers.methods.base import FitContext
 from workers.methods.training import AbstractMasks, train
 

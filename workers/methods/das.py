@@ -16,7 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from workers.alignment import Column
+from workers.methods.alignment import Column
 from workers.methods.base import FitContext, NotApplicable
 from workers.methods.training import AbstractMasks, train
 

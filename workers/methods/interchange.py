@@ -9,7 +9,7 @@ Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation
 
 from __future__ import annotations
 
-from workers.alignment import CellFacts, Column, WholeVector, columns_of
+from workers.methods.alignment import CellFacts, Column, WholeVector, columns_of
 from workers.methods.base import FitContext
 
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from workers.alignment import CellFacts, Column, Probe
 from workers.methods.activations import classes_of, fit_on_activations
+from workers.methods.alignment import CellFacts, Column, Probe
 from workers.methods.base import FitContext
 from workers.methods.logistic import Classifier, fit_classifier
 

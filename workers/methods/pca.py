@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.alignment import Alignment, CellFacts, Column
 from workers.methods.activations import fit_on_activations
+from workers.methods.alignment import Alignment, CellFacts, Column
 from workers.methods.base import FitContext, NotApplicable
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from workers.alignment import Column
+from workers.methods.alignment import Column
 from workers.methods.base import FitContext, NotApplicable
 from workers.methods.linear_probe import fit_probes
 from workers.methods.logistic import standardised

@@ -24,11 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers.alignment import MASK_FLOOR, Alignment, CellFacts, Column, columns_of, random_rotation
-from workers.cell import JobCell, content_key
-from workers.checkpoint import Checkpoint
 from workers.engine.base import AbstractForward
+from workers.files.job import JobCell, content_key
+from workers.methods.alignment import MASK_FLOOR, Alignment, CellFacts, Column, columns_of, random_rotation
 from workers.methods.base import Batch, FitContext, Interrupted, rows_of, to_device
+from workers.methods.checkpoint import Checkpoint
 from workers.methods.rotation import AbstractRotation, ParametrizedRotation, TangentRotation
 
 ROTATIONS: Final[Mapping[str, type[Any]]] = {"suffix": TangentRotation, "reference": ParametrizedRotation}

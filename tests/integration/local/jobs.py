@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from workers.cell import Cell, Cohort, Job, JobCell, RunOptions, Setting, Stream
-from workers.files import SweepFolder, replace_file
+from workers.data.model_info import read_model_info
+from workers.files.folder import SweepFolder, replace_file
+from workers.files.job import Cell, Cohort, Job, JobCell, RunOptions, Setting, Stream
+from workers.files.progress import Progress, read_progress
+from workers.files.shard import RUN_COLUMNS
 from workers.methods.settings import method_settings
-from workers.model_info import read_model_info
-from workers.progress import Progress, read_progress
-from workers.shard import RUN_COLUMNS
 from workers.tasks import load_task
 
 POINTS = ((0, 80), (2, 80), (3, 81))

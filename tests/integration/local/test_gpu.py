@@ -16,14 +16,14 @@ from torch import nn
 
 from tests.integration.local.jobs import make_cohort, progress_of, rows_of, run, write_job
 from tests.unit.workers.tiny import CONFIGS, ragged_pairs, random_pairs, tiny_model
-from workers.alignment import random_rotation
+from workers.data.pairs import PairSet
+from workers.engine.model import load_model
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
+from workers.files.progress import EXIT_FINISHED
+from workers.methods.alignment import random_rotation
 from workers.methods.base import to_device
 from workers.methods.rotation import TangentRotation
-from workers.models import load_model
-from workers.pairs import PairSet
-from workers.progress import EXIT_FINISHED
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

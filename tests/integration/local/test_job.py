@@ -20,8 +20,8 @@ from tests.integration.local.jobs import (
     wait_for_steps,
     write_job,
 )
-from workers.cell import Setting
-from workers.progress import (
+from workers.files.job import Setting
+from workers.files.progress import (
     ENV_DEADLINE,
     EXIT_BAD_INPUT,
     EXIT_FINISHED,

@@ -11,13 +11,10 @@ import pytest
 import torch
 
 from tests.integration.local.jobs import Row, make_cohort, progress_of, rows_of, write_job
-from workers import rows as rows_module
-from workers.cell import Job
 from workers.engine.base import TokenBatch
 from workers.engine.suffix import SuffixEngine
-from workers.job import run_job
-from workers.methods import training
-from workers.progress import (
+from workers.files.job import Job
+from workers.files.progress import (
     EXIT_BAD_INPUT,
     EXIT_FINISHED,
     EXIT_NODE,
@@ -26,7 +23,10 @@ from workers.progress import (
     FailureClass,
     Progress,
 )
-from workers.stop import StopRequest
+from workers.job import rows as rows_module
+from workers.job.run import run_job
+from workers.job.stop import StopRequest
+from workers.methods import training
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +98,7 @@ def test_memory_that_never_suffices_ends_the_job_as_such(
 ) -> None:
     """64, 32, 16, 8, 4 pairs, then fewer cells, down to one: exit code 71, and every step is told."""
     failing_forward(monkeypatch, fails=lambda *_: True, error=torch.OutOfMemoryError("no"))
-    monkeypatch.setattr("workers.cohort.exact_form", lambda model: (model, ""))
+    monkeypatch.setattr("workers.job.cohort.exact_form", lambda model: (model, ""))
     job_file = write_job(tmp_path, demo_model, [make_cohort(demo_model)])
     assert attempt(job_file) == EXIT_OUT_OF_MEMORY
     progress = last_progress(job_file)

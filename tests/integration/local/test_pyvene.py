@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.alignment import random_rotation
+from workers.data.layout import read_layout
+from workers.data.pairs import make_pairs
+from workers.data.tokenizer import Tokenizer
+from workers.engine.model import LanguageModel, load_model
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
-from workers.layout import read_layout
+from workers.methods.alignment import random_rotation
 from workers.methods.base import Batch, to_device
 from workers.methods.boundless_das import soft_masks
 from workers.methods.rotation import ParametrizedRotation, TangentRotation
-from workers.models import LanguageModel, load_model
-from workers.pairs import make_pairs
 from workers.tasks import load_task
-from workers.tokens import Tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

@@ -22,7 +22,7 @@ from cluster.ray.record import Record
 from cluster.testbed.machine import family, send
 from cluster.testbed.ray import RayTestbed, TestbedError
 from orchestrator import Sweep, cli
-from orchestrator.states import CellState, JobStatus, SweepStatus
+from orchestrator.status.states import CellState, JobStatus, SweepStatus
 from tests.rows import assert_same_science, attempts
 from tests.testbeds import slurm_testbed
 

@@ -19,8 +19,8 @@ from cluster.testbed.machine import family, send
 from cluster.testbed.ray import RayTestbed
 from orchestrator import Sweep
 from orchestrator.errors import SpecError
-from orchestrator.tuning import Range, tune
-from workers.progress import AttemptState, Progress, read_progress
+from orchestrator.search.tune import Range, tune
+from workers.files.progress import AttemptState, Progress, read_progress
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

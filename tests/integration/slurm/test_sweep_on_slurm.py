@@ -18,9 +18,9 @@ import pytest
 
 from cluster.testbed.slurm import SlurmTestbed
 from orchestrator import Sweep
-from orchestrator.healing import Mode
-from orchestrator.records import read_submissions
-from orchestrator.states import CellState, JobStatus, SweepStatus
+from orchestrator.backends.submissions import read_submissions
+from orchestrator.jobs.retry import Mode
+from orchestrator.status.states import CellState, JobStatus, SweepStatus
 from tests.integration.slurm.conftest import mend, shell
 from tests.rows import assert_same_science, attempts
 from tests.testbeds import start_requeued_jobs

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import backends
-from orchestrator.spec_text import to_yaml
+from orchestrator.backends import registry
+from orchestrator.spec.text import to_yaml
 from orchestrator.sweep import Sweep
 from tests.unit.orchestrator.fake_cluster import FakeCluster, World
 from tests.unit.orchestrator.specs import raw_spec
@@ -22,8 +22,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """The fake scheduler, in place of every backend."""
     world = World()
     monkeypatch.setattr(FakeCluster, "world", world)
-    names = dict.fromkeys(backends.BACKENDS, "tests.unit.orchestrator.fake_cluster:FakeCluster")
-    monkeypatch.setattr(backends, "BACKENDS", names)
+    names = dict.fromkeys(registry.BACKENDS, "tests.unit.orchestrator.fake_cluster:FakeCluster")
+    monkeypatch.setattr(registry, "BACKENDS", names)
     return world
 
 

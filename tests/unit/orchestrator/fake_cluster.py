@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.backend import AbstractCluster, ClusterError, Control, Finding, JobRequest, JobState, JobStatus
-from orchestrator.records import read_submissions
+from orchestrator.backends.submissions import read_submissions
 from orchestrator.sweep import Sweep
-from workers.cell import MAIN_SETTING, Job, canonical_json
-from workers.files import replace_file
-from workers.progress import AttemptState, Failure, FailureClass, Progress, fingerprint
-from workers.shard import SHARD_SCHEMA, SHARD_SCHEMA_VERSION
+from workers.files.folder import replace_file
+from workers.files.job import MAIN_SETTING, Job, canonical_json
+from workers.files.progress import AttemptState, Failure, FailureClass, Progress, fingerprint
+from workers.files.shard import SHARD_SCHEMA, SHARD_SCHEMA_VERSION
 
 
 @dataclass

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from orchestrator.grid import Strand
-from orchestrator.spec import SweepSpec, parse_spec
-from workers.cell import JobCell, Stream
+from orchestrator.grid.expand import Strand
+from orchestrator.spec.schema import SweepSpec, parse_spec
+from workers.files.job import JobCell, Stream
 
 LLAMA_7B = {
     "architectures": ["LlamaForCausalLM"],

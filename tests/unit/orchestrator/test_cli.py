@@ -17,7 +17,7 @@ from orchestrator import cli
 from orchestrator.cli import steering
 from tests.unit.orchestrator.conftest import LoadSweep
 from tests.unit.orchestrator.fake_cluster import World, fail, finish, jobs_of, newest_jobs, set_state, write_progress
-from workers.progress import AttemptState, FailureClass
+from workers.files.progress import AttemptState, FailureClass
 
 Run = Callable[..., int]
 

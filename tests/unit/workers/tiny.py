@@ -12,15 +12,15 @@ import numpy as np
 import torch
 import transformers as hf
 
-from workers.cell import Cohort, JobCell, Stream
-from workers.checkpoint import CheckpointFile
+from workers.data.pairs import PairSet
+from workers.data.token_ids import Prompts
 from workers.engine.base import AbstractEngine
+from workers.engine.model import LanguageModel, wrap_model
 from workers.engine.suffix import SuffixEngine
+from workers.files.job import Cohort, JobCell, Stream
 from workers.methods.base import FitContext, Interrupted
+from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import method_settings
-from workers.models import LanguageModel, wrap_model
-from workers.pairs import PairSet
-from workers.prompts import Prompts
 
 _SIZES = {
     "vocab_size": 97,
@@ -96,6 +96,7 @@ CONFIGS: dict[str, Any] = {
     "gpt_oss": lambda: hf.GptOssConfig(**_GROUPED, head_dim=8, num_local_experts=4, sliding_window=5),
 }
 _EAGER_ONLY = ("gemma2", "gptj", "codegen", "gpt_neo", "gpt_oss")
+# in some version of transformers that pyproject.toml allows
 OWN_ATTENTION = ("gptj", "codegen", "gpt_neo", "falcon", "deepseek_v3")
 
 

@@ -10,10 +10,10 @@ import torch
 
 from tests.unit.workers.methods.test_on_activations import planted_counts
 from tests.unit.workers.tiny import SilentMonitor, make_cohort, make_context, random_pairs, tiny_model
-from workers.alignment import Alignment, Column
 from workers.engine.suffix import SuffixEngine
-from workers.evaluate import count_right
+from workers.job.evaluate import count_right
 from workers.methods import das, interchange
+from workers.methods.alignment import Alignment, Column
 from workers.methods.base import Interrupted, NotApplicable, to_device
 
 CPU = torch.device("cpu")

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from tests.unit.workers.planted import P, Planted, planted_model, save_planted
 from tests.unit.workers.tiny import make_cohort, make_context, random_pairs, tiny_model
-from workers.alignment import Alignment, Column, Probe
+from workers.data.layout import read_layout
+from workers.data.pairs import make_pairs
+from workers.data.tokenizer import Tokenizer
 from workers.engine.base import TokenBatch
+from workers.engine.model import wrap_model
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
-from workers.evaluate import Counts, count_right
-from workers.layout import read_layout
+from workers.job.evaluate import Counts, count_right
 from workers.methods import difference_of_means, interchange, linear_probe, pca, sparse_probe
 from workers.methods.activations import HiddenStates, classes_of, even_cut
+from workers.methods.alignment import Alignment, Column, Probe
 from workers.methods.base import FitContext, NotApplicable, to_device
-from workers.models import wrap_model
-from workers.pairs import make_pairs
-from workers.tokens import Tokenizer
 
 CPU = torch.device("cpu")
 POINTS = [(layer, position) for position in (8, 11) for layer in (0, 2)]

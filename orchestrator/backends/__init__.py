@@ -1,0 +1,1 @@
+"""The backends by name, and the record of what each was handed."""

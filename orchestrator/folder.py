@@ -1,0 +1,194 @@
+"""A sweep's folder: found by spec, path or name; made whole or not at all; never taken over by another science."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from orchestrator.errors import SpecError, StorageError, SweepConflict, SweepNotFound
+from orchestrator.grid.expand import Grid
+from orchestrator.grid.file import read_grid, write_grid
+from orchestrator.spec.schema import SweepSpec, load_spec
+from orchestrator.store.store import Store
+from workers.files.folder import SweepFolder, replace_file
+from workers.files.shard import SHARD_SCHEMA_VERSION
+from workers.tasks import TaskError, load_task
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a command was pointed at: a spec file (`spec`), or a folder that was planned before."""
+
+    folder: SweepFolder
+    spec: SweepSpec
+    is_planned: bool
+
+
+# May be set on a sweep that is planned.
+_FREE: Final = ("gate", "jobs", "run", "cluster", "local", "slurm", "ray", "ray_slurm")
+
+
+def find(source: str | Path, sweeps: Path, overrides: Sequence[str]) -> Found:
+    """The sweep of a spec file, of a sweep's folder, or of the name of a folder in `sweeps`.
+
+    Raises: SpecError (the spec is wrong), SweepNotFound (naming the sweeps that there are).
+    """
+    path = Path(source)
+    for folder in (path, sweeps / path):
+        if (folder / "sweep.yaml").is_file():
+            for override in overrides:
+                if override.split(".")[0].split("=")[0] not in _FREE:
+                    raise SpecError(
+                        f"--set: got {override!r}; on a planned sweep only {', '.join(_FREE)} can be set; "
+                        "for another grid or science give the spec file"
+                    )
+            planned = SweepFolder(folder.resolve())
+            return Found(planned, load_spec(planned.spec, overrides), is_planned=True)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        spec = load_spec(path, overrides)
+        return Found(SweepFolder((sweeps / spec.name).resolve()), spec, is_planned=False)
+    names = sorted(spec.parent.name for spec in sweeps.glob("*/sweep.yaml"))
+    there = f"there are {', '.join(names)}" if names else f"there is none in {sweeps.resolve()}"
+    raise SweepNotFound(f"no sweep {str(source)!r}: give a spec file, a sweep's folder or its name; {there}")
+
+
+def check_same_science(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None:
+    """Nothing, where the sweep in `folder` may become that of `spec`: only axes or non-science keys differ.
+
+    Raises: SweepConflict showing each difference.
+    """
+    if not (folder.spec.exists() and folder.cells.exists()):
+        return
+    old = _science(load_spec(folder.spec), read_grid(folder.cells))
+    new = _science(spec, grid)
+    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if keys:
+        lines = [f"  {key}: {old.get(key)!r} there, {new.get(key)!r} in {spec.source}" for key in keys]
+        raise SweepConflict(
+            f"{folder.root}: a sweep of this name has another spec:\n" + "\n".join(lines) + "\n"
+            f"give yours another name (--set name={spec.name}-2), or put the old values back"
+        )
+
+
+def _science(spec: SweepSpec, grid: Grid) -> dict[str, Any]:
+    """What all cells of a sweep have in common whatever its axes, by dotted key."""
+    stream = grid.strands[0].stream
+    task = {key: value for key, value in spec.task.items() if key != "file"}
+    with contextlib.suppress(TaskError):  # a user's file may be gone
+        task = load_task(spec.task).settings()
+    task["file_sha256"] = stream.task.get("file_sha256")
+    parts = {"model": dict(stream.model), "task": task, "data": dict(stream.data), "engine": stream.engine}
+    has_lists = any(isinstance(value, list) for _, method in spec.methods() for value in method.settings().values())
+    if not spec.grid.methods and not has_lists:
+        parts["method"] = dict(stream.method)
+    return dict(_flat("", parts))
+
+
+def _flat(prefix: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(f"{prefix}{key}.", item)
+        else:
+            yield f"{prefix}{key}", item
+
+
+@contextlib.contextmanager
+def written(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> Iterator[None]:
+    """The folder with its spec and cells, inside; if that fails all is as it was before.
+
+    Raises: StorageError.
+    """
+    before = {path: _bytes_of(path) for path in (folder.spec, folder.cells)}
+    parents = [parent for parent in folder.root.parents if not parent.exists()]
+    try:
+        folder.root.parent.mkdir(parents=True, exist_ok=True)
+        is_new = _create(folder.root)
+    except OSError as error:
+        raise StorageError(f"{folder.root}: cannot create the sweep's folder: {error.strerror}") from error
+    try:
+        try:
+            folder.make()
+            _copy_task_file(folder, spec, grid)
+            replace_file(folder.spec, spec.to_yaml())
+            write_grid(grid, folder.cells)
+        except OSError as error:
+            raise StorageError(
+                f"{folder.root}: cannot write: {error.strerror}; make room or put it elsewhere"
+            ) from error
+        yield
+    except BaseException:
+        if is_new and not any(folder.submissions.glob("*.json")):
+            shutil.rmtree(folder.root, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else has begun to use it
+                for parent in parents:
+                    parent.rmdir()
+        elif not is_new:
+            for path, content in before.items():
+                if content is not None:
+                    with contextlib.suppress(OSError):
+                        replace_file(path, content)
+        raise
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _copy_task_file(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None:
+    """The user's task file as it was planned, where every node sees it. Raises: OSError."""
+    for digest in {str(strand.stream.task.get("file_sha256", "")) for strand in grid.strands} - {""}:
+        target = folder.task_file(digest)
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            replace_file(target, Path(spec.task["file"]).read_bytes())
+
+
+def _create(path: Path) -> bool:
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def reuse_rows(folder: SweepFolder, grid: Grid, other: SweepFolder) -> int:
+    """The number of cells whose finished rows were taken over from another sweep, as a shard of this one.
+
+    The rows stay as they are: they name the sweep, job and GPU that computed them. Raises: StorageError.
+    """
+    table = Store(other).table()
+    wanted = pa.array([cell.key for _, cell in grid.cells()])
+    taken = table.filter(pc.and_(pc.is_in(table["cell_key"], wanted), pc.equal(table["status"], "done")))
+    if taken.num_rows == 0:
+        return 0
+    buffer = io.BytesIO()
+    notes = {"schema_version": str(SHARD_SCHEMA_VERSION), "reused_from": str(other.root)}
+    pq.write_table(taken.replace_schema_metadata(notes), buffer, compression="zstd")
+    try:
+        replace_file(folder.shards / f"reused-{other.root.name}.parquet", buffer.getvalue())
+        _reuse_alignments(folder, other, set(taken["cell_key"].to_pylist()))
+    except OSError as error:
+        raise StorageError(f"{folder.shards}: cannot write: {error.strerror}") from error
+    return len(set(taken["cell_key"].to_pylist()))
+
+
+def _reuse_alignments(folder: SweepFolder, other: SweepFolder, keys: Iterable[str]) -> None:
+    """What the cells learned, where the other sweep kept it."""
+    for key in keys:
+        name = Path(key[:2]) / f"{key}.safetensors"
+        if (other.alignments / name).is_file():
+            (folder.alignments / name).parent.mkdir(parents=True, exist_ok=True)
+            replace_file(folder.alignments / name, (other.alignments / name).read_bytes())

@@ -1,0 +1,280 @@
+"""SweepSpec -> cells: the grid expanded exactly, against the model, its tokenizer and the task.
+
+Cells that share a data stream (task, hypothesis, seed, method) stand together as a `Strand`: what a cohort is cut from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import SpecError
+from orchestrator.grid.axes import AxisError, resolve_layers, resolve_positions
+from orchestrator.spec.filters import CellFilter
+from orchestrator.spec.schema import Experiment, SweepSpec
+from workers.data.layout import PromptLayout, moved_positions, read_layout
+from workers.data.model_info import ModelError, ModelInfo, read_model_info
+from workers.data.pairs import check_drawable
+from workers.data.tokenizer import Tokenizer
+from workers.files.job import MAIN_SETTING, JobCell, Setting, Stream, canonical_json
+from workers.methods.settings import MethodError, method_label, method_variants
+from workers.tasks import AbstractTask, TaskError, load_task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strand:
+    """The cells of one experiment that share a data stream. `n_tokens` (of the longest) and `n_prefix` describe its
+    prompts; `first_tokens` has the first token at which a position lies, where that is not its own number.
+
+    `is_trained`: what the cells learned is saved, and they are only to be evaluated.
+    """
+
+    experiment: str
+    stream: Stream
+    variables: tuple[str, ...]
+    n_tokens: int
+    n_prefix: int
+    cells: tuple[JobCell, ...]
+    first_tokens: Mapping[int, int] = field(default_factory=dict)
+    is_trained: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Every cell of a sweep, and the sizes of the model that decide what it costs."""
+
+    model: ModelInfo
+    strands: tuple[Strand, ...]
+
+    @property
+    def n_cells(self) -> int:
+        """Cells in all strands."""
+        return sum(len(strand.cells) for strand in self.strands)
+
+    def cells(self) -> Iterator[tuple[Strand, JobCell]]:
+        """Each cell with its strand."""
+        for strand in self.strands:
+            for cell in strand.cells:
+                yield strand, cell
+
+
+def cell_fields(strand: Strand, cell: JobCell) -> dict[str, Any]:
+    """What filters choose cells by."""
+    return {
+        "experiment": strand.experiment,
+        "hypothesis": strand.stream.hypothesis,
+        "layer": cell.layer,
+        "position": cell.position,
+        "token": cell.token,
+        "seed": strand.stream.seed,
+        "method": method_label(strand.stream.method),
+    }
+
+
+def wanted_settings(settings: Sequence[Setting], experiment: str) -> list[str]:
+    """The settings for which a cell of `experiment` yields a row, the main one first."""
+    return [MAIN_SETTING] + [
+        setting.name for setting in settings if not setting.experiments or experiment in setting.experiments
+    ]
+
+
+def expand(spec: SweepSpec) -> Grid:
+    """The grid of a spec: no cell twice, in the order of experiments, methods, seeds, layers, positions.
+
+    Raises: SpecError naming file, key, value and what would be right.
+    """
+    try:
+        model = read_model_info(spec.model_path)
+        tokenizer = Tokenizer.load(spec.model_path)
+    except ModelError as error:
+        raise SpecError(f"{spec.source}: key `model.path`: {error}") from error
+    methods = _methods(spec)
+    prompts = PromptReader(spec, tokenizer)
+    strands: list[Strand] = []
+    for index in range(len(spec.grid.experiments)):
+        strands += _strands(spec, index, model, prompts, methods)
+    _check_settings(spec, prompts)
+    strands = _without_excluded(spec, strands)
+    _check_all_different(spec, strands)
+    return Grid(model=model, strands=tuple(strands))
+
+
+def _methods(spec: SweepSpec) -> list[dict[str, Any]]:
+    settings = []
+    for key, method in spec.methods():
+        try:
+            settings += method_variants(method.name, method.settings())
+        except MethodError as error:
+            raise _placed(spec, key, error) from error
+    return settings
+
+
+def _strands(
+    spec: SweepSpec, index: int, model: ModelInfo, prompts: PromptReader, methods: Sequence[Mapping[str, Any]]
+) -> Iterator[Strand]:
+    """The strands of one experiment."""
+    experiment = spec.grid.experiments[index]
+    task, layout = prompts.read(f"grid.experiments[{index}].task", experiment.task)
+    hypothesis = _hypothesis(spec, index, task)
+    prompts.check_labels(f"grid.experiments[{index}]", experiment.task, hypothesis)
+    try:
+        layers = resolve_layers(spec.grid.layers, model.n_layers)
+        positions = resolve_positions(spec.grid.positions, layout)
+    except AxisError as error:
+        raise spec.error(f"grid.{error.axis}", error.got, error.right) from error
+    for method in methods:
+        for seed in spec.grid.seeds:
+            stream = Stream(
+                model={"fingerprint": model.fingerprint, "dtype": spec.model.dtype},
+                task=science_of(task, spec.task | experiment.task),
+                hypothesis=hypothesis,
+                seed=seed,
+                data=spec.data.model_dump(),
+                method=method,
+                engine=spec.engine,
+            )
+            key_of = cell_keys(stream)
+            yield Strand(
+                experiment=experiment.name,
+                stream=stream,
+                variables=tuple(task.hypotheses[hypothesis].variables),
+                n_tokens=layout.n_tokens,
+                n_prefix=layout.n_prefix,
+                first_tokens={at: layout.first_tokens[at] for at in positions if not layout.is_index(at)},
+                cells=tuple(
+                    JobCell(key=key_of(layer, position), layer=layer, position=position, token=layout.tokens[position])
+                    for layer in layers
+                    for position in positions
+                ),
+            )
+
+
+def science_of(task: AbstractTask, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's part of a cell key: its settings, and the hash of the user's file that defines it."""
+    if "file" not in raw:
+        return task.settings()
+    return task.settings() | {"file_sha256": hashlib.sha256(Path(raw["file"]).read_bytes()).hexdigest()}
+
+
+def cell_keys(stream: Stream) -> Callable[[int, int], str]:
+    """`Cell(stream, layer, position).key()` as a function of the two, the text that they share written once."""
+    science = stream.science()
+    names = sorted([*science, "layer", "position"])
+    fixed = {name: f'"{name}":{canonical_json(science[name])}' for name in science}
+    slots = {"layer": '"layer":%d', "position": '"position":%d'}
+    parts = [slots.get(name) or fixed[name].replace("%", "%%") for name in names]
+    template = "{" + ",".join(parts) + "}"
+    sha256 = hashlib.sha256
+    return lambda layer, position: sha256((template % (layer, position)).encode("ascii")).hexdigest()
+
+
+class PromptReader:
+    """The spec's task and its variations, each read once."""
+
+    def __init__(self, spec: SweepSpec, tokenizer: Tokenizer) -> None:
+        self._spec = spec
+        self._tokenizer = tokenizer
+        self._read: dict[str, tuple[AbstractTask, PromptLayout]] = {}
+        self._drawable: set[tuple[str, str]] = set()
+        self.read("task", {})
+
+    def read(self, key: str, overrides: Mapping[str, Any]) -> tuple[AbstractTask, PromptLayout]:
+        """The task with `overrides`, and where its tokens lie. Raises: SpecError at `key`."""
+        raw = self._spec.task | dict(overrides)
+        try:
+            text = canonical_json(raw)
+            if text not in self._read:
+                task = load_task(raw)
+                self._read[text] = (task, read_layout(task, self._tokenizer))
+        except (TaskError, TypeError) as error:
+            raise _placed(self._spec, key, error) from error
+        return self._read[text]
+
+    def check_labels(self, key: str, overrides: Mapping[str, Any], hypothesis: str) -> None:
+        """Balanced pairs of the hypothesis can be drawn from the task with `overrides`. Raises: SpecError at `key`."""
+        raw = self._spec.task | dict(overrides)
+        known = (canonical_json(raw), hypothesis)
+        if known in self._drawable:
+            return
+        task, _ = self.read(key, overrides)
+        if hypothesis not in task.hypotheses:
+            right = f"task {task.name!r} has no hypothesis {hypothesis!r}, only {', '.join(task.hypotheses)}"
+            raise self._spec.error(key, dict(overrides), right)
+        try:
+            check_drawable(task, task.hypotheses[hypothesis])
+        except TaskError as error:
+            raise _placed(self._spec, key, error) from error
+        self._drawable.add(known)
+
+
+def _hypothesis(spec: SweepSpec, index: int, task: AbstractTask) -> str:
+    experiment: Experiment = spec.grid.experiments[index]
+    name = experiment.hypothesis or experiment.name
+    if name not in task.hypotheses:
+        key = f"grid.experiments[{index}]" + (".hypothesis" if experiment.hypothesis else "")
+        raise spec.error(key, name, f"task {task.name!r} has the hypotheses {', '.join(task.hypotheses)}")
+    return name
+
+
+def _check_settings(spec: SweepSpec, prompts: PromptReader) -> None:
+    """Every further setting makes pairs that the model can read, for each experiment that it is meant for, and its
+    prompts have the grid's positions."""
+    for index, setting in enumerate(spec.settings):
+        key = f"settings[{index}].task"
+        for experiment in spec.grid.experiments:
+            if not setting.experiments or experiment.name in setting.experiments:
+                hypothesis = experiment.hypothesis or experiment.name
+                prompts.check_labels(key, experiment.task | setting.task, hypothesis)
+                _, own = prompts.read("task", experiment.task)
+                _, other = prompts.read(key, experiment.task | setting.task)
+                try:
+                    moved_positions(own, other, resolve_positions(spec.grid.positions, own), setting.name)
+                except TaskError as error:
+                    raise _placed(spec, key, error) from error
+
+
+def _without_excluded(spec: SweepSpec, strands: Iterable[Strand]) -> list[Strand]:
+    filters = [CellFilter.from_mapping(entry) for entry in spec.grid.exclude]
+    if not filters:
+        return list(strands)
+    used: set[int] = set()
+    kept: list[Strand] = []
+    for strand in strands:
+        cells = []
+        for cell in strand.cells:
+            fields = cell_fields(strand, cell)
+            hits = {index for index, entry in enumerate(filters) if entry.matches(fields)}
+            used |= hits
+            if not hits:
+                cells.append(cell)
+        if cells:
+            kept.append(replace(strand, cells=tuple(cells)))
+    for index, entry in enumerate(spec.grid.exclude):
+        if index not in used:
+            raise spec.error(
+                f"grid.exclude[{index}]", entry, "it matches no cell of the grid; correct it or take it out"
+            )
+    if not kept:
+        raise spec.error("grid.exclude", list(spec.grid.exclude), "it leaves no cell; exclude less")
+    return kept
+
+
+def _check_all_different(spec: SweepSpec, strands: Iterable[Strand]) -> None:
+    owners: dict[str, str] = {}
+    for strand in strands:
+        first = owners.setdefault(strand.cells[0].key, strand.experiment)
+        if first != strand.experiment:
+            raise spec.error(
+                "grid.experiments", strand.experiment, f"it has the same cells as {first!r}; keep one of the two"
+            )
+
+
+def _placed(spec: SweepSpec, key: str, error: Exception) -> SpecError:
+    """A task's or method's `KEY: got ..` at its place in the spec."""
+    name, colon, rest = str(error).partition(": ")
+    if colon and name.isidentifier():
+        return SpecError(f"{spec.source}: key `{key}.{name}`: {rest}")
+    return SpecError(f"{spec.source}: key `{key}`: {error}")

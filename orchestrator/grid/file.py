@@ -1,0 +1,128 @@
+"""cells.parquet: every planned cell with what a job file needs of it; a sweep goes on without its spec or its model.
+
+One row a cell, for people and DuckDB; the strands (streams, layout) and the model's sizes stand once in the metadata.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.errors import SweepNotFound
+from orchestrator.grid.expand import Grid, Strand
+from workers.data.model_info import ModelInfo
+from workers.files.folder import replace_file
+from workers.files.job import JobCell, Stream, canonical_json
+from workers.methods.settings import method_label
+
+CELLS_SCHEMA_VERSION: Final = 1
+
+CELLS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("cell_key", pa.string(), nullable=False),
+        pa.field("experiment", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("hypothesis", pa.string(), nullable=False),
+        pa.field("layer", pa.int64(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("token", pa.string()),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("strand", pa.int32(), nullable=False),  # index into the metadata's `strands`
+    ]
+)
+
+
+def cells_table(grid: Grid) -> pa.Table:
+    """One row a planned cell."""
+    strand_of_row = pa.array(
+        np.repeat(np.arange(len(grid.strands), dtype="int32"), [len(s.cells) for s in grid.strands])
+    )
+
+    def shared(values: Iterable[Any]) -> pa.Array:
+        return pa.array(list(values)).take(strand_of_row)
+
+    cells = [cell for strand in grid.strands for cell in strand.cells]
+    streams = [strand.stream for strand in grid.strands]
+    columns = {
+        "cell_key": pa.array([cell.key for cell in cells]),
+        "experiment": shared(strand.experiment for strand in grid.strands),
+        "task": shared(stream.task["name"] for stream in streams),
+        "hypothesis": shared(stream.hypothesis for stream in streams),
+        "layer": pa.array([cell.layer for cell in cells]),
+        "position": pa.array([cell.position for cell in cells]),
+        "token": pa.array([cell.token for cell in cells]),
+        "seed": shared(stream.seed for stream in streams),
+        "method": shared(method_label(stream.method) for stream in streams),
+        "strand": strand_of_row,
+    }
+    return pa.table(columns).cast(CELLS_SCHEMA)
+
+
+def write_grid(grid: Grid, path: Path) -> None:
+    """Write every cell of `grid` to `path`. Raises: OSError."""
+    strands = [
+        {
+            "experiment": strand.experiment,
+            "stream": asdict(strand.stream),
+            "variables": list(strand.variables),
+            "n_tokens": strand.n_tokens,
+            "n_prefix": strand.n_prefix,
+            "first_tokens": list(strand.first_tokens.items()),
+        }
+        for strand in grid.strands
+    ]
+    metadata = {
+        "schema_version": str(CELLS_SCHEMA_VERSION),
+        "model": canonical_json(asdict(grid.model) | {"path": str(grid.model.path)}),
+        "strands": canonical_json(strands),
+    }
+    buffer = io.BytesIO()
+    pq.write_table(cells_table(grid).replace_schema_metadata(metadata), buffer, compression="zstd")
+    replace_file(path, buffer.getvalue())
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid that `write_grid` wrote. Raises: SweepNotFound when there is none, or none of this version."""
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise SweepNotFound(f"{path}: missing; plan the sweep first: causalsweep submit SPEC.yaml") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise SweepNotFound(f"{path}: not readable ({error}); submit the spec again to write it anew") from error
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if metadata.get("schema_version") != str(CELLS_SCHEMA_VERSION):
+        found = metadata.get("schema_version")
+        raise SweepNotFound(f"{path}: schema version {found!r}; this version reads {CELLS_SCHEMA_VERSION}")
+    known = {field.name for field in fields(ModelInfo)}  # a size that a later version adds is for its estimates
+    model = {name: value for name, value in json.loads(metadata["model"]).items() if name in known}
+    cells = _cells_by_strand(table)
+    strands = [
+        Strand(
+            experiment=raw["experiment"],
+            stream=Stream(**raw["stream"]),
+            variables=tuple(raw["variables"]),
+            n_tokens=raw["n_tokens"],
+            n_prefix=raw["n_prefix"],
+            first_tokens=dict(raw.get("first_tokens", ())),
+            cells=tuple(cells[index]),
+        )
+        for index, raw in enumerate(json.loads(metadata["strands"]))
+    ]
+    return Grid(model=ModelInfo(**{**model, "path": Path(model["path"])}), strands=tuple(strands))
+
+
+def _cells_by_strand(table: pa.Table) -> dict[int, list[JobCell]]:
+    names = ("strand", "cell_key", "layer", "position", "token")
+    cells: dict[int, list[JobCell]] = {}
+    for strand, key, layer, position, token in zip(*(table[name].to_pylist() for name in names), strict=True):
+        cells.setdefault(strand, []).append(JobCell(key=key, layer=layer, position=position, token=token))
+    return cells

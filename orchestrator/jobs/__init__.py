@@ -1,0 +1,1 @@
+"""Acting on jobs: submit, control, retry, and the faults that ended them."""

@@ -1,0 +1,52 @@
+"""Cancel, hold, release, limit: passed on to the backends that have jobs of the sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from cluster.backend import Control
+from orchestrator.backends.registry import open_cluster
+from orchestrator.backends.submissions import read_submissions
+from orchestrator.errors import SweepNotFound
+from orchestrator.grid.expand import Grid, cell_fields
+from orchestrator.spec.filters import CellFilter
+from orchestrator.status.states import CellState, JobStatus, SweepStatus
+from workers.files.folder import SweepFolder
+
+_OPEN = (CellState.RUNNING, CellState.WAITING)
+
+
+def jobs_matching(
+    status: SweepStatus, grid: Grid, keys_of: Callable[[str], Iterable[str]], where: Iterable[str]
+) -> list[JobStatus]:
+    """The jobs that wait or run and whose unfinished cells all match `where`; a job is never cut. Raises: SpecError."""
+    chosen = CellFilter.from_options(where)
+    places = {cell.key: cell_fields(strand, cell) for strand, cell in grid.cells()}
+
+    def matches(job: JobStatus) -> bool:
+        keys = [key for key in keys_of(job.name) if key in places and status.cells[key].state in _OPEN]
+        return all(chosen.matches(places[key]) for key in keys)
+
+    return [job for job in status.jobs if job.holds_cells and matches(job)]
+
+
+def pass_on(folder: SweepFolder, action: Control, jobs: Iterable[JobStatus]) -> None:
+    """Do `action` to `jobs`, each on its own backend. Raises: ClusterError."""
+    wanted = {job.name for job in jobs}
+    for submission in read_submissions(folder):
+        handles = [handle for name, handle in submission.handles.items() if name in wanted]
+        if handles:
+            open_cluster(submission.backend, folder, submission.options).control(handles, action)
+
+
+def set_limit(folder: SweepFolder, n_jobs: int | None) -> tuple[str, ...]:
+    """Let at most `n_jobs` run at once on each backend that was given jobs, whose names come back.
+
+    Raises: ClusterError. SweepNotFound when none was given any: there is nothing that would keep the limit.
+    """
+    places = {submission.place: submission for submission in read_submissions(folder)}.values()
+    if not places:
+        raise SweepNotFound(f"{folder.root}: never submitted, nothing to limit; causalsweep submit first, then limit")
+    for submission in places:
+        open_cluster(submission.backend, folder, submission.options).limit(n_jobs)
+    return tuple(dict.fromkeys(submission.backend for submission in places))

@@ -1,0 +1,132 @@
+"""Which unfinished cells to run again, and how: by the class of what ended them, and bounded.
+
+preempted, timeout   go on from the checkpoint; costs no attempt
+out_of_memory        again with half the micro-batch and cohort (the same effective batch)
+node                 again elsewhere, with a strike against the host
+cancelled            again when a person asks
+bad_input, diverged, bug   again when a person asks; a bug seen often stops the sweep
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from cluster.backend import JobState
+from orchestrator.errors import RepeatedBug
+from orchestrator.status.states import Attempt, CellState, JobStatus, SweepStatus
+from workers.files.progress import Failure, FailureClass
+
+MAX_FAILURES: Final[Mapping[FailureClass, int]] = {FailureClass.OUT_OF_MEMORY: 3, FailureClass.NODE: 3}
+MAX_EQUAL_BUGS: Final = 3
+MAX_STRIKES: Final = 2
+_STRIKE_LIFE_S: Final = 24 * 3600.0
+_FREE: Final = frozenset({FailureClass.PREEMPTED, FailureClass.TIMEOUT})
+
+
+class Mode(StrEnum):
+    """Who asks."""
+
+    SUBMIT = "submit"  # a person who wants what was never run or was stopped
+    RESUME = "resume"  # a person who wants what failed as well
+    AUTO = "auto"  # nobody: only what is worth another try
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The cells to run: their keys by the number of times that their memory ran out."""
+
+    by_halvings: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    excluded_hosts: tuple[str, ...] = ()
+
+    @property
+    def n_cells(self) -> int:
+        """Cells to run."""
+        return sum(len(keys) for keys in self.by_halvings.values())
+
+
+def select(
+    status: SweepStatus, keys_of: Callable[[str], Iterable[str]], mode: Mode, *, force: bool = False
+) -> Selection:
+    """What to run of the cells that are missing or failed; nothing that runs, waits or is done.
+
+    `keys_of` gives the cell keys of a job.
+    Raises: RepeatedBug when one bug ended several jobs whose cells still lack rows, unless `force`.
+    """
+    if not force:
+        _check_bugs(status)
+    kinds: defaultdict[str, Counter[FailureClass]] = defaultdict(Counter)
+    last: dict[str, FailureClass] = {}
+    for job in status.jobs:
+        found = [failure.kind for _, failure in failures(job)]
+        if job.state is JobState.CANCELLED:
+            found.append(FailureClass.CANCELLED)  # its workers tell a cancel from a preemption no more than we could
+        if job.state is JobState.COMPLETED and job.n_settled < job.n_cells:
+            found.append(FailureClass.NODE)  # it says that it finished, and a valid row is not there
+        for key in keys_of(job.name) if found else ():
+            kinds[key].update(found)
+            last[key] = found[-1]
+    chosen: defaultdict[int, set[str]] = defaultdict(set)
+    for key, cell in status.cells.items():
+        if _is_wanted(cell.state, mode, kinds[key], last.get(key)):
+            chosen[kinds[key][FailureClass.OUT_OF_MEMORY]].add(key)
+    return Selection(
+        by_halvings={count: frozenset(keys) for count, keys in sorted(chosen.items())},
+        excluded_hosts=excluded_hosts(status),
+    )
+
+
+def _is_wanted(state: CellState, mode: Mode, kinds: Mapping[FailureClass, int], last: FailureClass | None) -> bool:
+    if mode is Mode.RESUME:
+        return state in (CellState.MISSING, CellState.FAILED)
+    if mode is Mode.SUBMIT:
+        return state is CellState.MISSING
+    if last is None:
+        return state is CellState.MISSING
+    if state not in (CellState.MISSING, CellState.FAILED):
+        return False
+    return last in _FREE or kinds[last] <= MAX_FAILURES.get(last, -1)
+
+
+def failures(job: JobStatus) -> Iterator[tuple[Attempt | None, Failure]]:
+    """How the job's attempts ended badly; a failure without an attempt is one before the worker could begin."""
+    for attempt in job.attempts:
+        if attempt.failure is not None:
+            yield attempt, attempt.failure
+    if not job.attempts and job.failure is not None:
+        yield None, job.failure
+
+
+def excluded_hosts(status: SweepStatus) -> tuple[str, ...]:
+    """The hosts on which attempts died more than once in the last day."""
+    strikes: Counter[str] = Counter()
+    for job in status.jobs:
+        for attempt, failure in failures(job):
+            progress = attempt.progress if attempt else None
+            is_recent = progress is None or time.time() - progress.updated < _STRIKE_LIFE_S
+            if failure.kind is FailureClass.NODE and is_recent:
+                strikes[progress.host if progress else job.node] += 1
+    return tuple(sorted(host for host, count in strikes.items() if host and count >= MAX_STRIKES))
+
+
+def repeated_bugs(status: SweepStatus) -> dict[str, list[tuple[JobStatus, Failure]]]:
+    """The bugs, by fingerprint, that ended several jobs whose cells still lack rows."""
+    blamed = {cell.job for cell in status.cells.values() if cell.state is CellState.FAILED}
+    found: defaultdict[str, list[tuple[JobStatus, Failure]]] = defaultdict(list)
+    for job in status.jobs:
+        if job.name in blamed and job.failure is not None and job.failure.kind is FailureClass.BUG:
+            found[job.failure.fingerprint].append((job, job.failure))
+    return {name: cases for name, cases in found.items() if len(cases) >= MAX_EQUAL_BUGS}
+
+
+def _check_bugs(status: SweepStatus) -> None:
+    for name, cases in repeated_bugs(status).items():
+        job, failure = cases[-1]
+        raise RepeatedBug(
+            f"the same bug ({name}) ended {len(cases)} jobs, the last one {job.name}: {failure.message}\n"
+            f"see: causalsweep errors {status.name}; mend it, then: causalsweep resume {status.name} --force"
+        )

@@ -1,0 +1,261 @@
+"""Jobs chosen, written, recorded, handed over, recorded again; in this order, so that a death loses nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+from cluster.backend import (
+    AbstractCluster,
+    ClusterError,
+    ClusterUnavailable,
+    ClusterUsageError,
+    JobRequest,
+    NothingSent,
+    SubmissionIncomplete,
+)
+from orchestrator.backends.registry import open_cluster, options_of
+from orchestrator.backends.submissions import Stage, Submission, claim_submission, save, withdraw
+from orchestrator.errors import SpecError, StorageError, SweepBusy
+from orchestrator.grid.expand import Grid
+from orchestrator.jobs.retry import Mode, Selection, select
+from orchestrator.plan.machines import machines
+from orchestrator.plan.packing import PlannedJob
+from orchestrator.plan.plan import Planner, halved, over, to_cohorts
+from orchestrator.spec.schema import SweepSpec
+from orchestrator.status.reader import StatusReader
+from orchestrator.status.states import JobStatus
+from workers.files.folder import SweepFolder, replace_file
+from workers.files.job import Job
+
+_FOLLOW_UP_S: Final = 1800.0
+_KNOWS_AVOID: Final = frozenset({"slurm", "ray-slurm"})  # backends that can be told to keep off nodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a call of submit or resume did."""
+
+    backend: str
+    submission: Submission | None  # None: there was nothing to run
+    n_cells: int
+    watch: tuple[str, ...] = ()  # where else to look on
+
+
+class Sender:
+    """Hands the cells of one sweep to backends."""
+
+    def __init__(self, spec: SweepSpec, folder: SweepFolder, grid: Grid, reader: StatusReader) -> None:
+        self._spec, self._folder, self._grid, self._reader = spec, folder, grid, reader
+
+    def send(self, backend: str, mode: Mode, *, auto: bool = False, force: bool = False) -> Receipt:
+        """What was handed to `backend` of the cells that `mode` asks for.
+
+        Raises: RepeatedBug, SpecError, SweepBusy, StorageError, ClusterError.
+        """
+        options = options_of(self._spec, backend)
+        cluster = open_cluster(backend, self._folder, options)
+        if auto and not isinstance(cluster, SupportsFollowup):
+            raise SpecError(f"--auto: {backend} has no follow-up jobs; `causalsweep run` waits, and tries again itself")
+        planner = Planner(self._spec, self._folder, self._grid, machines(self._spec, backend, self._folder))
+        submission = self._claimed(backend, options, mode)
+        try:
+            status = self._reader.read()
+            selection = select(status, self._reader.keys_of, mode, force=force)
+            if selection.n_cells == 0:
+                withdraw(self._folder, submission)
+                return Receipt(backend=backend, submission=None, n_cells=0)
+            self._check_weights()
+            if selection.excluded_hosts and backend in _KNOWS_AVOID:
+                options = avoiding(options, selection.excluded_hosts)
+                cluster = open_cluster(backend, self._folder, options)
+                submission = replace(submission, options=options)
+            jobs = build_jobs(planner, submission, selection, over(status))
+        except BaseException:
+            withdraw(self._folder, submission)
+            raise
+        submission = hand_over(self._folder, cluster, submission, jobs)
+        if auto and isinstance(cluster, SupportsFollowup):
+            submission = follow_up(self._folder, cluster, submission)
+        return Receipt(backend=backend, submission=submission, n_cells=selection.n_cells, watch=cluster.watch)
+
+    def confirm(self, known: Iterable[Submission]) -> None:
+        """See to it that each backend has what it was handed: submissions whose process died before it could tell, and
+        jobs that wait for a dispatcher that is gone (a call without jobs starts it). Raises: as `send`."""
+        for submission in known:
+            if submission.is_unconfirmed:
+                cluster = open_cluster(submission.backend, self._folder, submission.options)
+                hand_over_again(self._folder, cluster, submission)
+        for submission in {submission.place: submission for submission in known}.values():
+            with contextlib.suppress(ClusterError):  # one that is gone has nobody to wake; the status says so
+                cluster = open_cluster(submission.backend, self._folder, submission.options)
+                cluster.submit([], token=f"{submission.token}-wake")
+
+    def _claimed(self, backend: str, options: Mapping[str, Any], mode: Mode) -> Submission:
+        try:
+            return claim_submission(self._folder, backend=backend, options=options, reason=str(mode))
+        except OSError as error:
+            raise StorageError(f"{self._folder.submissions}: cannot write: {error.strerror}") from error
+
+    def _check_weights(self) -> None:
+        if not any(path.suffix == ".safetensors" for path in self._spec.model_path.glob("*")):
+            right = "copy the checkpoint's safetensors there; `plan` does without them, jobs do not"
+            raise self._spec.error("model.path", self._spec.model.path, f"there are no weights; {right}")
+
+
+@runtime_checkable
+class SupportsFollowup(Protocol):
+    """A backend that starts a job when others have ended, however they did."""
+
+    def submit_followup(self, request: JobRequest, *, after: Sequence[str], token: str) -> str:
+        """The handle of `request`, to be started after the jobs of these handles."""
+
+
+def avoiding(options: Mapping[str, Any], hosts: Iterable[str]) -> dict[str, Any]:
+    """SLURM's options with `hosts` among those to keep off while there are others."""
+    return {**options, "avoid": sorted({*options.get("avoid", ()), *hosts})}
+
+
+def build_jobs(
+    planner: Planner, submission: Submission, selection: Selection, past: Sequence[JobStatus]
+) -> list[tuple[Job, PlannedJob]]:
+    """The job files' contents, longest first; cells whose memory ran out in jobs of their own."""
+    planned: list[tuple[PlannedJob, int]] = []
+    for times, keys in selection.by_halvings.items():
+        planned += [(job, times) for job in planner.jobs(keys, past, spread=times == 0)]
+    provenance = _provenance()
+    return [
+        (_job_file(planner, submission.job_name(index), job, times, provenance), job)
+        for index, (job, times) in enumerate(planned, start=1)
+    ]
+
+
+def _job_file(planner: Planner, name: str, planned: PlannedJob, times: int, provenance: Mapping[str, Any]) -> Job:
+    spec = planner.spec
+    return Job(
+        job=name,
+        sweep=spec.name,
+        folder=str(planner.folder.root),
+        label=planned.label,
+        model_path=spec.model.path,
+        model_revision=spec.model.revision,
+        gate_task_accuracy=spec.gate.task_accuracy,
+        cohorts=to_cohorts(planned),
+        settings=spec.evaluation_settings(),
+        options=halved(spec.run.options(), planned, times),
+        n_gpus=spec.jobs.gpus,
+        predicted_s=round(planned.predicted_s, 1),
+        provenance=provenance,
+    )
+
+
+def hand_over(
+    folder: SweepFolder, cluster: AbstractCluster, submission: Submission, jobs: Sequence[tuple[Job, PlannedJob]]
+) -> Submission:
+    """The submission with the handles of its jobs, written down before and after the backend is asked.
+
+    Raises: ClusterUsageError (nothing was submitted, nothing is left behind), SweepBusy (the backend did not answer:
+    resume finds out, where it may have the jobs), StorageError.
+    """
+    try:
+        for job, _ in jobs:
+            replace_file(folder.job_file(job.job), job.to_json())
+        names = tuple(job.job for job, _ in jobs)
+        submission = save(folder, submission, stage=Stage.INTENT, jobs=names)
+    except OSError as error:
+        withdraw(folder, submission)
+        raise StorageError(f"{folder.root}: cannot write the jobs: {error}") from error
+    requests = [request_of(folder, job, planned.upper_s) for job, planned in jobs]
+    try:
+        return _submit(folder, cluster, submission, requests)
+    except ClusterUsageError:
+        withdraw(folder, submission)
+        raise
+
+
+def hand_over_again(folder: SweepFolder, cluster: AbstractCluster, submission: Submission) -> Submission:
+    """An unconfirmed submission, confirmed: the same token submits nothing twice.
+
+    Raises: as `hand_over`; OSError, ValueError (a job file is unreadable).
+    """
+    jobs = [Job.load(folder.job_file(name)) for name in submission.jobs]
+    estimates = [PlannedJob(parts=(), predicted_s=job.predicted_s).upper_s for job in jobs]
+    requests = [request_of(folder, job, upper_s) for job, upper_s in zip(jobs, estimates, strict=True)]
+    try:
+        return _submit(folder, cluster, submission, requests)
+    except ClusterUsageError as error:  # it has none of them: their cells are free again
+        save(folder, submission, stage=Stage.SUBMITTED, message=str(error))
+        raise
+
+
+def follow_up(folder: SweepFolder, cluster: SupportsFollowup, submission: Submission) -> Submission:
+    """The submission with a job behind it that resumes the sweep once its jobs have ended. Raises: ClusterError."""
+    command = ("resume", str(folder.root), "--on", submission.backend, "--auto")
+    request = JobRequest(
+        name=f"r{submission.number}-auto",
+        label=f"resume {folder.root.name}",
+        argv=(sys.executable, "-m", "orchestrator", *command),
+        log=folder.logs / f"r{submission.number}-auto.log",
+        time_s=_FOLLOW_UP_S,
+        n_gpus=0,
+    )
+    handles = list(submission.handles.values())
+    handle = cluster.submit_followup(request, after=handles, token=f"{submission.token}-auto")
+    return save(folder, submission, followup=handle)
+
+
+def request_of(folder: SweepFolder, job: Job, upper_s: float) -> JobRequest:
+    """What a backend is asked to run for `job`."""
+    return JobRequest(
+        name=job.job,
+        label=job.label,
+        argv=(sys.executable, "-m", "workers", str(folder.job_file(job.job))),
+        log=folder.logs / f"{job.job}.log",
+        time_s=upper_s,
+        n_gpus=job.n_gpus,
+    )
+
+
+def _submit(
+    folder: SweepFolder, cluster: AbstractCluster, submission: Submission, requests: Iterable[JobRequest]
+) -> Submission:
+    changes: dict[str, Any] = {"stage": Stage.SUBMITTED}
+    try:
+        changes["handles"] = cluster.submit(list(requests), token=submission.token)
+    except SubmissionIncomplete as error:
+        changes |= {"handles": error.handles, "message": str(error)}
+    except NothingSent as error:
+        withdraw(folder, submission)
+        raise SweepBusy(
+            f"{submission.backend} did not answer: {error}\nnothing was submitted; try again later, or elsewhere (--on)"
+        ) from error
+    except ClusterUnavailable as error:
+        raise SweepBusy(
+            f"{submission.backend} did not answer: {error}\n"
+            f"whether it has the jobs is not known; `causalsweep resume {folder.root.name}` finds out"
+        ) from error
+    try:
+        return save(folder, submission, **changes)
+    except OSError as error:
+        raise StorageError(
+            f"{folder.submissions}: the jobs are submitted, but their ids cannot be written: {error}\n"
+            f"make room, then `causalsweep resume {folder.root.name}` finds them"
+        ) from error
+
+
+def _provenance() -> dict[str, Any]:
+    """The version of this code that planned the jobs."""
+    sha = ""
+    project = Path(__file__).parents[2]
+    if (project / ".git").exists():
+        command = ["git", "-C", str(project), "rev-parse", "--short=12", "HEAD"]
+        sha = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    versions = {"causalsweep": metadata.version("causalsweep"), "python": platform.python_version()}
+    return {"git_sha": sha, "versions": versions}

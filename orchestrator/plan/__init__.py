@@ -1,0 +1,1 @@
+"""Cells -> jobs: what a cell costs, how jobs are packed, and for which machines."""

@@ -1,0 +1,114 @@
+"""How long cells really took, against the table of `costs`: measured once a sweep, used by the next plan.
+
+`store/costs.json` holds one entry a model, dtype, engine and kind of GPU; sweeps that lie side by side read each
+other's.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from orchestrator.grid.expand import Grid, Strand
+from orchestrator.plan.costs import COSTS_VERSION, DEVICES, Calibration, CostModel
+from orchestrator.plan.machines import device_kind
+from orchestrator.status.states import JobStatus
+from workers.files.folder import SweepFolder, replace_file
+from workers.files.job import MAIN_SETTING, JobCell
+from workers.files.progress import AttemptState
+
+_MIN_START_S: Final = 0.5
+_MIN_WORK_S: Final = 20.0  # of a job: in a shorter one the first steps, which are slow, weigh too much
+
+
+def write_costs(
+    folder: SweepFolder, grid: Grid, table: pa.Table, jobs: Iterable[JobStatus], *, n_settings: Mapping[str, int]
+) -> None:
+    """Write what the finished jobs of this sweep teach; nothing where they teach nothing. Raises: OSError."""
+    entries = list(_entries(grid, table, jobs, n_settings))
+    if entries:
+        folder.store.mkdir(parents=True, exist_ok=True)
+        replace_file(folder.store / "costs.json", json.dumps(entries, indent=1) + "\n")
+
+
+def calibration(folder: SweepFolder, grid: Grid, kind: str) -> Calibration | None:
+    """The best measured entry for the grid's model, dtype and engine on `kind`: this sweep's, or a neighbour's."""
+    stream = grid.strands[0].stream
+    wanted = {
+        "model": stream.model["fingerprint"],
+        "dtype": stream.model["dtype"],
+        "engine": stream.engine,
+        "kind": kind,
+    }
+    own = [folder.store / "costs.json"]
+    neighbours = sorted(folder.root.parent.glob("*/store/costs.json")) if folder.root.parent.is_dir() else []
+    for paths in (own, neighbours):
+        fitting = [entry for path in paths for entry in _read(path) if wanted.items() <= entry.items()]
+        if fitting:
+            best = max(fitting, key=lambda entry: entry["n_cells"])
+            return Calibration(work=best["work"], start_s=best["start_s"], n_cells=best["n_cells"])
+    return None
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [entry for entry in json.loads(path.read_text(encoding="utf-8")) if entry["version"] == COSTS_VERSION]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # a neighbour's file is a hint, not a need
+
+
+def _entries(
+    grid: Grid, table: pa.Table, jobs: Iterable[JobStatus], n_settings: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
+    """One entry a dtype, engine and kind, from jobs that ran through in one attempt."""
+    places = {cell.key: (strand, cell) for strand, cell in grid.cells()}
+    rows = _rows_by_job(table)
+    measured: defaultdict[tuple[str, str, str], list[tuple[float, float, float, int]]] = defaultdict(list)
+    for job in jobs:
+        progress = job.progress
+        if len(job.attempts) != 1 or not progress or progress.state is not AttemptState.FINISHED:
+            continue
+        cells = [places[key] + (seconds,) for key, seconds in rows.get((job.name, 1), []) if key in places]
+        kind = device_kind(progress.gpu_name)
+        spent_s = sum(seconds for _, _, seconds in cells)
+        if len(cells) != job.n_cells or kind not in DEVICES or spent_s < _MIN_WORK_S:
+            continue
+        first = cells[0][0].stream
+        costs = CostModel(grid.model, DEVICES[kind], dtype=str(first.model["dtype"]), n_settings=n_settings)
+        predicted_s = sum(costs.cohort_s(strand, group) for strand, group in _cohorts(cells))
+        start_s = max(progress.ended - progress.started - spent_s, _MIN_START_S)
+        measured[(str(first.model["dtype"]), first.engine, kind)].append((spent_s, predicted_s, start_s, len(cells)))
+    for (dtype, engine, kind), cases in measured.items():
+        yield {
+            "version": COSTS_VERSION,
+            "model": grid.model.fingerprint,
+            "dtype": dtype,
+            "engine": engine,
+            "kind": kind,
+            "work": sum(case[0] for case in cases) / sum(case[1] for case in cases),
+            "start_s": statistics.median(case[2] for case in cases),
+            "n_cells": sum(case[3] for case in cases),
+        }
+
+
+def _rows_by_job(table: pa.Table) -> Mapping[tuple[str, int], list[tuple[str, float]]]:
+    """Cell keys and seconds of the measured main rows of each attempt."""
+    names = ("job", "attempt", "cell_key", "gpu_seconds", "setting", "status")
+    found: defaultdict[tuple[str, int], list[tuple[str, float]]] = defaultdict(list)
+    for job, attempt, key, seconds, setting, status in zip(*(table[name].to_pylist() for name in names), strict=True):
+        if setting == MAIN_SETTING and status == "done" and seconds:
+            found[(job, attempt)].append((key, seconds))
+    return found
+
+
+def _cohorts(cells: Iterable[tuple[Strand, JobCell, float]]) -> Iterator[tuple[Strand, list[JobCell]]]:
+    groups: dict[int, tuple[Strand, list[JobCell]]] = {}
+    for strand, cell, _ in cells:
+        groups.setdefault(id(strand), (strand, []))[1].append(cell)
+    yield from groups.values()

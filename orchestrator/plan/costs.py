@@ -1,0 +1,225 @@
+"""What a cell costs: operations counted, over a throughput that is a table entry until rows of this model are measured.
+
+Counted in layer-tokens a pair (one token through one decoder block), for a cell at layer l and position p of N layers
+and T tokens. The reference runs source and base through everything and the gradient down to the layer:
+
+    2 T N + T (N - 1 - l)
+
+The suffix engine runs, once for all cells of a cohort, what no intervention changes (K tokens are the prompts' common
+prefix, computed once a job), and for each cell forward and backward through what follows the intervention:
+
+    (T - K) (N + l_max + 1)   +   sum over cells of 2 (T - p) (N - 1 - l)
+
+and each cell's rotation costs some d^3 operations a step. Cells of one position run in one call, whatever their layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchestrator.grid.expand import Strand
+from workers.data.model_info import ModelInfo
+from workers.files.job import JobCell
+from workers.methods.settings import METHODS
+
+# Source: Wu et al., NeurIPS 2023: about 1.5 h a cell on an A100, for the mean cell of the paper's grid (LLaMA 7B:
+# 202.4 M parameters a block, 6,560 layer-tokens a pair, 3 epochs of 313 steps of 64 pairs, then 3 x 1,000 test pairs).
+_REFERENCE_SHARE: Final = 1.66e17 / 5400 / 312e12
+_SUFFIX_SHARE: Final = 0.5  # of a GPU's peak that large matrix products reach
+_ROTATION_D3: Final = 10.0  # the retraction of one cell, five products of matrices, in units of d^3 operations
+_ROTATION_D2: Final = 18.0  # rotating base and source, back, and the gradient, in units of d^2 operations a pair
+_EVALUATIONS: Final = 3  # forward passes over a setting's test pairs: the cell and its controls
+_PAIR_S: Final = 3e-4  # to draw one pair, balance it and make tokens of it
+_BATCH: Final = 64  # pairs of a forward pass of a method without batches
+_LOAD_BYTES_PER_S: Final = 1e9
+COSTS_VERSION: Final = 4  # of this table and these counts: measured ratios are ratios to them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What one GPU, or one worker on a CPU, does in a second."""
+
+    half_flops: float
+    float32_flops: float
+    tf32_flops: float  # of float32 matrices on tensor cores
+    reference_share: float = _REFERENCE_SHARE
+    suffix_share: float = _SUFFIX_SHARE
+    call_s: float = 3e-4  # one block forward and backward, however small
+    cell_s: float = 5e-4  # optimizer and retraction of one cell, however small
+    start_s: float = 20.0  # a process that imports torch, without loading weights
+
+
+# Source: NVIDIA's data sheets, dense rates (bfloat16, or float16 where there is none; float32 without TF32; TF32, where
+# there is none float32 again).
+DEVICES: Final[Mapping[str, Device]] = {
+    "a100": Device(half_flops=312e12, float32_flops=19.5e12, tf32_flops=156e12),
+    "h100": Device(half_flops=989e12, float32_flops=67e12, tf32_flops=494e12),
+    "h200": Device(half_flops=989e12, float32_flops=67e12, tf32_flops=494e12),
+    "l40s": Device(half_flops=362e12, float32_flops=91.6e12, tf32_flops=183e12),
+    "a40": Device(half_flops=150e12, float32_flops=37.4e12, tf32_flops=74.8e12),
+    "a6000": Device(half_flops=155e12, float32_flops=38.7e12, tf32_flops=77.4e12),
+    "v100": Device(half_flops=125e12, float32_flops=15.7e12, tf32_flops=15.7e12),
+    "t4": Device(half_flops=65e12, float32_flops=8.1e12, tf32_flops=8.1e12),
+    "cpu": Device(  # measured: one thread of a server's core, the demo model
+        half_flops=1e10,
+        float32_flops=5.2e10,
+        tf32_flops=5.2e10,
+        reference_share=0.5,
+        suffix_share=0.5,
+        call_s=4e-3,
+        cell_s=3e-4,
+        start_s=6.0,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """How measured jobs compare with the table."""
+
+    work: float  # measured seconds of cohorts over the table's
+    start_s: float
+    n_cells: int  # on how many cells it rests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rates:
+    """Seconds of one strand's cells, as coefficients: over the whole training and the evaluations after it."""
+
+    last_layer: int
+    n_tokens: int
+    first_tokens: Mapping[int, int]  # of the prompts' positions that are not tokens' indices
+    shared_s: float  # of a cohort, whatever its cells
+    cell_s: float  # of each cell: in the suffix engine rotation and head, in the reference source and base
+    cell_block_s: float  # of each block after the intervention, for each cell
+    tail_s: float  # likewise, for each token from the intervention's position on
+    block_s: float  # of each block after the intervention, and once more, for all cells of a position together
+
+    def column_s(self, position: int, layers: Sequence[int]) -> float:
+        """Seconds that cells at one position add to a cohort."""
+        n_after = [self.last_layer - layer for layer in layers]
+        n_tail_tokens = self.n_tokens - self.first_tokens.get(position, position)
+        tails = (self.cell_block_s + self.tail_s * n_tail_tokens) * sum(n_after)
+        return self.cell_s * len(layers) + tails + self.block_s * (max(n_after) + 1)
+
+
+class CostModel:
+    """Seconds of cohorts of one model on one kind of device."""
+
+    def __init__(
+        self,
+        model: ModelInfo,
+        device: Device,
+        *,
+        dtype: str,
+        engine: str = "",
+        n_settings: Mapping[str, int] | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self._model = model
+        self._device = device
+        self._engine = engine  # instead of the cells' own
+        self._n_settings = n_settings or {}  # by experiment: on how many more settings its cells are evaluated
+        self._scale = calibration.work if calibration else 1.0
+        self._model_flops = device.float32_flops if dtype == "float32" else device.half_flops
+        bytes_to_load = model.n_parameters * (4 if dtype == "float32" else 2)
+        self.start_s = calibration.start_s if calibration else device.start_s + bytes_to_load / _LOAD_BYTES_PER_S
+        self._rates: dict[int, tuple[Strand, _Rates]] = {}  # by identity; the strand is held so that it stays unique
+
+    def cohort_s(self, strand: Strand, cells: Iterable[JobCell]) -> float:
+        """Seconds of `cells` of `strand`, trained side by side."""
+        columns: dict[int, list[int]] = {}
+        for cell in cells:
+            columns.setdefault(cell.position, []).append(cell.layer)
+        rates = self._of(strand)
+        return rates.shared_s + sum(rates.column_s(position, layers) for position, layers in columns.items())
+
+    def shared_s(self, strand: Strand) -> float:
+        """Seconds that a cohort of `strand` costs whatever its cells."""
+        return self._of(strand).shared_s
+
+    def column_s(self, strand: Strand, position: int, layers: Sequence[int]) -> float:
+        """Seconds that cells at one position add to a cohort."""
+        return self._of(strand).column_s(position, layers)
+
+    def shares_work(self, strand: Strand) -> bool:
+        """Whether cells side by side cost less than one after the other."""
+        return (self._engine or strand.stream.engine) != "reference"
+
+    def _of(self, strand: Strand) -> _Rates:
+        found = self._rates.get(id(strand))
+        if found is None:
+            found = (strand, self._suffix(strand) if self.shares_work(strand) else self._reference(strand))
+            self._rates[id(strand)] = found
+        return found[1]
+
+    def _suffix(self, strand: Strand) -> _Rates:
+        model, device = self._model, self._device
+        steps, batch, test_pairs = self._work(strand)
+        pairs = steps * batch
+        d, rate = model.hidden_size, self._model_flops * device.suffix_share
+        block, head = 2.0 * model.n_layer_parameters, 2.0 * model.vocab_size * d
+        shared_blocks = model.n_layers + max(cell.layer for cell in strand.cells) + 1
+        shared = (
+            (pairs + test_pairs / _EVALUATIONS) * block * (strand.n_tokens - strand.n_prefix) * shared_blocks / rate
+        )
+        rotation = _ROTATION_D3 * d**3 / device.tf32_flops + _ROTATION_D2 * d**2 * batch / device.float32_flops
+        rotation /= device.suffix_share
+        tail_pairs = test_pairs
+        if self._fits(strand) == "by gradient":
+            tail_pairs += 2 * pairs
+        else:  # on activations of the shared forward, or not at all: no tail before it is evaluated
+            rotation = 0.0
+        return _Rates(
+            last_layer=model.n_layers - 1,
+            n_tokens=strand.n_tokens,
+            first_tokens=strand.first_tokens,
+            shared_s=self._scale * (shared + steps * shared_blocks / 2 * device.call_s + self._data_s(strand)),
+            cell_s=self._scale * (tail_pairs * head / rate + steps * (rotation + device.cell_s)),
+            cell_block_s=0.0,
+            tail_s=self._scale * tail_pairs * block / rate,
+            block_s=self._scale * steps * device.call_s,
+        )
+
+    def _reference(self, strand: Strand) -> _Rates:
+        steps, batch, test_pairs = self._work(strand)
+        model, pairs = self._model, steps * batch
+        token_s = 2.0 * model.n_layer_parameters / (self._model_flops * self._device.reference_share)
+        return _Rates(
+            last_layer=model.n_layers - 1,
+            n_tokens=strand.n_tokens,
+            first_tokens=strand.first_tokens,
+            shared_s=self._scale * self._data_s(strand),
+            cell_s=self._scale * token_s * (pairs + test_pairs) * 2 * strand.n_tokens * model.n_layers,
+            cell_block_s=self._scale * token_s * pairs * strand.n_tokens,
+            tail_s=0.0,
+            block_s=0.0,
+        )
+
+    def _data_s(self, strand: Strand) -> float:
+        """Seconds to draw a cohort's pairs."""
+        data: Mapping[str, Any] = strand.stream.data
+        n_trained_on = 0 if strand.is_trained else data["n_train"] + data["n_eval"]
+        return _PAIR_S * float(n_trained_on + data["n_test"] * self._n_tests(strand))
+
+    def _n_tests(self, strand: Strand) -> int:
+        """On how many settings a cell is evaluated; of those that are trained, on the further ones."""
+        n_settings = self._n_settings.get(strand.experiment, 0)
+        return max(n_settings, 1) if strand.is_trained else 1 + n_settings
+
+    def _fits(self, strand: Strand) -> str:
+        return METHODS[strand.stream.method["name"]].fits
+
+    def _work(self, strand: Strand) -> tuple[int, int, int]:
+        """Training steps, pairs a step, and pairs that a cell is evaluated on."""
+        data: Mapping[str, Any] = strand.stream.data
+        method: Mapping[str, Any] = strand.stream.method
+        batch = min(method.get("batch_size", _BATCH), data["n_train"])
+        steps = method.get("epochs", 1) * math.ceil(data["n_train"] / batch)
+        if strand.is_trained or self._fits(strand) == "not at all":
+            steps = 0
+        in_training = steps // method["eval_every"] if method.get("eval_every") else 0
+        return steps, batch, data["n_test"] * _EVALUATIONS * self._n_tests(strand) + data["n_eval"] * in_training

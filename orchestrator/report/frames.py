@@ -1,0 +1,121 @@
+"""What a sweep has found, as tables: rows, planned cells with their state, SQL over both, the report, the check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.errors import SpecError, StorageError
+from orchestrator.grid.expand import Grid
+from orchestrator.grid.file import cells_table
+from orchestrator.spec.filters import CELL_FIELDS, CellFilter
+from orchestrator.status.states import CellState, SweepStatus
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROW_FIELDS = (*CELL_FIELDS, "setting", "status", "sweep", "task", "engine", "job", "host")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """Whether a sweep is whole. `problems` stand in the way; `remarks` do not."""
+
+    is_done: bool
+    n_cells: int
+    n_done: int
+    problems: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def rows(store: Store, grid: Grid, where: Iterable[str]) -> pd.DataFrame:
+    """The rows of the grid's cells that match `where`. Raises: SpecError."""
+    chosen = CellFilter.from_options(where, fields=ROW_FIELDS)
+    table = store.table()
+    planned = pa.array([cell.key for _, cell in grid.cells()])
+    table = table.filter(pc.is_in(table["cell_key"], planned))
+    if chosen.conditions:
+        fields = table.select(list(ROW_FIELDS)).to_pylist()
+        table = table.filter(pa.array([chosen.matches(row) for row in fields], type=pa.bool_()))
+    return _to_pandas(table)
+
+
+def cells(grid: Grid, status: SweepStatus) -> pd.DataFrame:
+    """One line a planned cell: cell_key, experiment, task, hypothesis, layer, position, token, seed, method, strand,
+    state, reason, job."""
+    table = cells_table(grid)
+    found = [status.cells[key] for key in table["cell_key"].to_pylist()]
+    for name in ("state", "reason", "job"):
+        table = table.append_column(name, pa.array([str(getattr(cell, name)) for cell in found], type=pa.string()))
+    return _to_pandas(table)
+
+
+def query(sql: str, *, results: pa.Table, cells: pd.DataFrame) -> pd.DataFrame:
+    """DuckDB's answer to `sql` over the views `results` and `cells`. Raises: SpecError with its message."""
+    import duckdb
+
+    with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
+        connection.register("results", results)
+        connection.register("cells", cells)
+        try:
+            answer = connection.sql(sql)
+            if answer is None:
+                raise SpecError(f"query: {sql!r} gives no table; a SELECT is right")
+            frame: pd.DataFrame = answer.df()
+        except duckdb.Error as error:
+            raise SpecError(f"query: {error}; the views are `results` and `cells`") from error
+    return frame
+
+
+def report(rows: pd.DataFrame, cells: pd.DataFrame, folder: Path, *, title: str, baselines: Mapping[str, str]) -> Path:
+    """The path of the HTML page in `folder`. Raises: StorageError."""
+    from orchestrator.report import write_report
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return write_report(rows, cells, folder, title=title, baselines=baselines)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot write the report: {error.strerror}") from error
+
+
+def summary(rows: pd.DataFrame, cells: pd.DataFrame, *, baselines: Mapping[str, str]) -> pd.DataFrame:
+    """The paper's table, one line a map: see `orchestrator.report.summary`."""
+    from orchestrator.report.tables import summary as table
+
+    return table(rows, cells, baselines=baselines)
+
+
+def check(status: SweepStatus) -> Check:
+    """What stands between `status` and a sweep that is done."""
+    said = {}
+    for state in CellState:
+        n_cells = status.counts[state]
+        if state is not CellState.DONE and n_cells:
+            reasons = {cell.reason for cell in status.cells.values() if cell.state is state and cell.reason}
+            why = f", for instance: {sorted(reasons)[0]}" if reasons else ""
+            said[state] = f"{n_cells} cells are {state}{why}"
+    settled = [said.pop(state) for state in (CellState.INAPPLICABLE, CellState.LEFT_OUT) if state in said]
+    problems = tuple(said.values())
+    torn = tuple(f"{shard.path}: torn shard ({shard.problem}); its rows do not count" for shard in status.torn)
+    return Check(
+        is_done=status.is_done,
+        n_cells=len(status.cells),
+        n_done=status.counts[CellState.DONE],
+        problems=(*problems, *torn) if problems else (),
+        remarks=(
+            *settled,
+            *status.notes,
+            *(() if problems else (f"{line}, and others have replaced them" for line in torn)),
+        ),
+    )
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    frame: Any = table.to_pandas()
+    return frame

@@ -1,0 +1,1 @@
+"""Searching a method's settings with Ray Tune."""

@@ -1,0 +1,1 @@
+"""The user's text: `sweep.yaml` -> SweepSpec, filters on cells, and the wording of every problem."""

@@ -1,0 +1,271 @@
+"""sweep.yaml -> SweepSpec: the one place where a user's text is parsed.
+
+What can be said without the model is checked here; `orchestrator.grid.expand` checks the rest against the model, its
+tokenizer and the task. Every problem reads `FILE: key `a.b`: got VALUE; WHAT WOULD BE RIGHT`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from orchestrator.errors import SpecError, wrong_value
+from orchestrator.spec.filters import CellFilter
+from orchestrator.spec.problems import describe
+from orchestrator.spec.text import apply_overrides, read_mapping, to_yaml
+from workers.files.job import MAIN_SETTING, RunOptions, Setting
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+def _listed(value: Any) -> Any:
+    """One value is a list of one."""
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _named(value: Any) -> Any:
+    """A bare name is a mapping with that name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _place(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("an index, a range such as 69..81, `all` or a token's label is right")
+    return value
+
+
+Places = Annotated[tuple[Annotated[Any, BeforeValidator(_place)], ...], BeforeValidator(_listed), Field(min_length=1)]
+
+Seeds = Annotated[tuple[Annotated[int, Field(strict=True)], ...], BeforeValidator(_listed), Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """Which checkpoint. `path` is relative to the spec's file."""
+
+    path: str
+    revision: str = ""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+
+
+class Experiment(_Section):
+    """A hypothesis to align, on the sweep's task or a variation of it."""
+
+    name: Name
+    hypothesis: str = ""  # the experiment's name where it is not given
+    task: dict[str, Any] = {}
+    baseline: str = ""  # the experiment whose map the report correlates this one's with; the first where not given
+
+
+class Method(BaseModel):
+    """A method's name, and the settings that differ from its defaults."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "boundless_das"
+
+    def settings(self) -> dict[str, Any]:
+        """The settings given."""
+        return dict(self.model_extra or {})
+
+
+class CoarseSection(_Section):
+    """Coarse to fine: begin with every so manyth layer and position, then add places next to one that may be the best.
+
+    `confidence`: of all intervals of a map together.
+    """
+
+    layers: Count = 2
+    positions: Count = 2
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
+class GridSection(_Section):
+    """The axes; every combination that `exclude` does not name is a cell."""
+
+    experiments: Annotated[
+        tuple[Annotated[Experiment, BeforeValidator(_named)], ...], BeforeValidator(_listed), Field(min_length=1)
+    ]
+    layers: Places
+    positions: Places
+    seeds: Seeds = (42,)
+    methods: Annotated[tuple[Annotated[Method, BeforeValidator(_named)], ...], BeforeValidator(_listed)] = ()
+    exclude: tuple[dict[str, Any], ...] = ()
+    coarse: CoarseSection | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [experiment.name for experiment in self.experiments]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"experiments: {twice[0]!r} stands there twice; give each experiment a name of its own")
+        for index, experiment in enumerate(self.experiments):
+            if experiment.baseline and experiment.baseline not in names:
+                right = f"no experiment {experiment.baseline!r}; one of {', '.join(names)} is right"
+                raise ValueError(f"experiments[{index}].baseline: {right}")
+        for index, entry in enumerate(self.exclude):
+            try:
+                CellFilter.from_mapping(entry)
+            except ValueError as error:
+                raise ValueError(f"exclude[{index}]: {error}") from None
+        return self
+
+
+class DataSection(_Section):
+    """Numbers of pairs; the paper's by default."""
+
+    n_train: Count = 20_000
+    n_eval: Count = 200
+    n_test: Count = 1_000
+
+
+class GateSection(_Section):
+    """Below this task accuracy the cells are recorded as skipped, not run."""
+
+    task_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.8
+
+
+class SettingSection(_Section):
+    """A data distribution on which the learned alignments are evaluated besides the one they were trained on."""
+
+    name: Name
+    task: dict[str, Any] = {}
+    keep: Literal["all", "correct", "incorrect"] = "all"
+    experiments: tuple[str, ...] = ()
+
+
+class JobsSection(_Section):
+    """How cells are packed into jobs, and when a job that nobody sees counts as lost."""
+
+    target_h: Annotated[float, Field(gt=0, le=24 * 28)] = 1.5
+    gpus: Count = 1
+    lost_after_s: Seconds = 300.0
+
+
+class RunSection(_Section):
+    """How a worker runs a job; none of it changes a result. The same keys as `workers.files.job.RunOptions`."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count = 1
+    micro_batch: Annotated[int, Field(ge=0, strict=True)] = 0
+    max_cohort: Annotated[int, Field(ge=0, strict=True)] = 0
+    checkpoint_every_s: Seconds = 120.0
+    heartbeat_s: Seconds = 2.0
+    save_alignments: Literal["none", "subspace", "full"] = "subspace"
+
+    def options(self) -> RunOptions:
+        """As a job file has it."""
+        return RunOptions(**self.model_dump())
+
+
+class ClusterSection(_Section):
+    """The machines to plan for."""
+
+    nodes: Count = 1
+    gpus_per_node: Count = 1
+    gpu: str = "a100"
+
+
+class SweepSpec(_Section):
+    """A sweep as its user wrote it, defaults filled in, paths absolute."""
+
+    name: Name
+    model: Annotated[ModelSection, BeforeValidator(lambda value: {"path": value} if isinstance(value, str) else value)]
+    task: Annotated[dict[str, Any], BeforeValidator(_named)]
+    grid: GridSection
+    method: Annotated[Method, BeforeValidator(_named)] | None = None
+    data: DataSection = DataSection()
+    engine: Literal["suffix", "reference"] = "suffix"
+    gate: GateSection = GateSection()
+    settings: tuple[SettingSection, ...] = ()
+    jobs: JobsSection = JobsSection()
+    run: RunSection = RunSection()
+    cluster: ClusterSection | None = None
+    local: dict[str, Any] = {}
+    slurm: dict[str, Any] = {}
+    ray: dict[str, Any] = {}
+    ray_slurm: dict[str, Any] = {}
+
+    _source: str = PrivateAttr(default="sweep.yaml")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.method is not None and self.grid.methods:
+            raise ValueError("method: stands beside grid.methods; give one of the two")
+        variations = [(f"grid.experiments[{at}]", one.task) for at, one in enumerate(self.grid.experiments)]
+        variations += [(f"settings[{at}]", one.task) for at, one in enumerate(self.settings)]
+        for key, task in variations:
+            if "file" in task:
+                raise ValueError(f"{key}.task.file: a variation keeps the sweep's file; give `file` in `task` alone")
+        known = {experiment.name for experiment in self.grid.experiments}
+        names = [setting.name for setting in self.settings]
+        for index, setting in enumerate(self.settings):
+            if setting.name == MAIN_SETTING or names.count(setting.name) > 1:
+                raise ValueError(f"settings[{index}].name: {setting.name!r} is taken; give another name")
+            for name in setting.experiments:
+                if name not in known:
+                    one_of = ", ".join(sorted(known))
+                    raise ValueError(f"settings[{index}].experiments: no experiment {name!r}; one of {one_of} is right")
+        return self
+
+    @property
+    def source(self) -> str:
+        """The file, as messages name it."""
+        return self._source
+
+    @property
+    def model_path(self) -> Path:
+        """The checkpoint's folder, absolute."""
+        return Path(self.model.path)
+
+    def methods(self) -> tuple[tuple[str, Method], ...]:
+        """Each method with the key at which the spec gives it."""
+        if self.grid.methods:
+            return tuple((f"grid.methods[{index}]", method) for index, method in enumerate(self.grid.methods))
+        return (("method", self.method or Method()),)
+
+    def evaluation_settings(self) -> tuple[Setting, ...]:
+        """The further settings as a job file has them."""
+        return tuple(Setting(**section.model_dump()) for section in self.settings)
+
+    def error(self, key: str, got: Any, right: str) -> SpecError:
+        """The error of a bad value of this spec."""
+        return SpecError(wrong_value(self.source, key, got, right))
+
+    def to_yaml(self) -> str:
+        """The resolved spec's text: every default written out, the checkpoint's path absolute."""
+        return to_yaml(self.model_dump(mode="json", exclude_none=True))
+
+
+def load_spec(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
+    """The spec in the file at `path`, with `a.b=VALUE` overrides. Raises: SpecError listing every problem."""
+    return parse_spec(apply_overrides(read_mapping(path), overrides), source=str(path), folder=path.parent)
+
+
+def parse_spec(raw: Mapping[str, Any], *, source: str, folder: Path) -> SweepSpec:
+    """The spec of plain values; relative paths are taken from `folder`. Raises: SpecError listing every problem."""
+    try:
+        spec = SweepSpec.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError(describe(error, SweepSpec, source)) from None
+    model = spec.model.model_copy(update={"path": _absolute(spec.model.path, folder)})
+    resolved = spec.model_copy(update={"model": model, "task": _with_absolute_file(spec.task, folder)})
+    resolved._source = source
+    return resolved
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return str((folder / Path(path).expanduser()).resolve())
+
+
+def _with_absolute_file(task: dict[str, Any], folder: Path) -> dict[str, Any]:
+    file = task.get("file")
+    return task | {"file": _absolute(file, folder)} if isinstance(file, str) else task

@@ -1,0 +1,1 @@
+"""What is known of every cell and job now: derived from files and clusters, never stored."""

@@ -1,0 +1,124 @@
+"""One job's state from what its cluster says, its heartbeats and its rows; and how each of its attempts ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from cluster import backend as cluster_backend
+from cluster.backend import JobState
+from orchestrator.status.states import Attempt, CellState, CellStatus, JobStatus
+from workers.files.progress import AttemptState, Failure, FailureClass, fingerprint
+
+# What a scheduler's word for the end of a job means where the job itself could not say.
+_CLASS_OF: Final[Mapping[JobState, FailureClass]] = {
+    JobState.FAILED: FailureClass.NODE,
+    JobState.NODE_FAIL: FailureClass.NODE,
+    JobState.UNKNOWN: FailureClass.NODE,
+    JobState.OUT_OF_MEMORY: FailureClass.OUT_OF_MEMORY,
+    JobState.TIMEOUT: FailureClass.TIMEOUT,
+    JobState.PREEMPTED: FailureClass.PREEMPTED,
+    JobState.CANCELLED: FailureClass.CANCELLED,
+}
+_STATE_OF: Final[Mapping[AttemptState, JobState]] = {
+    AttemptState.FINISHED: JobState.COMPLETED,
+    AttemptState.FAILED: JobState.FAILED,
+    AttemptState.INTERRUPTED: JobState.PREEMPTED,
+}
+# A cell that such a job left behind is not failed: the next job goes on where this one was stopped.
+_STOPPED: Final = frozenset({FailureClass.PREEMPTED, FailureClass.TIMEOUT, FailureClass.CANCELLED})
+
+
+def judged(
+    job: JobStatus, seen: cluster_backend.JobStatus | None, *, submitted: float, fresh_s: float, lost_after_s: float
+) -> JobStatus:
+    """`job` with its state, ETA and failures.
+
+    `seen` is its cluster's word, None where the cluster did not answer. A heartbeat younger than `fresh_s` shows a job
+    that its cluster does not; one that nobody has seen for `lost_after_s` is lost, if its cluster answered.
+    """
+    now = time.time()
+    if seen is not None and seen.state is not JobState.UNKNOWN:
+        job = replace(
+            job,
+            state=seen.state,
+            detail=seen.detail,
+            node=seen.node or job.node,
+            gpu=seen.gpu or job.gpu,
+            elapsed_s=seen.elapsed_s or job.elapsed_s,
+        )
+    elif job.state is not JobState.COMPLETED:
+        last_sign = max(job.progress.updated if job.progress else 0.0, submitted)
+        is_late = seen is not None and now - last_sign > lost_after_s
+        job = _unseen(job, is_late=is_late, fresh=now - last_sign < fresh_s, why=seen.detail if seen else "")
+    failure = _failure(job)
+    return replace(job, failure=failure, attempts=_attempts(job, failure), eta_s=_eta_s(job, now))
+
+
+def _unseen(job: JobStatus, *, is_late: bool, fresh: bool, why: str) -> JobStatus:
+    """A job of which its cluster says nothing, or why it cannot."""
+    if not job.handle:
+        return replace(job, detail="handed over, not confirmed: `resume` looks for it")
+    progress = job.progress
+    if progress and progress.state is not AttemptState.RUNNING:
+        may_go_on = progress.state is AttemptState.INTERRUPTED and not is_late
+        if not may_go_on:
+            return replace(job, state=_STATE_OF[progress.state], detail="as its last attempt says")
+    elif progress and fresh:
+        return replace(job, state=JobState.RUNNING, detail="seen by its heartbeat only")
+    detail = f"not seen by its cluster{', given up' if is_late else ''}{': ' if why else ''}{why}"
+    return replace(job, is_lost=is_late, detail=detail)
+
+
+def _failure(job: JobStatus) -> Failure | None:
+    """Why the job ended without finishing; None while it may go on, and where it says that it finished."""
+    if job.holds_cells or job.state is JobState.COMPLETED:
+        return None
+    progress = job.progress
+    if job.state is JobState.CANCELLED:
+        return Failure(kind=FailureClass.CANCELLED, message="cancelled")
+    if progress and progress.failure and job.attempts[-1].progress is progress:
+        return progress.failure
+    return _silent(_CLASS_OF[job.state], f"{job.backend} says {job.state} ({job.detail or 'no reason given'})")
+
+
+def _silent(kind: FailureClass, what: str) -> Failure:
+    message = f"{what}; the worker itself left no word"
+    return Failure(kind=kind, message=message, fingerprint=fingerprint(kind, message, ""))
+
+
+def _attempts(job: JobStatus, failure: Failure | None) -> tuple[Attempt, ...]:
+    """The attempts with how each ended: one that a later one followed without a word was killed."""
+    attempts = []
+    for attempt in job.attempts:
+        progress, is_last = attempt.progress, attempt is job.attempts[-1]
+        ended = progress is not None and progress.state is not AttemptState.RUNNING
+        own = progress.failure if progress and ended else None
+        if is_last and not ended:
+            own = failure
+        elif not ended:
+            own = _silent(FailureClass.NODE, f"attempt {attempt.number} was followed by another")
+        attempts.append(replace(attempt, failure=own))
+    return tuple(attempts)
+
+
+def _eta_s(job: JobStatus, now: float) -> float:
+    """Seconds that the job still needs of its GPU; its own estimate once it has one."""
+    if not job.holds_cells:
+        return 0.0
+    progress = job.progress
+    if job.state is JobState.RUNNING and progress and (progress.eta_s or progress.is_trained):
+        return max(progress.eta_s - (now - progress.updated), 0.0)
+    left_s = job.predicted_s * (1 - job.n_settled / max(job.n_cells, 1))
+    return max(left_s - job.elapsed_s, 0.0) if job.state is JobState.RUNNING else left_s
+
+
+def left_over(job: JobStatus) -> CellStatus:
+    """The state of a cell without rows whose job has ended."""
+    if job.failure is None:
+        return CellStatus(state=CellState.MISSING, reason=f"{job.name} ended without a valid row of it", job=job.name)
+    reason = f"{job.failure.kind}: {job.failure.message}"
+    state = CellState.MISSING if job.is_lost or job.failure.kind in _STOPPED else CellState.FAILED
+    return CellStatus(state=state, reason=reason, job=job.name)

@@ -1,0 +1,136 @@
+"""The words of a status: cells and jobs as they are now. Cell state and job state are two things.
+
+A cell is done when a valid shard says so, for every setting asked for. A job is what its cluster says, confirmed by its
+heartbeat; not seeing a job is not a failure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cluster.backend import JobState
+from orchestrator.store.store import TornShard
+from workers.files.progress import Failure, Progress
+
+
+class CellState(StrEnum):
+    """What is known of a planned cell."""
+
+    DONE = "done"
+    RUNNING = "running"  # in flight in a job that runs
+    WAITING = "waiting"  # in a job that waits or runs, or of which nobody knows for the moment
+    FAILED = "failed"
+    SKIPPED = "skipped"  # the model fails the gate; a lower one lets the cell run
+    INAPPLICABLE = "inapplicable"  # its method has no meaning for it: there is nothing to run
+    LEFT_OUT = "left_out"  # coarse to fine has not chosen it
+    MISSING = "missing"  # in no job that waits or runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellStatus:
+    """A cell's state, why, and the job that it belongs to (or that gave its row)."""
+
+    state: CellState
+    reason: str = ""
+    job: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One run of a job. `progress` is None while it has only claimed its number."""
+
+    number: int
+    progress: Progress | None
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """A job as its cluster, its heartbeat and its shards show it."""
+
+    name: str
+    label: str
+    submission: int
+    backend: str
+    handle: str
+    state: JobState
+    detail: str = ""
+    is_lost: bool = False  # nobody has seen it for so long that its cells are free again
+    node: str = ""
+    gpu: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    n_cells: int = 0
+    n_settled: int = 0  # cells with all their rows
+    n_gpus: int = 1
+    elapsed_s: float = 0.0
+    eta_s: float = 0.0
+    predicted_s: float = 0.0
+    failure: Failure | None = None  # of the last attempt, where it ended without finishing
+
+    @property
+    def holds_cells(self) -> bool:
+        """Whether its unfinished cells may still be finished by it."""
+        return not self.is_lost and not self.state.is_finished()
+
+    @property
+    def lost_s(self) -> float:
+        """Work of attempts that ended before they were finished, after they last wrote something down."""
+        ended = self.attempts[:-1] if self.holds_cells else self.attempts
+        return sum(attempt.progress.unsaved_s for attempt in ended if attempt.progress)
+
+    @property
+    def progress(self) -> Progress | None:
+        """The latest heartbeat."""
+        return next((attempt.progress for attempt in reversed(self.attempts) if attempt.progress), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepStatus:
+    """Everything that is known of a sweep at one moment."""
+
+    name: str
+    folder: str
+    cells: Mapping[str, CellStatus]  # by cell key, in the grid's order
+    jobs: tuple[JobStatus, ...]
+    gpu_hours_used: float
+    gpu_hours_to_come: float
+    eta_s: float  # of the jobs that wait or run
+    torn: tuple[TornShard, ...] = ()
+    notes: tuple[str, ...] = ()  # what could not be seen, and what that means
+    watch: tuple[str, ...] = ()  # where else to look on
+    counts: Counter[CellState] = field(default_factory=Counter)
+
+    @property
+    def share_done(self) -> float:
+        """Share of the work that is done, the steps of cells in flight counted in."""
+        cells = float(self.n_settled)
+        for job in self.jobs:
+            if job.holds_cells and job.progress and job.progress.steps_total:
+                left = job.n_cells - job.n_settled
+                cells += left * min(job.progress.steps_done / job.progress.steps_total, 1.0)
+        return cells / max(len(self.cells), 1)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every planned cell has all its rows, or none to have. Cells that coarse to fine leaves out for the
+        time being wait for others, which are not settled then."""
+        return self.n_settled == len(self.cells)
+
+    @property
+    def n_settled(self) -> int:
+        """Cells for which nothing is left to do."""
+        return sum(self.counts[state] for state in (CellState.DONE, CellState.INAPPLICABLE, CellState.LEFT_OUT))
+
+    @property
+    def jobs_to_blame(self) -> frozenset[str]:
+        """The jobs, by name, that were the last to try a cell which is now failed, or missing."""
+        open_states = (CellState.FAILED, CellState.MISSING)
+        return frozenset(cell.job for cell in self.cells.values() if cell.state in open_states)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no job waits or runs."""
+        return not any(job.holds_cells for job in self.jobs)

@@ -1,0 +1,1 @@
+"""Shards -> results, and the statistics of their counts."""

@@ -1,0 +1,189 @@
+"""Resume: what is run again after which end, how often, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.backend import Control, JobState
+from orchestrator.errors import RepeatedBug, SweepNotFound
+from orchestrator.jobs.retry import Mode
+from orchestrator.sweep import Sweep
+from tests.unit.orchestrator.conftest import LoadSweep
+from tests.unit.orchestrator.fake_cluster import (
+    World,
+    fail,
+    finish,
+    jobs_of,
+    keys_of,
+    newest_jobs,
+    set_state,
+    write_shard,
+)
+from workers.files.progress import FailureClass
+
+
+def test_resume_runs_what_is_missing_or_failed(load: LoadSweep, world: World) -> None:
+    """One job done, one failed: resume runs the failed one's cells, and only those without a row."""
+    sweep = load()
+    sweep.submit()
+    first, second = jobs_of(sweep)
+    finish(world, first)
+    done = second.cohorts[0].cells[0].key
+    write_shard(second, [done])
+    fail(world, second, FailureClass.NODE)
+    sweep.resume()
+    assert keys_of(newest_jobs(sweep)) == sorted(set(keys_of([second])) - {done})
+
+
+def test_resume_goes_on_elsewhere(load: LoadSweep, world: World) -> None:
+    """A sweep drained on one backend is resumed on another, and both are asked for the status."""
+    sweep = load(cluster={"nodes": 1, "gpus_per_node": 2, "gpu": "cpu"})
+    sweep.submit(on="local")
+    for job in jobs_of(sweep):
+        set_state(world, job.job, JobState.CANCELLED)
+    receipt = sweep.resume(on="ray")
+    assert (receipt.backend, receipt.n_cells) == ("ray", 8)
+    world.n_polls = 0
+    sweep.status()
+    assert world.n_polls == 2
+
+
+def test_resume_of_nothing_says_so(load: LoadSweep, world: World) -> None:
+    """A sweep that was never submitted cannot be resumed."""
+    with pytest.raises(SweepNotFound, match="never submitted"):
+        load().resume()
+
+
+def test_group_with_a_checkpoint_stays_together(load: LoadSweep, world: World) -> None:
+    """Cells that were trained side by side go into one cohort again, in the same order: what their checkpoint fits."""
+    sweep = load(local={"workers": 1})
+    sweep.submit()
+    (job,) = jobs_of(sweep)
+    fail(world, job, FailureClass.PREEMPTED)
+    key = job.cohorts[0].key()
+    (sweep.folder.checkpoints / f"{key[:24]}.{job.job}-0001.safetensors").write_bytes(b"")
+    load(local={"workers": 8}).resume()
+    cohorts = {cohort.key(): len(cohort.cells) for new in newest_jobs(sweep) for cohort in new.cohorts}
+    assert cohorts[key] == 4
+    assert len(cohorts) == 1 + 2  # the other cohort is free to be split between its two positions
+
+
+def test_out_of_memory_is_tried_with_half(load: LoadSweep, world: World) -> None:
+    """After an out-of-memory failure the same cells run with half the micro-batch and half the cohort."""
+    sweep = load(local={"workers": 1})
+    sweep.submit()
+    (job,) = jobs_of(sweep)
+    fail(world, job, FailureClass.OUT_OF_MEMORY)
+    sweep.resume(mode=Mode.AUTO)
+    (again,) = newest_jobs(sweep)
+    assert (again.options.micro_batch, again.options.max_cohort) == (32, 2)
+
+
+@pytest.mark.parametrize("kind", [FailureClass.BUG, FailureClass.BAD_INPUT, FailureClass.DIVERGED])
+def test_nobody_retries_what_will_fail_again(load: LoadSweep, world: World, kind: FailureClass) -> None:
+    """Without a person a bug or bad input is left alone; a person's resume tries it."""
+    sweep = load(local={"workers": 1})
+    sweep.submit()
+    fail(world, jobs_of(sweep)[0], kind)
+    assert sweep.resume(mode=Mode.AUTO).submission is None
+    assert sweep.resume().n_cells == 8
+
+
+def test_retries_are_bounded(load: LoadSweep, world: World) -> None:
+    """A job whose worker is killed each time is tried three times more, then left to a person."""
+    sweep = load(local={"workers": 1})
+    sweep.submit()
+    n_tries = 0
+    while sweep.resume(mode=Mode.AUTO).submission is not None or n_tries == 0:
+        n_tries += 1
+        fail(world, newest_jobs(sweep)[0], FailureClass.NODE, host=f"node{n_tries}")
+    assert n_tries - 1 == 3
+
+
+def test_preemption_costs_no_try(load: LoadSweep, world: World) -> None:
+    """A preempted job is taken up again as often as it is preempted."""
+    sweep = load(local={"workers": 1})
+    sweep.submit()
+    for _ in range(8):
+        fail(world, newest_jobs(sweep)[0], FailureClass.PREEMPTED)
+        assert sweep.resume(mode=Mode.AUTO).n_cells == 8
+
+
+def test_cancelled_cells_wait_for_a_person(load: LoadSweep, world: World) -> None:
+    """What the user cancelled is resumed by the user alone."""
+    sweep = load(local={"workers": 1})
+    sweep.submit()
+    set_state(world, "r1-0001", JobState.CANCELLED)
+    assert sweep.resume(mode=Mode.AUTO).submission is None
+    assert sweep.resume().n_cells == 8
+
+
+def test_cancelled_attempt_that_wrote_a_checkpoint_waits_too(load: LoadSweep, world: World) -> None:
+    """A worker told to end cannot say by whom; the backend's word that it was cancelled counts."""
+    sweep = load(local={"workers": 1})
+    sweep.submit()
+    fail(world, newest_jobs(sweep)[0], FailureClass.PREEMPTED)
+    set_state(world, "r1-0001", JobState.CANCELLED)
+    assert sweep.resume(mode=Mode.AUTO).submission is None
+    assert sweep.resume().n_cells == 8
+
+
+def test_host_with_two_strikes_is_avoided(load: LoadSweep, world: World) -> None:
+    """A host on which two attempts died is named to SLURM as one to avoid, beside those of the spec."""
+    sweep = load(cluster={"nodes": 1, "gpus_per_node": 2, "gpu": "cpu"}, slurm={"avoid": ["old"]})
+    sweep.submit(on="slurm")
+    for job in jobs_of(sweep):
+        fail(world, job, FailureClass.NODE, host="bad")
+    sweep.resume()
+    assert [options.get("avoid") for options in world.options] == [["old"], ["bad", "old"]]
+
+
+def test_repeated_bug_stops_the_sweep(load: LoadSweep, world: World) -> None:
+    """Three jobs ended by one bug: resume refuses and names it, unless forced; a lesser number goes on."""
+    sweep = load(local={"workers": 4})
+    sweep.submit()
+    jobs = jobs_of(sweep)
+    for job in jobs[:2]:
+        fail(world, job, FailureClass.BUG, message="IndexError: 7")
+    sweep.resume()
+    for job in newest_jobs(sweep):
+        fail(world, job, FailureClass.BUG, message="IndexError: 8")
+    for job in jobs[2:3]:
+        fail(world, job, FailureClass.BUG, message="IndexError: 9")
+    with pytest.raises(RepeatedBug, match=r"IndexError.*\n.*errors small"):
+        sweep.resume()
+    assert sweep.resume(force=True).n_cells > 0
+
+
+def test_watch_cancels_the_rest_after_a_repeated_bug(load: LoadSweep, world: World) -> None:
+    """A sweep that heals itself stops what waits rather than burn it on a known fault."""
+    sweep = load(local={"workers": 4})
+    sweep.submit()
+    jobs = jobs_of(sweep)
+    for job in jobs[:3]:
+        fail(world, job, FailureClass.BUG)
+    with pytest.raises(RepeatedBug):
+        list(sweep.watch(heal=True, poll_s=0))
+    action, handles = world.orders[-1]
+    assert action is Control.CANCEL
+    assert [handle.rpartition("/")[2] for handle in handles] == [job.job for job in jobs[3:]]
+
+
+def test_folder_alone_resumes(load: LoadSweep, world: World, tmp_path: Path) -> None:
+    """Neither spec file nor model is needed to go on: the folder holds all."""
+    load().submit()
+    set_state(world, "r1-0001", JobState.FAILED)
+    set_state(world, "r1-0002", JobState.FAILED)
+    (tmp_path / "small.yaml").unlink()
+    assert Sweep.load("small", sweeps=tmp_path / "sweeps").resume().n_cells == 8
+
+
+def test_resume_from_a_grown_spec_writes_the_grown_grid(load: LoadSweep, world: World) -> None:
+    """After resume with a larger grid the folder alone knows the new cells."""
+    load().submit()
+    grid = {"experiments": ["left_boundary", "bracket_identity"], "layers": [0, 1, 2], "positions": "80..81"}
+    grown = load(grid=grid)
+    assert grown.resume().n_cells == 4
+    assert len(Sweep.load(grown.folder.root).status().cells) == 12

@@ -1,0 +1,169 @@
+"""The spec's text: what it may say, and how a mistake is named."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import SpecError
+from orchestrator.spec.schema import RunSection, load_spec, parse_spec
+from orchestrator.spec.text import apply_overrides, parse_yaml, to_yaml
+from tests.unit.orchestrator.specs import raw_spec, spec_of
+from workers.files.job import RunOptions
+
+
+def problem(raw: dict[str, Any]) -> str:
+    """What is said of a bad spec."""
+    with pytest.raises(SpecError) as caught:
+        parse_spec(raw, source="s.yaml", folder=Path("/"))
+    return str(caught.value)
+
+
+def test_papers_values_are_the_defaults() -> None:
+    """A spec that names model, task and grid alone means the paper's data, gate and job length."""
+    spec = spec_of(raw_spec(), Path("/"))
+    assert (spec.data.n_train, spec.data.n_eval, spec.data.n_test) == (20_000, 200, 1_000)
+    assert (spec.jobs.target_h, spec.engine, spec.methods()[0][1].name) == (1.5, "suffix", "boundless_das")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dta": {}}, "s.yaml: key `dta`: unknown; did you mean `data`?"),
+        ({"data": {"n_trian": 5}}, "s.yaml: key `data.n_trian`: unknown; did you mean `n_train`?"),
+        ({"data": {"n_train": 0}}, "s.yaml: key `data.n_train`: got 0; 1 or more is right"),
+        ({"data": {"n_train": "many"}}, "s.yaml: key `data.n_train`: got 'many'; a whole number is right"),
+        ({"engine": "fast"}, "s.yaml: key `engine`: got 'fast'; one of 'suffix' or 'reference' is right"),
+        ({"gate": {"task_accuracy": 2}}, "s.yaml: key `gate.task_accuracy`: got 2; 1.0 or less is right"),
+        ({"name": "../up"}, "s.yaml: key `name`: got '../up'; letters, digits"),
+        ({"data": 5}, "s.yaml: key `data`: got 5; a mapping is right"),
+        ({"settings": [{"name": "main"}]}, "s.yaml: key `settings[0].name`: 'main' is taken"),
+        (
+            {"settings": [{"name": "other", "experiments": ["right"]}]},
+            "s.yaml: key `settings[0].experiments`: no experiment 'right'; one of left_boundary is right",
+        ),
+    ],
+)
+def test_bad_value_is_named(change: dict[str, Any], message: str) -> None:
+    """A mistake reads: file, key, value, what would be right."""
+    assert problem(raw_spec(**change)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": [True]}, "key `grid.layers[0]`: got True; an index, a range such as 69..81"),
+        ({"seeds": ["x"]}, "key `grid.seeds[0]`: got 'x'; a whole number is right"),
+        ({"experiments": []}, "key `grid.experiments`: got []; at least one is needed"),
+        ({"experiments": ["a", "a"]}, "key `grid.experiments`: 'a' stands there twice"),
+        (
+            {"experiments": [{"name": "a", "baseline": "b"}]},
+            "key `grid.experiments[0].baseline`: no experiment 'b'; one of a",
+        ),
+        ({"exclude": [{"layr": 3}]}, "key `grid.exclude[0]`: unknown key `layr`; did you mean `layer`?"),
+        ({"exclude": [{"layer": 1.5}]}, "key `grid.exclude[0]`: `layer` is 1.5; a whole number or a range"),
+        (
+            {"experiments": [{"name": "a", "hypothess": "b"}]},
+            "key `grid.experiments[0].hypothess`: unknown; did you mean",
+        ),
+    ],
+)
+def test_bad_axis_is_named(change: dict[str, Any], message: str) -> None:
+    """A mistake in the grid is named down to the entry of the list."""
+    raw = raw_spec()
+    assert message in problem(raw | {"grid": raw["grid"] | change})
+
+
+def test_every_problem_is_said_at_once() -> None:
+    """Two mistakes give two lines, so that a user mends both before the next try."""
+    assert len(problem(raw_spec(dta={}, engine="fast")).splitlines()) == 2
+
+
+def test_missing_section_says_what_to_write() -> None:
+    """A spec without a grid is told what a grid has."""
+    raw = raw_spec()
+    del raw["grid"]
+    assert problem(raw) == "s.yaml: key `grid`: missing; give the axes `experiments`, `layers`, `positions` and `seeds`"
+
+
+def test_yaml_reads_no_as_text_and_1e_3_as_number() -> None:
+    """YAML 1.2 scalars: an answer `No` stays text, and a learning rate `1e-3` is a number."""
+    assert parse_yaml("{answers_as: [Yes, No], lr: 1e-3, n: 012}", "s.yaml") == {
+        "answers_as": ["Yes", "No"],
+        "lr": 0.001,
+        "n": 12,
+    }
+
+
+def test_key_written_twice_is_refused() -> None:
+    """The second of two equal keys would silently win; the line is named instead."""
+    with pytest.raises(SpecError, match=r"s\.yaml:2: .*`a` stands there twice"):
+        parse_yaml("a: 1\na: 2\n", "s.yaml")
+
+
+def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+    """A syntax error is a message with a line, never a traceback."""
+    path = tmp_path / "s.yaml"
+    path.write_text("name: x\ngrid: [1,\n")
+    with pytest.raises(SpecError, match=r"s\.yaml:\d+: not readable as YAML"):
+        load_spec(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    """A path that is not there is named."""
+    with pytest.raises(SpecError, match="no such file"):
+        load_spec(tmp_path / "nothing.yaml")
+
+
+def test_overrides_reach_into_sections() -> None:
+    """`--set a.b=1` sets one key and leaves the file's values as they were."""
+    raw = raw_spec()
+    changed = apply_overrides(raw, ["data.n_train=100", "grid.layers=0..1", "name=other"])
+    assert (changed["data"]["n_train"], changed["grid"]["layers"], changed["name"]) == (100, "0..1", "other")
+    assert "data" not in raw
+    assert raw["grid"]["layers"] == [0, 1]
+
+
+@pytest.mark.parametrize("override", ["data.n_train", "=1", "a..b=1"])
+def test_bad_override_is_named(override: str) -> None:
+    """An override without a key or a value says how one looks."""
+    with pytest.raises(SpecError, match="KEY=VALUE is right"):
+        apply_overrides({}, [override])
+
+
+def test_resolved_spec_reads_back() -> None:
+    """The text written into a sweep's folder means the same spec, from any folder."""
+    raw = raw_spec(
+        method={"name": "boundless_das", "rotation_lr": 1e-5}, task={"name": "price_tagging", "say": ["1e-3", "No"]}
+    )
+    spec = spec_of(raw, Path("/models"))
+    again = parse_spec(parse_yaml(spec.to_yaml(), "s"), source="s", folder=Path("/elsewhere"))
+    assert again.model_dump() == spec.model_dump()
+    assert again.model_path == Path("/models/demo-model")
+
+
+def test_run_section_has_the_workers_options() -> None:
+    """What a spec may say under `run` is what a job file holds, with the same defaults."""
+    assert set(RunSection.model_fields) == {field.name for field in fields(RunOptions)}
+    assert RunSection().options() == RunOptions()
+
+
+def test_method_beside_grid_methods_is_refused() -> None:
+    """Two places for the methods would leave open which counts."""
+    raw = raw_spec(method="boundless_das")
+    assert "give one of the two" in problem(raw | {"grid": raw["grid"] | {"methods": ["boundless_das"]}})
+
+
+def test_errors_pickle() -> None:
+    """A spec's error crosses processes with its message."""
+    error = SpecError("s.yaml: key `a`: got 1; 2 is right")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_to_yaml_quotes_what_would_be_read_as_a_number() -> None:
+    """Text that looks like a YAML 1.2 number comes back as text."""
+    assert parse_yaml(to_yaml({"a": "1e-3", "b": "true", "c": "No"}), "s") == {"a": "1e-3", "b": "true", "c": "No"}

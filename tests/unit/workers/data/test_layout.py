@@ -1,0 +1,155 @@
+"""Where tokens lie in a prompt: the demo's against the paper's figure, and prompts that are refused."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.causal_model import CausalModel, Hypothesis
+from workers.data.layout import PromptLayout, read_layout
+from workers.data.model_info import ModelError
+from workers.data.tokenizer import Tokenizer
+from workers.tasks import TaskError, load_task
+from workers.tasks.price_tagging import PriceTagging
+
+# Source: Wu et al., NeurIPS 2023, figure 3: positions 69 to 81.
+LABELS = ["\n", "digit", ".", "digit", "digit", " dollars", "\n", "\n", "##", "#", " Response", ":", "\n"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(demo_model: Path) -> Tokenizer:
+    """The demo's."""
+    return Tokenizer.load(demo_model)
+
+
+@pytest.fixture(scope="module")
+def layout(tokenizer: Tokenizer) -> PromptLayout:
+    """The game's, in the demo's tokens."""
+    return read_layout(load_task({"name": "price_tagging"}), tokenizer)
+
+
+def test_the_game_has_82_tokens_with_the_papers_labels(layout: PromptLayout) -> None:
+    """Positions 69 to 81, digits as such."""
+    assert layout.n_tokens == len(layout.tokens) == 82
+    assert list(layout.tokens[69:]) == LABELS
+
+
+def test_the_common_prefix_ends_before_the_first_number(layout: PromptLayout) -> None:
+    """All tokens before the lower bound's first digit are the same in every prompt, and that digit is not."""
+    assert layout.tokens[layout.n_prefix] == "digit"
+    assert "digit" not in layout.tokens[: layout.n_prefix]
+    assert layout.tokens[layout.n_prefix - 2 : layout.n_prefix][0].strip() == "between"
+
+
+def test_answers_are_token_ids(layout: PromptLayout, tokenizer: Tokenizer) -> None:
+    """Yes for inside, No for outside."""
+    assert {value: tokenizer.piece(token).strip() for value, token in layout.answer_tokens.items()} == {
+        True: "Yes",
+        False: "No",
+    }
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted"),
+    [
+        ("Response", [79]),
+        (" Response", [79]),
+        ("dollars", [74]),
+        ("#", [78]),
+        ("digit", [70, 72, 73]),
+        ("Nonsense", []),
+    ],
+)
+def test_labels_are_found_whatever_blanks_they_have(layout: PromptLayout, label: str, wanted: list[int]) -> None:
+    """Every place where the token stands; here those among the paper's positions."""
+    assert [index for index in layout.find(label) if index >= 69] == wanted
+
+
+def test_a_label_is_found_wherever_it_stands(layout: PromptLayout) -> None:
+    """The brackets' dollars and the amount's."""
+    assert [layout.tokens[index] for index in layout.find("dollars")] == [" dollars"] * 2
+
+
+def test_newlines_are_found(layout: PromptLayout) -> None:
+    """A label of white space alone names just that token."""
+    assert [index for index in layout.find("\n") if index >= 69] == [69, 75, 76, 81]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wordy(PriceTagging):
+    """Now and then a longer prompt."""
+
+    def prompt(self, inputs: Mapping[str, Any]) -> str:
+        return super().prompt(inputs).replace("dollars", "dollars and no more") if inputs["Z"] > 900 else "No bracket"
+
+
+def test_prompts_of_unequal_length_are_shown(tokenizer: Tokenizer) -> None:
+    """Both counts and the ends of both prompts, and what to do."""
+    with pytest.raises(TaskError, match=r"unequal token count \(\d+ and \d+\): '.*' and '.*'; word the prompt"):
+        read_layout(Wordy(), tokenizer)
+
+
+class Failing(PriceTagging):
+    """Its sampling fails."""
+
+    def sample(self, rng: random.Random) -> dict[str, Any]:
+        return {"X": 1}["Y"]
+
+
+class Undecided(PriceTagging):
+    """A hypothesis of its own that takes the ends of the bracket for outside."""
+
+    @property
+    def hypotheses(self) -> Mapping[str, Hypothesis]:
+        model = CausalModel(P=lambda X, Z: X < Z, answer=lambda P, X, Y: P and X + 100 > Y)
+        return {**super().hypotheses, "strict": Hypothesis(name="strict", model=model, variables=("P",))}
+
+
+def test_an_error_in_a_tasks_code_says_where(tokenizer: Tokenizer) -> None:
+    """File, line and function, as a user's file may fail when it is used and not when it is read."""
+    with pytest.raises(TaskError, match=r"task 'price_tagging': .*test_layout.py:\d+, sample: KeyError: 'Y'"):
+        read_layout(Failing(), tokenizer)
+
+
+def test_hypotheses_that_disagree_on_the_answer_are_refused(tokenizer: Tokenizer) -> None:
+    """Without an intervention all must say the same; the message shows a draw and what each says of it."""
+    with pytest.raises(TaskError, match=r"hypotheses disagree on the right answer for .*'strict': False"):
+        read_layout(Undecided(), tokenizer)
+
+
+def test_an_answer_of_two_tokens_is_refused(tokenizer: Tokenizer) -> None:
+    """The message names the answer and its tokens."""
+    task = load_task({"name": "price_tagging", "answers_as": ["Yes.", "No"]})
+    with pytest.raises(TaskError, match=r"answer 'Yes\.' is not one token after the prompt but \['Yes', '\.'\]"):
+        read_layout(task, tokenizer)
+
+
+def test_answers_that_are_the_same_token_are_refused(tokenizer: Tokenizer) -> None:
+    """Two characters that the vocabulary lacks are one and the same unknown token."""
+    task = load_task({"name": "price_tagging", "answers_as": ["€", "¥"]})
+    with pytest.raises(TaskError, match=r"answers \['€', '¥'\] are one token; two are needed"):
+        read_layout(task, tokenizer)
+
+
+def test_a_missing_or_broken_tokenizer_is_named(tmp_path: Path) -> None:
+    """The file, and how to write it."""
+    with pytest.raises(ModelError, match=r"tokenizer.json: missing; write it once with transformers"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": 1}')
+    with pytest.raises(ModelError, match=r"tokenizer.json: not a tokenizer"):
+        Tokenizer.load(tmp_path)
+
+
+def test_token_offsets_point_into_the_text(tokenizer: Tokenizer) -> None:
+    """Each token's characters, in order, nothing for the token that the tokenizer adds."""
+    task = load_task({"name": "price_tagging"})
+    text = task.prompt(task.sample(random.Random(0)))
+    ((ids, offsets),) = tokenizer.encode_with_offsets([text])
+    assert [ids] == tokenizer.encode([text])
+    assert offsets[0] == (0, 0)
+    assert "".join(text[start:end] for start, end in offsets) == text

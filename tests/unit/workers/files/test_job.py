@@ -1,0 +1,121 @@
+"""Cell keys and job files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.files.job import Cell, Cohort, Job, JobCell, RunOptions, Setting, Stream, content_key
+
+STREAM = Stream(
+    model={"fingerprint": "f", "dtype": "float32"},
+    task={"name": "price_tagging", "bracket": []},
+    hypothesis="left_boundary",
+    seed=42,
+    data={"n_train": 8, "n_eval": 2, "n_test": 4},
+    method={"name": "boundless_das", "epochs": 3},
+    engine="suffix",
+)
+CELL = Cell(stream=STREAM, layer=3, position=80)
+COHORT = Cohort(
+    experiment="left",
+    stream=STREAM,
+    cells=(JobCell(key="a", layer=3, position=80, token=" é"), JobCell(key="b", layer=3, position=81, token="\n")),
+)
+JOB = Job(
+    job="j-1",
+    sweep="s",
+    folder="/somewhere",
+    label="left L3",
+    model_path="/model",
+    model_revision="",
+    gate_task_accuracy=0.8,
+    cohorts=(COHORT,),
+    settings=(Setting(name="frogs", task={"context": "Frogs!"}, keep="correct", experiments=("left",)),),
+    options=RunOptions(micro_batch=16),
+    provenance={"git_sha": "abc", "versions": {"python": "3"}},
+)
+
+
+def test_a_key_is_the_hash_of_the_science_alone() -> None:
+    """Maps in another order, built anew: the same key, 64 hexadecimal digits."""
+    turned = replace(STREAM, model={"dtype": "float32", "fingerprint": "f"})
+    assert Cell(stream=turned, layer=3, position=80).key() == CELL.key()
+    assert len(CELL.key()) == 64
+    assert CELL.key() == content_key(json.loads(json.dumps(CELL.science())))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"fingerprint": "g", "dtype": "float32"}},
+        {"model": {"fingerprint": "f", "dtype": "bfloat16"}},
+        {"task": {"name": "price_tagging", "bracket": [5.49, 8.49]}},
+        {"hypothesis": "bracket_identity"},
+        {"seed": 43},
+        {"data": {"n_train": 9, "n_eval": 2, "n_test": 4}},
+        {"method": {"name": "boundless_das", "epochs": 4}},
+        {"engine": "reference"},
+    ],
+)
+def test_each_part_of_the_stream_changes_the_key(change: dict[str, Any]) -> None:
+    """Whatever decides the result is in it."""
+    assert Cell(stream=replace(STREAM, **change), layer=3, position=80).key() != CELL.key()
+
+
+def test_layer_and_position_change_the_key() -> None:
+    """Four places, four keys, not mixed up."""
+    places = [(3, 80), (80, 3), (3, 81), (4, 80)]
+    assert len({Cell(stream=STREAM, layer=layer, position=position).key() for layer, position in places}) == 4
+
+
+def test_a_number_that_json_lacks_has_no_key() -> None:
+    """NaN never enters a key unseen."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        content_key({"x": float("nan")})
+
+
+def test_a_cohorts_key_is_that_of_its_cells() -> None:
+    """Other cells, or another order of training, another checkpoint."""
+    assert COHORT.key() == replace(COHORT, experiment="renamed").key()
+    assert COHORT.key() != replace(COHORT, cells=COHORT.cells[:1]).key()
+
+
+def test_a_job_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+    """Every field, tuples as tuples, letters beyond ASCII."""
+    path = tmp_path / "j.json"
+    path.write_text(JOB.to_json(), encoding="utf-8")
+    assert Job.load(path) == JOB
+    assert JOB.n_cells == 2
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda raw: raw.update(schema=2), r"not a job file of schema 1 \(found 2\)"),
+        (lambda raw: raw.pop("schema"), r"not a job file of schema 1 \(found None\)"),
+        (lambda raw: raw.pop("cohorts"), "KeyError: 'cohorts'"),
+        (lambda raw: raw.pop("model_path"), "model_path"),
+        (lambda raw: raw.update(speed=1), "speed"),
+        (lambda raw: raw["options"].update(threds=1), "threds"),
+        (lambda raw: raw["cohorts"][0]["cells"][0].pop("key"), "key"),
+        (lambda raw: raw.update(cohorts=None), "TypeError"),
+    ],
+)
+def test_a_file_that_is_no_job_is_a_value_error(edit: Any, message: str) -> None:
+    """Another schema, a missing or an unknown key, at any depth: one kind of error that names it."""
+    raw = json.loads(JOB.to_json())
+    edit(raw)
+    with pytest.raises(ValueError, match=message):
+        Job.from_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_a_text_that_is_no_job_is_a_value_error_too(text: str) -> None:
+    """Empty, torn, another JSON value."""
+    with pytest.raises(ValueError, match=r"Expect|not a job file"):
+        Job.from_json(text)

@@ -1,0 +1,1 @@
+"""Prompts, pairs and tokens, and what a checkpoint's configuration says. Nothing here imports torch."""

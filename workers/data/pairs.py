@@ -1,0 +1,185 @@
+"""Interchange data: pairs of prompts and the counterfactual label of each, the same on any machine and in any order.
+
+A pair set depends on the task's settings, the hypothesis, the split, its size and the seed alone: every cell of a
+hypothesis and seed draws the same pairs, whichever job it is in.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.causal_model import Hypothesis
+from workers.data.layout import PromptLayout, encode_prompts
+from workers.data.token_ids import Prompts
+from workers.data.tokenizer import Tokenizer
+from workers.files.job import content_key
+from workers.tasks.base import AbstractTask, TaskError
+from workers.tasks.blame import blamed, place_of
+from workers.tasks.probing import check_outcomes
+
+_MAX_DRAWS: Final = 10_000  # of one pair, before the labels are called one-sided
+
+Draw = Callable[[random.Random], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSet:
+    """B pairs of prompts. `variable_B[i]` says which of the hypothesis's variables pair i interchanges."""
+
+    base: Prompts
+    source: Prompts
+    label_B: NDArray[np.int64]  # token id of the counterfactual answer
+    variable_B: NDArray[np.int64]
+    value_B: NDArray[np.float64]  # that variable's value in the base run; NaN where it is no number, so has no order
+
+    def __len__(self) -> int:
+        return len(self.label_B)
+
+    def take(self, rows: NDArray[np.int64] | slice) -> PairSet:
+        """The pairs in `rows`."""
+        return PairSet(
+            base=self.base.take(rows),
+            source=self.source.take(rows),
+            label_B=self.label_B[rows],
+            variable_B=self.variable_B[rows],
+            value_B=self.value_B[rows],
+        )
+
+    @property
+    def dummy_accuracy(self) -> float:
+        """The accuracy of always saying the most frequent label."""
+        _, counts = np.unique(self.label_B, return_counts=True)
+        return float(counts.max() / len(self))
+
+
+def stream_rng(**what: Any) -> random.Random:
+    """A generator that depends on `what` alone. Python's own: its stream is the same in every version and place."""
+    return random.Random(int(content_key(what), 16))
+
+
+def make_pairs(
+    task: AbstractTask,
+    hypothesis: Hypothesis,
+    tokenizer: Tokenizer,
+    layout: PromptLayout,
+    *,
+    n_pairs: int,
+    split: str,
+    seed: int,
+    draw: Draw | None = None,
+) -> PairSet:
+    """`n_pairs` balanced pairs: with two answers half of the labels are each; with more, half of the pairs change the
+    answer. Each pair interchanges one of the hypothesis's variables. `draw` replaces the task's own sampling.
+
+    Raises: TaskError when the labels come out on one side only, or a prompt does not fit the layout.
+    """
+    rng = stream_rng(task=task.settings(), hypothesis=hypothesis.name, split=split, n=n_pairs, seed=seed)
+    draw = draw or task.sample
+    with blamed(task):
+        drawn = [_draw_pair(task, hypothesis, rng, draw, want_first=index % 2 == 0) for index in range(n_pairs)]
+    bases, sources, outcomes, variables, values = zip(*drawn, strict=True)
+    base, source = (_encode(task, tokenizer, layout, inputs) for inputs in (bases, sources))
+    return PairSet(
+        base=base,
+        source=source,
+        label_B=np.array([layout.answer_tokens[outcome] for outcome in outcomes], dtype=np.int64),
+        variable_B=np.array(variables, dtype=np.int64),
+        value_B=np.array(values, dtype=np.float64),
+    )
+
+
+def check_drawable(task: AbstractTask, hypothesis: Hypothesis) -> None:
+    """Nothing, where balanced pairs can be drawn and each variable matters.
+
+    Raises: TaskError when labels come out on one side only, or a variable's interchange never changes the answer.
+    """
+    rng = stream_rng(task=task.settings(), hypothesis=hypothesis.name, split="check")
+    with blamed(task):
+        for want_first in (True, False):
+            _draw_pair(task, hypothesis, rng, task.sample, want_first=want_first)
+        for variable in hypothesis.variables:
+            _check_matters(task, hypothesis, variable, rng)
+
+
+def _check_matters(task: AbstractTask, hypothesis: Hypothesis, variable: str, rng: random.Random) -> None:
+    model = hypothesis.model
+    for _ in range(_MAX_DRAWS):
+        base, source = task.sample(rng), task.sample(rng)
+        if model.interchange(base, {variable: source})[model.output] != model.run(base)[model.output]:
+            return
+    raise TaskError(
+        f"{place_of(task, model.functions[variable])}task {task.name!r}, hypothesis {hypothesis.name!r}: interchanging "
+        f"{variable!r} changed the answer in none of {_MAX_DRAWS} draws; align a variable that the answer depends on"
+    )
+
+
+def _draw_pair(
+    task: AbstractTask, hypothesis: Hypothesis, rng: random.Random, draw: Draw, *, want_first: bool
+) -> tuple[Mapping[str, Any], Mapping[str, Any], Any, int, float]:
+    """Base, source, counterfactual outcome, which variable is interchanged, and its value in the base run."""
+    answers = list(task.answers)
+    model, names = hypothesis.model, hypothesis.variables
+    for _ in range(_MAX_DRAWS):
+        base, source = draw(rng), draw(rng)
+        variable = rng.randrange(len(names))
+        outcome = model.interchange(base, {names[variable]: source})[model.output]
+        if outcome not in task.answers:
+            raise TaskError(
+                f"{_named(task, hypothesis)}: output {outcome!r} has no answer; answers are given for {answers}"
+            )
+        met = outcome == answers[0] if len(answers) == 2 else outcome != model.run(base)[model.output]
+        if met == want_first:
+            return base, source, outcome, variable, _as_number(model.run(base)[names[variable]])
+    side = "label" if len(answers) == 2 else "kind of pair (answer changed or kept)"
+    raise TaskError(
+        f"{_named(task, hypothesis)}: {_MAX_DRAWS} draws gave one {side} only; the sampling must reach both"
+    )
+
+
+def _named(task: AbstractTask, hypothesis: Hypothesis) -> str:
+    """Whose labels they are, and where the causal model's output is defined."""
+    model = hypothesis.model
+    return f"{place_of(task, model.functions[model.output])}task {task.name!r}, hypothesis {hypothesis.name!r}"
+
+
+def _as_number(value: Any) -> float:
+    return float(value) if isinstance(value, Real) else math.nan
+
+
+def _encode(
+    task: AbstractTask, tokenizer: Tokenizer, layout: PromptLayout, draws: Sequence[Mapping[str, Any]]
+) -> Prompts:
+    with blamed(task):
+        texts = [task.prompt(inputs) for inputs in draws]
+        encoded = encode_prompts(task, tokenizer, texts, [task.positions(inputs) for inputs in draws])
+    return layout.place(task, encoded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSet:
+    """Single prompts with their right answers: what the gate measures the model's task accuracy on."""
+
+    inputs: tuple[Mapping[str, Any], ...]
+    prompts: Prompts
+    label_B: NDArray[np.int64]
+
+
+def make_prompts(
+    task: AbstractTask, tokenizer: Tokenizer, layout: PromptLayout, *, n_prompts: int, split: str
+) -> PromptSet:
+    """`n_prompts` draws of the task's own sampling, the same for every cell of the task. Raises: TaskError."""
+    rng = stream_rng(task=task.settings(), split=split, n=n_prompts)
+    with blamed(task):
+        draws = tuple(task.sample(rng) for _ in range(n_prompts))
+        for inputs in draws:
+            check_outcomes(task, inputs)
+        labels = [layout.answer_tokens[task.outcome(inputs)] for inputs in draws]
+    return PromptSet(inputs=draws, prompts=_encode(task, tokenizer, layout, draws), label_B=np.array(labels))

@@ -1,0 +1,209 @@
+"""A local Hugging Face causal language model, frozen, with its decoder blocks at hand."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.utils import logging as transformers_logging
+
+from workers.data.model_info import ModelError
+
+DTYPES: Final[Mapping[str, torch.dtype]] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+Token = int | NDArray[np.int64]  # a token's index, the same in all rows, or one for each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModel:
+    """A frozen causal decoder in evaluation mode. `blocks` are its decoder blocks in order.
+
+    `device` takes token ids and gives logits, and is where cells learn; blocks may lie on others. `shares_keys`: its
+    attention can be `workers.engine.attention`'s, in which cells share the earlier keys and values.
+    """
+
+    model: PreTrainedModel
+    blocks: tuple[nn.Module, ...]
+    hidden_size: int
+    device: torch.device
+    dtype: torch.dtype
+    shares_keys: bool = True
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.blocks)
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means here: the CPU where there is no GPU."""
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def check_device(wanted: str, found: torch.device) -> None:
+    """Raises: OSError when a GPU is wanted by name and this node shows none."""
+    if wanted == "cuda" and found.type != "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise OSError(f"device `cuda` is asked for and torch finds no GPU here (CUDA_VISIBLE_DEVICES={visible})")
+
+
+def load_model(path: Path, *, dtype: str, device: torch.device, n_gpus: int = 1) -> LanguageModel:
+    """The checkpoint in the folder `path`, in `dtype`, on `device`, or its blocks dealt out to `n_gpus` GPUs.
+
+    Nothing is downloaded, and no code of the checkpoint is run.
+
+    Raises: ModelError when the folder holds no loadable causal decoder, or one that does not fit on the GPUs.
+        OutOfMemoryError when somebody else fills them.
+    """
+    transformers_logging.disable_progress_bar()  # a job's log is no terminal
+    is_dealt_out = n_gpus > 1 and device.type == "cuda"
+    if is_dealt_out and find_spec("accelerate") is None:
+        raise ModelError(f"{path}: a model on {n_gpus} GPUs needs accelerate; pip install 'causalsweep[multigpu]'")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path),
+            dtype=DTYPES[dtype],
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            device_map="auto" if is_dealt_out else None,
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{path}: not loadable as a causal language model: {error}") from error
+    if not is_dealt_out:
+        if device.type == "cuda":
+            memory_bytes = torch.cuda.get_device_properties(device).total_memory
+            check_fits(path, model.get_memory_footprint(), memory_bytes=memory_bytes)
+        return wrap_model(model.to(device))
+    if any(parameter.device.type != "cuda" for parameter in model.parameters()):
+        raise ModelError(f"{path}: does not fit on {n_gpus} GPUs in {dtype}; give a job more of them (`jobs.gpus`)")
+    return wrap_model(model)
+
+
+def check_fits(path: Path, n_bytes: int, *, memory_bytes: int) -> None:
+    """Raises: ModelError when `n_bytes` of weights are more than the whole memory of a GPU."""
+    if n_bytes > memory_bytes:
+        size, memory = (f"{count / 2**30:.1f} GiB" for count in (n_bytes, memory_bytes))
+        raise ModelError(f"{path}: {size} of weights do not fit on a GPU of {memory}; give a job several (`jobs.gpus`)")
+
+
+def wrap_model(model: PreTrainedModel) -> LanguageModel:
+    """`model` frozen, in evaluation mode, with its decoder blocks found. Raises: ModelError when there are none."""
+    model.eval().requires_grad_(False)
+    config = model.config.get_text_config()
+    if getattr(config, "output_router_logits", False):
+        config.output_router_logits = False  # of use in training only, and asked of every block
+    lists = [
+        module
+        for module in model.base_model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers
+    ]
+    if not lists:
+        raise ModelError(f"{type(model).__name__}: no list of {config.num_hidden_layers} decoder blocks found in it")
+    return LanguageModel(
+        model=model,
+        blocks=tuple(lists[0]),
+        hidden_size=config.hidden_size,
+        device=model.get_input_embeddings().weight.device,
+        dtype=next(model.parameters()).dtype,
+    )
+
+
+@contextmanager
+def replaced_forwards(replacements: Mapping[nn.Module, Any]) -> Iterator[None]:
+    """While open, each module's forward is the given function `(hidden, *args, **kwargs)`.
+
+    The module itself stays in place, so whatever the model's own code reads off it (an attention type, say) is there.
+    """
+    own = {
+        module: module.__dict__.get("forward") for module in replacements
+    }  # set where a block has a device of its own
+    for module, function in replacements.items():
+        module.forward = function
+    try:
+        yield
+    finally:
+        for module, forward in own.items():
+            del module.forward
+            if forward is not None:
+                module.forward = forward
+
+
+def hidden_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The hidden states in a decoder block's output, which some families wrap in a tuple."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_hidden(output: Tensor | tuple[Tensor, ...], hidden: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """A decoder block's output with its hidden states replaced."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def at_token(values_RTX: Tensor, token: Token) -> Tensor:
+    """values_RX at a token."""
+    return values_RTX[token_index(token, values_RTX.device)]
+
+
+def token_index(token: Token, device: torch.device) -> tuple[Any, Any]:
+    """What picks a token of each row out of rows on `device`."""
+    if isinstance(token, int):
+        return slice(None), token
+    return torch.arange(len(token), device=device), torch.from_numpy(token).to(device)
+
+
+def first_of(token: Token) -> int:
+    """The first of the rows' tokens."""
+    return token if isinstance(token, int) else int(token.min())
+
+
+def side_by_side(values: Tensor) -> Tensor:
+    """`values`, rows next to each other in memory: so a linear layer is one product, and its weight is read once.
+
+    Of rows that lie apart, or seem to, torch makes a batch of products, each with the whole weight, where the weight
+    is frozen.
+    """
+    return values.flatten().view(values.shape)
+
+
+def cache_argument(model: PreTrainedModel, cache: Cache) -> dict[str, Cache]:
+    """`cache` under the name by which the model takes it: transformers called it `past_key_values` before `cache`."""
+    is_renamed = "cache" in inspect.signature(model.forward).parameters
+    return {"cache" if is_renamed else "past_key_values": cache}
+
+
+def last_logits(model: PreTrainedModel, filling: NDArray[np.int64] | None, **inputs: Any) -> Tensor:
+    """logits_RV in float32 at each row's last token, behind which so many fill the row up.
+
+    The model's head is shown these tokens alone.
+    """
+    token = -1 if filling is None else -1 - filling
+
+    def pick(_head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (side_by_side(at_token(arguments[0], token)[:, None]), *arguments[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        logits_R1V: Tensor = model(**inputs, logits_to_keep=1 if filling is None else int(filling.max()) + 1).logits
+    finally:
+        handle.remove()
+    return logits_R1V[:, 0].float()

@@ -1,0 +1,1 @@
+"""The seam: job file, sweep folder, progress file, shard. Nothing here imports torch."""

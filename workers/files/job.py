@@ -1,0 +1,184 @@
+"""The plain types of the two seams: a job file going in, a shard coming out. No torch here: planning is instant.
+
+A **cell** is one point of the grid and yields one interchange intervention accuracy (IIA). Its **key** is the
+SHA-256 of the canonical JSON of its science parameters; a partition, a folder or a GPU never enters it, so the
+same cell planned elsewhere is the same cell. A **job file** (`jobs/JOB.json`) is all that a worker reads; a
+**shard** (`shards/JOB-ATTEMPT.parquet`, schema `SHARD_SCHEMA`) is all that it hands back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from workers.files.folder import SweepFolder
+
+JOB_SCHEMA_VERSION: Final = 1
+MAIN_SETTING: Final = "main"  # the setting that a cell is trained for; others only evaluate what it learned
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no blanks, plain ASCII, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def content_key(value: Any) -> str:
+    """64 hexadecimal digits: the SHA-256 of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """What the cells of a cohort share: the data, and how they are trained.
+
+    `model` is the weights' fingerprint (not a path) plus the dtype that they run in; `task` holds the task's name and
+    settings (and the hash of a user's file); `data` the sizes `n_train`, `n_eval`, `n_test`; `method` the method's
+    name and every setting of it; `engine` is `suffix` or `reference`.
+    """
+
+    model: Mapping[str, Any]
+    task: Mapping[str, Any]
+    hypothesis: str
+    seed: int
+    data: Mapping[str, Any]
+    method: Mapping[str, Any]
+    engine: str
+
+    def science(self) -> dict[str, Any]:
+        """The part of a cell's science parameters that all cells of this stream have in common."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One point of the grid. `layer` is the decoder block (0-based) whose output is intervened on; `position` the token
+    index in the task's own prompt (0-based, BOS counted)."""
+
+    stream: Stream
+    layer: int
+    position: int
+
+    def science(self) -> dict[str, Any]:
+        """The parameters that decide the result, as plain JSON values."""
+        return self.stream.science() | {"layer": self.layer, "position": self.position}
+
+    def key(self) -> str:
+        """The cell key."""
+        return content_key(self.science())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobCell:
+    """A cell as a job file names it: where to intervene, and how people call the place."""
+
+    key: str
+    layer: int
+    position: int
+    token: str  # the token's text at that position, or `digit` where it varies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """Cells of one job that share a data stream and are trained side by side. `experiment` is the display name."""
+
+    experiment: str
+    stream: Stream
+    cells: tuple[JobCell, ...]
+
+    def key(self) -> str:
+        """Identity of this group of cells: a checkpoint of it fits no other group."""
+        return content_key([cell.key for cell in self.cells])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A data distribution to evaluate learned alignments on, without training.
+
+    `task` overrides keys of the stream's task; `keep` restricts the pairs to prompts that the model answers right
+    (`correct`), wrong (`incorrect`) or either (`all`); `experiments` limits it to these (empty: every one).
+    """
+
+    name: str
+    task: Mapping[str, Any] = field(default_factory=dict)
+    keep: str = "all"
+    experiments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a worker runs a job; none of it changes a result."""
+
+    device: str = "auto"  # auto | cpu | cuda
+    threads: int = 1  # CPU threads of torch in one worker
+    micro_batch: int = 0  # pairs a forward pass; 0: the method's batch size, halved when memory runs out
+    max_cohort: int = 0  # cells side by side; 0: what the device's memory allows
+    checkpoint_every_s: float = 120.0
+    heartbeat_s: float = 2.0
+    save_alignments: str = "subspace"  # none | subspace | full
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job file: cells packed to about the target length, run by one process on one GPU (or `n_gpus` of them)."""
+
+    job: str  # unique in the sweep: letters, digits, '-' and '.'
+    sweep: str
+    folder: str  # the sweep's folder, absolute
+    label: str  # for people: "left_boundary L15 p80..81 s42 (7 cells)"
+    model_path: str  # absolute
+    model_revision: str
+    gate_task_accuracy: float  # below it the cells are recorded as skipped; 0.0 never skips
+    cohorts: tuple[Cohort, ...]
+    settings: tuple[Setting, ...] = ()
+    options: RunOptions = field(default_factory=RunOptions)
+    n_gpus: int = 1
+    predicted_s: float = 0.0  # the planner's estimate of the whole job
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # git_sha, versions
+    schema: int = JOB_SCHEMA_VERSION
+
+    @property
+    def sweep_folder(self) -> SweepFolder:
+        """Where the sweep's files lie."""
+        return SweepFolder(Path(self.folder))
+
+    @property
+    def n_cells(self) -> int:
+        """Cells in all cohorts."""
+        return sum(len(cohort.cells) for cohort in self.cohorts)
+
+    def to_json(self) -> str:
+        """The job file's text."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """The job that `to_json` wrote. Raises: ValueError when the text is no job file of this version."""
+        raw = json.loads(text)
+        if not isinstance(raw, dict) or raw.get("schema") != JOB_SCHEMA_VERSION:
+            found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+            raise ValueError(f"not a job file of schema {JOB_SCHEMA_VERSION} (found {found!r})")
+        try:
+            raw["cohorts"] = tuple(
+                Cohort(
+                    experiment=cohort["experiment"],
+                    stream=Stream(**cohort["stream"]),
+                    cells=tuple(JobCell(**cell) for cell in cohort["cells"]),
+                )
+                for cohort in raw["cohorts"]
+            )
+            raw["settings"] = tuple(
+                Setting(**{**setting, "experiments": tuple(setting["experiments"])}) for setting in raw["settings"]
+            )
+            raw["options"] = RunOptions(**raw["options"])
+            return cls(**raw)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a job file as the planner writes it ({type(error).__name__}: {error})") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Job:
+        """The job in the file at `path`. Raises: OSError, ValueError (no job file)."""
+        return cls.from_json(path.read_text(encoding="utf-8"))

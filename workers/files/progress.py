@@ -1,0 +1,163 @@
+"""The progress file: an attempt's heartbeat, how far it is, and the class of its failure.
+
+An attempt claims its number by creating `progress/JOB-ATTEMPT.json` exclusively, so two runs of one job (a requeued
+copy and an orphan on a lost node, say) never share a file. The file is replaced every `heartbeat_s`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from workers.files.folder import SweepFolder
+
+
+class AttemptState(StrEnum):
+    """Where an attempt is in its life."""
+
+    RUNNING = "running"
+    FINISHED = "finished"  # every cell of the job has its rows
+    INTERRUPTED = "interrupted"  # stopped by a signal or the deadline, checkpointed, to be continued
+    FAILED = "failed"
+
+
+class FailureClass(StrEnum):
+    """Why an attempt failed, by what to do next."""
+
+    OUT_OF_MEMORY = "out_of_memory"  # retry with a smaller cohort or micro-batch
+    NODE = "node"  # retry elsewhere, a strike against the host
+    PREEMPTED = "preempted"  # go on from the checkpoint; costs no attempt
+    TIMEOUT = "timeout"  # likewise
+    CANCELLED = "cancelled"  # by the user
+    BAD_INPUT = "bad_input"  # no retry: the message says what to mend
+    DIVERGED = "diverged"  # one cell's loss is not finite; no retry
+    BUG = "bug"  # no retry
+
+
+# How a worker's process ends, for the wrapper that a backend puts around it.
+EXIT_FINISHED: Final = 0
+EXIT_BAD_INPUT: Final = 65
+EXIT_BUG: Final = 70
+EXIT_OUT_OF_MEMORY: Final = 71
+EXIT_NODE: Final = 74
+EXIT_INTERRUPTED: Final = 75  # checkpointed: run the same command again to go on
+
+# What a backend tells a worker, all optional, through the environment.
+ENV_BACKEND: Final = "CAUSALSWEEP_BACKEND"
+ENV_SCHEDULER_JOB_ID: Final = "CAUSALSWEEP_SCHEDULER_JOB_ID"
+ENV_NODE: Final = "CAUSALSWEEP_NODE"
+ENV_DEADLINE: Final = "CAUSALSWEEP_DEADLINE"  # Unix seconds at which the scheduler will kill the job
+ENV_METRICS_FILE: Final = "CAUSALSWEEP_METRICS_FILE"  # where to publish numbers for a dashboard (workers/job/gauges.py)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A classed failure. Equal fingerprints are the same fault, whatever the paths and numbers in it."""
+
+    kind: FailureClass
+    message: str
+    traceback: str = ""
+    fingerprint: str = ""
+    cell_key: str = ""  # set when the failure is of one cell alone
+
+
+def fingerprint(kind: FailureClass, message: str, traceback: str) -> str:
+    """12 hexadecimal digits that equal faults share: numbers, addresses and folders are blanked out first."""
+    frames = re.findall(r'File "[^"]*?([^"/]+)", line \d+, in (\S+)', traceback)
+    text = re.sub(r"0x[0-9a-f]+|\d+|/[^\s:'\"]+", "#", message)
+    return hashlib.sha256(repr((str(kind), frames, text)).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a progress file says. Times are Unix seconds."""
+
+    job: str
+    attempt: int
+    state: AttemptState
+    host: str
+    pid: int
+    backend: str
+    scheduler_job_id: str
+    gpu_name: str
+    gpu_uuid: str  # CUDA_VISIBLE_DEVICES where no GPU can be asked
+    started: float
+    updated: float
+    ended: float = 0.0
+    cells_total: int = 0
+    cells_done: int = 0
+    cells_failed: int = 0
+    cells_skipped: int = 0
+    steps_total: int = 0  # cell-steps of the whole job
+    steps_done: int = 0
+    steps_per_s: float = 0.0  # cell-steps a second, recently
+    pairs_per_s: float = 0.0  # training pairs x cells a second, recently
+    eta_s: float = 0.0
+    phase: str = ""  # start | gate | train | evaluate | ...
+    running_cells: tuple[str, ...] = ()  # keys of the cells in flight
+    shares: Mapping[str, float] = field(default_factory=dict)  # of the time: shared_forward, tails, rotation, ...
+    gpu_utilisation: float = 0.0
+    peak_memory_bytes: int = 0
+    best_iia: Mapping[str, float] = field(default_factory=dict)  # experiment -> best IIA in this attempt
+    metrics: Mapping[str, float] = field(default_factory=dict)  # the latest evaluation in training
+    saved: float = 0.0  # when the last checkpoint or row was written
+    failure: Failure | None = None
+    cell_failures: tuple[Failure, ...] = ()
+    notes: tuple[str, ...] = ()  # what the worker changed on its own: a halved micro-batch, a fallen-back engine
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether nothing but evaluation is left."""
+        return 0 < self.steps_total <= self.steps_done
+
+    @property
+    def unsaved_s(self) -> float:
+        """Seconds of work that is in no checkpoint and no shard: to be done again if the attempt ends here."""
+        return 0.0 if self.state is AttemptState.FINISHED else max(0.0, self.updated - max(self.saved, self.started))
+
+    def to_json(self) -> str:
+        """The progress file's text."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Progress:
+        """The record that `to_json` wrote. Raises: ValueError, TypeError, KeyError when the text is none."""
+        raw: dict[str, Any] = json.loads(text)
+        raw["state"] = AttemptState(raw["state"])
+        raw["failure"] = _failure(raw["failure"]) if raw["failure"] else None
+        raw["cell_failures"] = tuple(_failure(item) for item in raw["cell_failures"])
+        raw["running_cells"] = tuple(raw["running_cells"])
+        raw["notes"] = tuple(raw["notes"])
+        return cls(**raw)
+
+
+def _failure(raw: dict[str, Any]) -> Failure:
+    return Failure(**{**raw, "kind": FailureClass(raw["kind"])})
+
+
+def claim_attempt(folder: SweepFolder, job: str) -> int:
+    """The number of this run of `job`, counted from 1 and held by no other run on any node. Raises: OSError."""
+    attempt = 1
+    while True:
+        path = folder.progress / f"{folder.attempt_name(job, attempt)}.json"
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        except FileExistsError:
+            attempt += 1
+        else:
+            return attempt
+
+
+def read_progress(path: Path) -> Progress | None:
+    """The record in a progress file, or None where it is only claimed yet, torn or gone."""
+    try:
+        return Progress.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,1 @@
+"""One job from its file to its exit code."""

@@ -1,0 +1,245 @@
+"""One cohort from data to rows: fit its cells side by side, evaluate them on every setting, save what they learned."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from workers.data.layout import PromptLayout, moved_positions, read_layout
+from workers.data.pairs import Draw, PairSet, PromptSet, make_pairs, make_prompts
+from workers.data.token_ids import n_common_prefix
+from workers.data.tokenizer import Tokenizer
+from workers.engine.base import AbstractEngine, TokenBatch
+from workers.engine.check import exact_form
+from workers.engine.model import LanguageModel, last_logits
+from workers.engine.reference import ReferenceEngine
+from workers.engine.suffix import SuffixEngine
+from workers.files.job import Cohort, Job, Setting, canonical_json
+from workers.job.evaluate import Counts, count_right
+from workers.job.monitor import JobMonitor
+from workers.job.rows import GateResult, cell_row, measured, utc
+from workers.job.saved import load_columns, save_columns
+from workers.methods.alignment import CellFacts, Column
+from workers.methods.base import FitContext, to_device
+from workers.methods.checkpoint import CheckpointFile
+from workers.methods.settings import METHODS
+from workers.tasks import AbstractTask, TaskError, load_task
+
+log = logging.getLogger(__name__)
+
+_EVALUATION_BATCH: Final = 64
+_POOL_FACTOR: Final = 4  # prompts looked at for each pair that keeps to right or wrong answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskData:
+    """A task with its layout in the model's tokens, and the model's own accuracy on it."""
+
+    task: AbstractTask
+    layout: PromptLayout
+    prompts: PromptSet
+    right_B: Tensor  # whether the model answers each prompt right
+
+    @property
+    def gate(self) -> GateResult:
+        """The model's task accuracy as counts."""
+        return GateResult(n_correct=int(self.right_B.sum()), n_total=len(self.right_B))
+
+
+class Workbench:
+    """What all cohorts of a job share: model, tokenizer, and each task's data, measured once."""
+
+    def __init__(self, job: Job, language_model: LanguageModel, tokenizer: Tokenizer, monitor: JobMonitor) -> None:
+        self.job, self.language_model, self.tokenizer, self.monitor = job, language_model, tokenizer, monitor
+        self._tasks: dict[str, TaskData] = {}
+        self._suffix_refused: str | None = None  # why; empty: it is exact; None: not tried yet
+
+    def task_data(self, settings: Mapping[str, Any], n_prompts: int) -> TaskData:
+        """The task of these settings, run on `n_prompts` fresh prompts. Raises: TaskError."""
+        name = canonical_json([dict(settings), n_prompts])
+        if name not in self._tasks:
+            task = load_task(self._with_file(settings))
+            layout = read_layout(task, self.tokenizer)
+            prompts = make_prompts(task, self.tokenizer, layout, n_prompts=n_prompts, split="gate")
+            self._tasks[name] = TaskData(task=task, layout=layout, prompts=prompts, right_B=self.answers_right(prompts))
+        return self._tasks[name]
+
+    def _with_file(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The settings with the sweep's own copy of the user's file that defines the task, where one does."""
+        digest = settings.get("file_sha256")
+        return {**settings, "file": str(self.job.sweep_folder.task_file(digest))} if digest else settings
+
+    @torch.no_grad()
+    def answers_right(self, prompts: PromptSet) -> Tensor:
+        """Whether the model answers each prompt right."""
+        model = self.language_model
+        batch = TokenBatch.of(prompts.prompts, model.device)
+        label_B = torch.from_numpy(prompts.label_B).to(model.device)
+        parts = [batch.rows(start, start + _EVALUATION_BATCH) for start in range(0, len(batch), _EVALUATION_BATCH)]
+        said = [
+            last_logits(model.model, part.filling, input_ids=part.ids_BT, use_cache=False).argmax(dim=-1)
+            for part in parts
+        ]
+        return (torch.cat(said) == label_B).cpu()
+
+    def _suffix_is_exact(self) -> bool:
+        """Whether the fast engine may be used, which takes the model in the form that it was found exact in; where not,
+        the log and the progress file say so."""
+        if self._suffix_refused is None:
+            exact, self._suffix_refused = exact_form(self.language_model)
+            self.language_model = exact or self.language_model
+            if self._suffix_refused:
+                kind = type(self.language_model.model).__name__
+                note = f"{kind} is run by the reference engine, the suffix engine is not exact: {self._suffix_refused}"
+                log.warning("%s", note)
+                self.monitor.update(notes=(*self.monitor.progress.notes, note))
+        return not self._suffix_refused
+
+    def engine_kind(self, name: str) -> type[SuffixEngine | ReferenceEngine]:
+        """The engine that cells which ask for `name` run in."""
+        return ReferenceEngine if name == "reference" or not self._suffix_is_exact() else SuffixEngine
+
+    def engine(self, name: str, layers: Sequence[int], positions: Sequence[int], *pair_sets: PairSet) -> AbstractEngine:
+        """The engine for cells at these points, the prefix common to all these pairs taken out."""
+        if self.engine_kind(name) is ReferenceEngine:
+            return ReferenceEngine(self.language_model)
+        prompts = [part for pairs in pair_sets for part in (pairs.base, pairs.source)]
+        n_prefix = min(n_common_prefix(*prompts), *(part.first_token(positions) for part in prompts))
+        first = torch.from_numpy(prompts[0].ids_BT[0, :n_prefix]).to(self.language_model.device)
+        return SuffixEngine(self.language_model, layers=layers, prefix_P=first)
+
+
+def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, micro_batch: int) -> list[Column]:
+    """The fitted columns of the cohort. Raises: Interrupted, NotApplicable, TaskError, torch.OutOfMemoryError."""
+    stream = cohort.stream
+    with bench.monitor.phase("data"):
+        data = bench.task_data(stream.task, int(stream.data["n_test"]))
+        hypothesis = data.task.hypotheses[stream.hypothesis]
+        train, validation = (
+            make_pairs(
+                data.task,
+                hypothesis,
+                bench.tokenizer,
+                data.layout,
+                n_pairs=int(stream.data[size]),
+                split=split,
+                seed=stream.seed,
+            )
+            for split, size in (("train", "n_train"), ("validation", "n_eval"))
+        )
+    layers, positions = [cell.layer for cell in cohort.cells], [cell.position for cell in cohort.cells]
+    context = FitContext(
+        cohort=cohort,
+        engine=bench.engine(stream.engine, layers, positions, train, validation),
+        hidden_size=bench.language_model.hidden_size,
+        variables=hypothesis.variables,
+        train=train,
+        validation=validation,
+        device=bench.language_model.device,
+        micro_batch=micro_batch,
+        checkpoint=checkpoint,
+        monitor=bench.monitor,
+    )
+    method = importlib.import_module(f"workers.methods.{stream.method['name']}")
+    columns: list[Column] = method.fit(context)
+    return columns
+
+
+def saved_columns(bench: Workbench, cohort: Cohort) -> list[Column]:
+    """The columns of the cohort, trained and saved earlier. Raises: OSError."""
+    join_layers = bench.engine_kind(cohort.stream.engine).joins_layers
+    device = bench.language_model.device
+    return load_columns(bench.job.sweep_folder.alignments, cohort, join_layers=join_layers, device=device)
+
+
+def evaluate_cohort(
+    bench: Workbench, cohort: Cohort, columns: Sequence[Column], settings: Iterable[Setting], started: float
+) -> Iterator[dict[str, Any]]:
+    """The rows of every cell of the cohort on these settings. Raises: TaskError."""
+    n_cells = len(cohort.cells)
+    metric = METHODS[cohort.stream.method["name"]].metric
+    for setting in settings:
+        with bench.monitor.phase("evaluation"):
+            data, counts = evaluate_setting(bench, cohort, columns, setting)
+        variables = data.task.hypotheses[cohort.stream.hypothesis].variables
+        ended = time.time()
+        times = {"started": utc(started), "ended": utc(ended), "gpu_seconds": (ended - started) / n_cells}
+        times["peak_memory_bytes"] = bench.monitor.progress.peak_memory_bytes
+        for column, column_counts in zip(columns, counts, strict=True):
+            for cell, facts, count in zip(column.cells, column.facts, column_counts, strict=True):
+                row = cell_row(cohort, cell, setting.name, variables, data.gate) | times
+                yield row | _outcome(facts, count, data.gate, metric)
+
+
+def _outcome(facts: CellFacts, counts: Counts, gate: GateResult, metric: str) -> dict[str, Any]:
+    if facts.failure:
+        return {"status": "failed", "reason": facts.failure, "steps": facts.steps}
+    return measured(counts, facts, gate, metric)
+
+
+def evaluate_setting(
+    bench: Workbench, cohort: Cohort, columns: Sequence[Column], setting: Setting
+) -> tuple[TaskData, list[list[Counts]]]:
+    """The setting's task, and the counts of every cell on its test pairs. Raises: TaskError."""
+    stream = cohort.stream
+    n_test = int(stream.data["n_test"])
+    own = bench.task_data(stream.task, n_test)
+    data = bench.task_data({**stream.task, **setting.task}, n_test)
+    hypothesis = data.task.hypotheses[stream.hypothesis]
+    pairs = make_pairs(
+        data.task,
+        hypothesis,
+        bench.tokenizer,
+        data.layout,
+        n_pairs=n_test,
+        split="test" if setting.keep == "all" else f"test {setting.keep}",
+        seed=stream.seed,
+        draw=None if setting.keep == "all" else _draw_kept(bench, data, setting, n_test),
+    )
+    moved = moved_positions(own.layout, data.layout, [column.position for column in columns], setting.name)
+    layers = [layer for column in columns for layer in column.layers]
+    engine = bench.engine(stream.engine, layers, list(moved.values()), pairs)
+    batch = to_device(pairs, bench.language_model.device)
+    return data, count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved)
+
+
+def _draw_kept(bench: Workbench, data: TaskData, setting: Setting, n_test: int) -> Draw:
+    """A sampling of prompts that the model answers right (`correct`) or wrong (`incorrect`)."""
+    prompts = make_prompts(
+        data.task, bench.tokenizer, data.layout, n_prompts=_POOL_FACTOR * n_test, split=f"pool {setting.keep}"
+    )
+    right_B = bench.answers_right(prompts).tolist()
+    pool = [
+        inputs for inputs, right in zip(prompts.inputs, right_B, strict=True) if right == (setting.keep == "correct")
+    ]
+    if len(pool) < 2:
+        raise TaskError(
+            f"setting {setting.name!r}: the model gives {len(pool)} {setting.keep} answers among {len(right_B)} prompts"
+        )
+
+    def draw(rng: random.Random) -> Mapping[str, Any]:
+        return pool[rng.randrange(len(pool))]
+
+    return draw
+
+
+def save_alignments(job: Job, cohort: Cohort, columns: Sequence[Column]) -> None:
+    """Save what each cell learned as `options.save_alignments` asks. Raises: OSError."""
+    if job.options.save_alignments != "none":
+        whole = job.options.save_alignments == "full"
+        save_columns(job.sweep_folder.alignments, cohort, columns, whole=whole)
+
+
+def halves(cohort: Cohort) -> list[Cohort]:
+    """The cohort in two, whole positions kept together where there are several."""
+    cells = sorted(cohort.cells, key=lambda cell: (cell.position, cell.layer))
+    middle = len(cells) // 2
+    return [replace(cohort, cells=tuple(part)) for part in (cells[:middle], cells[middle:]) if part]

@@ -1,0 +1,22 @@
+"""How many cells fit side by side into a device's memory."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import torch
+
+_COPIES: Final = 5  # rotation, tangent, its gradient, two moments
+_SHARE: Final = 0.5  # of the free memory; activations take the rest, and after them the retraction of a column
+
+
+def cells_that_fit(hidden_size: int, device: torch.device, *, n_states: int = 0) -> int:
+    """The largest cohort whose rotations fit, or the `n_states` hidden states that each cell is fitted on; what a
+    forward pass takes beside them is met by halving (`workers.job.run`)."""
+    bytes_per_cell = 4 * hidden_size * max(_COPIES * hidden_size, n_states)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, int(_SHARE * free) // bytes_per_cell)

@@ -1,0 +1,143 @@
+"""The rows of a shard: one a cell and setting, in the schema of `workers.files.shard`."""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workers.files.folder import replace_file
+from workers.files.job import Cohort, Job, JobCell, canonical_json
+from workers.files.progress import Progress
+from workers.files.shard import SHARD_SCHEMA, SHARD_SCHEMA_VERSION
+from workers.job.evaluate import Counts
+from workers.methods.alignment import CellFacts
+from workers.methods.settings import method_label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """How well the model itself does the task: right answers among fresh prompts."""
+
+    n_correct: int
+    n_total: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return self.n_correct / self.n_total
+
+
+class RowWriter:
+    """Collects the rows of one attempt and replaces its shard whole after each cohort."""
+
+    def __init__(self, job: Job, attempt: int, progress: Progress) -> None:
+        folder = job.sweep_folder
+        self._path = folder.shards / f"{folder.attempt_name(job.job, attempt)}.parquet"
+        self._job = job
+        self._rows: list[dict[str, Any]] = []
+        self._run = {
+            "sweep": job.sweep,
+            "model": job.model_path,
+            "model_revision": job.model_revision,
+            "gpu_name": progress.gpu_name,
+            "gpu_uuid": progress.gpu_uuid,
+            "host": progress.host,
+            "backend": progress.backend,
+            "job": job.job,
+            "attempt": attempt,
+            "scheduler_job_id": progress.scheduler_job_id,
+            "git_sha": job.provenance.get("git_sha"),
+            "versions": canonical_json(versions()),
+        }
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take `rows` in and write the shard. Raises: OSError."""
+        self._rows += [{**self._run, **row} for row in rows]
+        self.write()
+
+    def write(self) -> None:
+        """Replace the shard by all rows so far. Raises: OSError."""
+        table = pa.Table.from_pylist(self._rows, schema=SHARD_SCHEMA)
+        notes = {"schema_version": str(SHARD_SCHEMA_VERSION), "job": self._job.job, "sweep": self._job.sweep}
+        notes["provenance"] = json.dumps(dict(self._job.provenance), sort_keys=True)
+        buffer = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata(notes), buffer, compression="zstd")
+        replace_file(self._path, buffer.getvalue())
+
+
+def cell_row(
+    cohort: Cohort, cell: JobCell, setting: str, variables: Sequence[str], gate: GateResult | None
+) -> dict[str, Any]:
+    """What every row of a cell has, whatever became of it."""
+    stream = cohort.stream
+    row: dict[str, Any] = {
+        "cell_key": cell.key,
+        "experiment": cohort.experiment,
+        "model_fingerprint": str(stream.model["fingerprint"]),
+        "task": str(stream.task["name"]),
+        "task_settings": canonical_json(dict(stream.task)),
+        "hypothesis": stream.hypothesis,
+        "variables": list(variables),
+        "layer": cell.layer,
+        "position": cell.position,
+        "token": cell.token,
+        "seed": stream.seed,
+        "method": method_label(stream.method),
+        "method_settings": canonical_json(dict(stream.method)),
+        "engine": stream.engine,
+        "setting": setting,
+        "status": "done",
+    }
+    if gate is not None:
+        row |= {"task_n_correct": gate.n_correct, "task_n_total": gate.n_total, "task_accuracy": gate.accuracy}
+    return row
+
+
+def measured(counts: Counts, facts: CellFacts, gate: GateResult, metric: str) -> dict[str, Any]:
+    """The measures of a finished cell. A probe's accuracy is no IIA: `iia` is null then, and so is `iia_normalized`,
+    as it is where the model is no better than the dummy."""
+    accuracy, dummy_accuracy = counts.n_correct / counts.n_total, counts.n_dummy / counts.n_total
+    span = gate.accuracy - dummy_accuracy
+    is_iia = metric == "iia"
+    return {
+        "metric": metric,
+        "n_correct": counts.n_correct,
+        "n_total": counts.n_total,
+        "iia": accuracy if is_iia else None,
+        "n_correct_none": counts.n_correct_none,
+        "n_correct_full": counts.n_correct_full,
+        "n_correct_random": counts.n_correct_random,
+        "n_only_cell": counts.n_only_cell,
+        "n_only_none": counts.n_only_none,
+        "dummy_accuracy": dummy_accuracy,
+        "iia_normalized": (accuracy - dummy_accuracy) / span if is_iia and span > 0 else None,
+        "subspace_dim": facts.subspace_dim,
+        "boundary": list(facts.boundary),
+        "loss": facts.loss,
+        "steps": facts.steps,
+    }
+
+
+def utc(unix_s: float) -> datetime:
+    """A moment given in Unix seconds."""
+    return datetime.fromtimestamp(unix_s, UTC)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("causalsweep", "torch", "transformers"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,247 @@
+"""A job from its file to its exit code: `python -m workers JOB.json`.
+
+1. Claim an attempt number, start the heartbeat.
+2. Load the model; measure its task accuracy (the gate).
+3. For each cohort that is not done: fit, or load what was fitted earlier; evaluate on the settings that lack rows;
+   write the rows. Out of memory: halve the micro-batch, then the cohort.
+4. Whatever happens is classed in the progress file, and in the exit code for the backend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import traceback
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from workers.data.model_info import ModelError
+from workers.data.tokenizer import Tokenizer
+from workers.engine.model import check_device, load_model, pick_device
+from workers.files.job import Cohort, Job
+from workers.files.progress import (
+    EXIT_BAD_INPUT,
+    EXIT_BUG,
+    EXIT_FINISHED,
+    EXIT_INTERRUPTED,
+    EXIT_NODE,
+    EXIT_OUT_OF_MEMORY,
+    AttemptState,
+    Failure,
+    FailureClass,
+    claim_attempt,
+    fingerprint,
+)
+from workers.job.cohort import Workbench, evaluate_cohort, fit_cohort, halves, save_alignments, saved_columns
+from workers.job.memory import cells_that_fit
+from workers.job.monitor import JobMonitor
+from workers.job.remaining import Work, work_of
+from workers.job.rows import GateResult, RowWriter, cell_row
+from workers.job.stop import StopRequest
+from workers.methods.alignment import Column
+from workers.methods.base import Interrupted, NotApplicable
+from workers.methods.checkpoint import CheckpointFile
+from workers.methods.settings import METHODS
+from workers.tasks import TaskError
+
+log = logging.getLogger(__name__)
+
+EXIT_CODES: Final[Mapping[FailureClass, int]] = {
+    FailureClass.BAD_INPUT: EXIT_BAD_INPUT,
+    FailureClass.OUT_OF_MEMORY: EXIT_OUT_OF_MEMORY,
+    FailureClass.NODE: EXIT_NODE,
+    FailureClass.PREEMPTED: EXIT_INTERRUPTED,
+    FailureClass.TIMEOUT: EXIT_INTERRUPTED,
+    FailureClass.BUG: EXIT_BUG,
+}
+_SMALLEST_MICRO_BATCH: Final = 4
+
+
+def run_job(job: Job, stop: StopRequest) -> int:
+    """The exit code (`workers.files.progress`) of one attempt at `job`, which ends early when `stop` is set."""
+    torch.set_num_threads(job.options.threads)
+    device = pick_device(job.options.device)
+    try:
+        attempt = claim_attempt(job.sweep_folder, job.job)
+    except OSError as error:
+        log.error("%s: cannot write: %s", job.sweep_folder.progress, error.strerror)
+        return EXIT_NODE
+    monitor = JobMonitor(job, attempt, stop=stop, device=device)
+    log.info("job %s attempt %d: %s on %s", job.job, attempt, job.label, device)
+    try:
+        _JobRun(job, attempt, monitor).run()
+    except Interrupted:
+        failure = monitor.interruption()
+        monitor.close(AttemptState.INTERRUPTED, failure)
+        log.warning("%s", failure.message)
+        return EXIT_CODES[failure.kind]
+    except Exception as error:  # the outermost frame: whatever it was becomes a classed failure
+        failure = classed(error)
+        log.error("%s: %s\n%s", failure.kind, failure.message, failure.traceback)
+        monitor.close(AttemptState.FAILED, failure)
+        return EXIT_CODES[failure.kind]
+    monitor.close(AttemptState.FINISHED)
+    log.info("finished: %s", monitor.summary())
+    return EXIT_FINISHED
+
+
+def classed(error: Exception) -> Failure:
+    """What kind of failure an exception is, by what to do next."""
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, ModelError | TaskError):
+        kind = FailureClass.BAD_INPUT
+    elif is_out_of_memory(error):
+        kind = FailureClass.OUT_OF_MEMORY
+    elif isinstance(error, OSError) or "CUDA error" in str(error) or "cudaError" in str(error):
+        kind = FailureClass.NODE
+    else:
+        kind = FailureClass.BUG
+    message = f"{type(error).__name__}: {error}"
+    return Failure(kind=kind, message=message, traceback=trace, fingerprint=fingerprint(kind, message, trace))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the device's or the host's memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """Work still to do, and how many pairs a forward pass may take."""
+
+    work: Work
+    micro_batch: int
+
+    def with_cells_of(self, cohort: Cohort) -> _Item:
+        """The same for these cells alone."""
+        return replace(self, work=replace(self.work, cohort=cohort))
+
+
+class _JobRun:
+    """One attempt while it runs."""
+
+    def __init__(self, job: Job, attempt: int, monitor: JobMonitor) -> None:
+        self.job, self.monitor = job, monitor
+        self.attempt_name = job.sweep_folder.attempt_name(job.job, attempt)
+        self.writer = RowWriter(job, attempt, monitor.progress)
+
+    def run(self) -> None:
+        """Whatever of the job has no rows yet. Raises: whatever ends the attempt."""
+        work = work_of(self.job)
+        to_train = [part.cohort for part in work if not part.is_trained]
+        n_left = sum(len(part.cohort.cells) for part in work)
+        self.monitor.begin(to_train, n_done_before=self.job.n_cells - n_left)
+        if not work:
+            return
+        check_device(self.job.options.device, self.monitor.device)
+        model_path = Path(self.job.model_path)
+        tokenizer = Tokenizer.load(model_path)
+        dtype = str(work[0].cohort.stream.model["dtype"])
+        device, n_gpus = self.monitor.device, self.job.n_gpus
+        language_model = load_model(model_path, dtype=dtype, device=device, n_gpus=n_gpus)
+        self.bench = Workbench(self.job, language_model, tokenizer, self.monitor)
+        items = deque(item for part in work for item in self._fitting(part))
+        while items:
+            item = items.popleft()
+            try:
+                self._run_cohort(item)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                items.extendleft(reversed(self._smaller(item, error)))
+
+    def _micro_batch(self, cohort: Cohort) -> int:
+        return self.job.options.micro_batch or int(cohort.stream.method.get("batch_size", 64))
+
+    def _fitting(self, work: Work) -> list[_Item]:
+        """The cohort in parts that the device's memory holds."""
+        model, stream = self.bench.language_model, work.cohort.stream
+        on_activations = METHODS[stream.method["name"]].fits == "on activations"
+        n_states = int(stream.data["n_train"]) if on_activations else 0
+        limit = self.job.options.max_cohort or cells_that_fit(model.hidden_size, model.device, n_states=n_states)
+        parts = [work.cohort]
+        while any(len(part.cells) > limit for part in parts):
+            parts = [half for part in parts for half in halves(part)]
+        return [_Item(replace(work, cohort=part), self._micro_batch(part)) for part in parts]
+
+    def _run_cohort(self, item: _Item) -> None:
+        cohort, started = item.work.cohort, time.time()
+        gate = self.bench.task_data(cohort.stream.task, int(cohort.stream.data["n_test"])).gate
+        if gate.accuracy < self.job.gate_task_accuracy:
+            reason = f"task accuracy {gate.accuracy:.4f} is below the gate's {self.job.gate_task_accuracy:.4f}"
+            self._skip(item.work, reason, gate)
+            return
+        checkpoint = CheckpointFile(self.job.sweep_folder.checkpoints, cohort.key(), self.attempt_name)
+        try:
+            columns = self._columns(item, checkpoint)
+        except NotApplicable as error:
+            self._skip(item.work, str(error), None)
+            return
+        self.monitor.update(phase="evaluate")
+        rows = list(evaluate_cohort(self.bench, cohort, columns, item.work.settings, started))
+        if not item.work.is_trained:
+            save_alignments(self.job, cohort, columns)
+        self.writer.add(rows)
+        checkpoint.remove()
+        self.monitor.cohort_done(cohort, rows, _divergences(columns))
+        log.info("%s: %d cells in %.1f s", cohort.experiment, len(cohort.cells), time.time() - started)
+
+    def _columns(self, item: _Item, checkpoint: CheckpointFile) -> list[Column]:
+        """The cohort's columns: trained here, or read where they were trained earlier."""
+        cohort = item.work.cohort
+        running = tuple(cell.key for cell in cohort.cells)
+        if item.work.is_trained:
+            self.monitor.check_stop()
+            self.monitor.update(phase="evaluate", running_cells=running)
+            return saved_columns(self.bench, cohort)
+        self.monitor.check_time_for(cohort)
+        self.monitor.update(phase="train", running_cells=running)
+        return fit_cohort(self.bench, cohort, checkpoint, micro_batch=item.micro_batch)
+
+    def _skip(self, work: Work, reason: str, gate: GateResult | None) -> None:
+        """Record cells that cannot be run. `gate` is given where the gate is why: it may be lowered one day."""
+        cohort = work.cohort
+        data = self.bench.task_data(cohort.stream.task, int(cohort.stream.data["n_test"]))
+        variables = data.task.hypotheses[cohort.stream.hypothesis].variables
+        rows: list[dict[str, Any]] = [
+            cell_row(cohort, cell, setting.name, variables, gate) | {"status": "skipped", "reason": reason}
+            for setting in work.settings
+            for cell in cohort.cells
+        ]
+        self.writer.add(rows)
+        self.monitor.cohort_done(cohort, rows, ())
+        log.warning("%s: %d cells skipped: %s", cohort.experiment, len(cohort.cells), reason)
+
+    def _smaller(self, item: _Item, error: Exception) -> list[_Item]:
+        """The same cells in less memory: half the micro-batch, then half the cohort. Raises: `error` in the end."""
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
+        cohort = item.work.cohort
+        if item.micro_batch >= 2 * _SMALLEST_MICRO_BATCH:
+            rest = [replace(item, micro_batch=item.micro_batch // 2)]
+            note = f"out of memory: micro-batch halved to {item.micro_batch // 2} pairs (same effective batch)"
+        elif len(cohort.cells) > 1:
+            rest = [item.with_cells_of(half) for half in halves(cohort)]
+            note = f"out of memory: cohort of {len(cohort.cells)} cells halved"
+        else:
+            raise error
+        log.warning("%s", note)
+        self.monitor.update(notes=(*self.monitor.progress.notes, note))
+        return rest
+
+
+def _divergences(columns: list[Column]) -> tuple[Failure, ...]:
+    return tuple(
+        Failure(kind=FailureClass.DIVERGED, message=facts.failure, cell_key=cell.key)
+        for column in columns
+        for cell, facts in zip(column.cells, column.facts, strict=True)
+        if facts.failure
+    )

@@ -1,0 +1,116 @@
+"""What cells learned, on disk: one safetensors file a cell, enough to evaluate it again to the last bit.
+
+    alignment   directions_DK and mask_VK, the directions after the last one that a mask lets through left out
+    probe       weight_VD, bias_V, centre_VD, cut_V
+
+The metadata say which cell it is, what there is to say of it (`CellFacts`), and how many directions there were. The
+interchange of the whole vector learns nothing and has no file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from workers.files.folder import replace_file
+from workers.files.job import Cohort, JobCell, canonical_json
+from workers.methods.alignment import MASK_FLOOR, Alignment, CellFacts, Column, Learned, Probe, columns_of, joined
+from workers.methods.settings import method_label
+
+_PROBE_PARTS: Final = ("weight", "bias", "centre", "cut")
+
+
+def alignment_path(folder: Path, cell_key: str) -> Path:
+    """Where a cell's file lies, in one of 256 folders."""
+    return folder / cell_key[:2] / f"{cell_key}.safetensors"
+
+
+def save_columns(folder: Path, cohort: Cohort, columns: Sequence[Column], *, whole: bool) -> None:
+    """Write what each cell that did not fail has learned; `whole` keeps every direction. Raises: OSError."""
+    for column in columns:
+        for index, (cell, facts) in enumerate(zip(column.cells, column.facts, strict=True)):
+            tensors = _tensors(column.learned, index, whole=whole)
+            if facts.failure or not tensors:
+                continue
+            path = alignment_path(folder, cell.key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, save(tensors, metadata=_notes(cohort, cell, facts, column.learned)))
+
+
+def _tensors(learned: Learned, cell: int, *, whole: bool) -> dict[str, Tensor]:
+    if isinstance(learned, Alignment):
+        directions_DK, mask_VK = learned.directions_CDK[cell], learned.mask_CVK[cell]
+        if not whole:
+            through = (mask_VK > MASK_FLOOR).any(dim=0).nonzero()
+            n_kept = int(through.max()) + 1 if len(through) else 0
+            directions_DK, mask_VK = directions_DK[:, :n_kept], mask_VK[:, :n_kept]
+        tensors = {"directions": directions_DK, "mask": mask_VK}
+    elif isinstance(learned, Probe):
+        parts = (learned.weight_CVD, learned.bias_CV, learned.centre_CVD, learned.cut_CV)
+        tensors = {name: part[cell] for name, part in zip(_PROBE_PARTS, parts, strict=True)}
+    else:
+        return {}
+    return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+
+
+def _notes(cohort: Cohort, cell: JobCell, facts: CellFacts, learned: Learned) -> dict[str, str]:
+    return {
+        "cell_key": cell.key,
+        "experiment": cohort.experiment,
+        "hypothesis": cohort.stream.hypothesis,
+        "seed": str(cohort.stream.seed),
+        "method": method_label(cohort.stream.method),
+        "layer": str(cell.layer),
+        "position": str(cell.position),
+        "facts": canonical_json(asdict(facts)),
+        "n_directions": str(learned.directions_CDK.shape[2] if isinstance(learned, Alignment) else 0),
+    }
+
+
+def is_saved(folder: Path, cell_key: str) -> bool:
+    """Whether what the cell learned can be read again."""
+    try:
+        with safe_open(alignment_path(folder, cell_key), framework="pt") as file:
+            return bool(file.metadata()["cell_key"] == cell_key and _facts(file.metadata()["facts"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return False
+
+
+def load_columns(folder: Path, cohort: Cohort, *, join_layers: bool, device: torch.device) -> list[Column]:
+    """The columns that `save_columns` wrote; they give the numbers that they gave right after the training.
+
+    Raises: OSError, SafetensorError where a cell's file is missing or torn.
+    """
+    columns = []
+    for position, cells in columns_of(cohort.cells, join_layers=join_layers):
+        loaded = [_load(alignment_path(folder, cell.key), device) for cell in cells]
+        learned, facts = zip(*loaded, strict=True)
+        columns.append(Column(position=position, cells=cells, learned=joined(learned), facts=facts))
+    return columns
+
+
+def _load(path: Path, device: torch.device) -> tuple[Learned, CellFacts]:
+    """One cell's, as many directions as it had: those that no mask lets through are zero."""
+    with safe_open(path, framework="pt") as file:
+        notes = file.metadata()
+    tensors = {name: tensor[None] for name, tensor in load_file(path, device=str(device)).items()}
+    if "directions" not in tensors:
+        return Probe(*(tensors[name] for name in _PROBE_PARTS)), _facts(notes["facts"])
+    n_missing = int(notes["n_directions"]) - tensors["directions"].shape[2]
+    directions_1DK, mask_1VK = (
+        torch.nn.functional.pad(tensors[name], (0, n_missing)) for name in ("directions", "mask")
+    )
+    return Alignment(directions_1DK, mask_1VK), _facts(notes["facts"])
+
+
+def _facts(text: str) -> CellFacts:
+    facts = CellFacts(**json.loads(text))
+    return replace(facts, boundary=tuple(facts.boundary))

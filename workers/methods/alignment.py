@@ -1,0 +1,131 @@
+"""What cells learn. Most methods end in an alignment: directions of the hidden state, and how much an interchange takes
+over of each.
+
+    mixed = base + (((source - base) W) * m) W^T
+
+W holds directions in its columns, m is between 0 and 1; those that one variable's mask lets through are orthonormal.
+With an orthogonal W this is Boundless DAS's "rotate base and source, mix, rotate back", at half the arithmetic, and it
+leaves a base alone to the last bit where m is 0. The whole vector needs no directions; a probe intervenes on nothing.
+
+Shapes, by suffix: C cells at one position, B pairs, D hidden size, K directions, V variables of the hypothesis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from workers.engine.base import Mix
+from workers.files.job import JobCell, content_key
+
+MASK_FLOOR: Final = 1e-6  # a direction that takes over less than this is left out
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The alignments of C cells, `directions_CDK` and `mask_CVK`, float32."""
+
+    directions_CDK: Tensor
+    mask_CVK: Tensor
+
+    def mix(self, variable_B: Tensor) -> Mix:
+        """The intervention in which pair b interchanges variable `variable_B[b]`."""
+        mask_CBK = self.mask_CVK[:, variable_B]
+
+        def mix(base_CBD: Tensor, source_CBD: Tensor) -> Tensor:
+            taken_CBK = torch.bmm(source_CBD - base_CBD, self.directions_CDK) * mask_CBK
+            return base_CBD + torch.bmm(taken_CBK, self.directions_CDK.mT)
+
+        return mix
+
+
+@dataclass(frozen=True, slots=True)
+class WholeVector:
+    """The interchange of the whole vector, whatever the cell: there is nothing to learn."""
+
+    def mix(self, _variable_B: Tensor) -> Mix:
+        """The intervention that replaces the base's vector by the source's."""
+        return lambda _base_CBD, source_CBD: source_CBD
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Linear classifiers of C cells: each says whether variable v's value in the base run lies above `cut_CV`.
+
+    The score is weight . (base - centre) + bias. All float32, the cut float64.
+    """
+
+    weight_CVD: Tensor
+    bias_CV: Tensor
+    centre_CVD: Tensor
+    cut_CV: Tensor
+
+    def says(self, base_CBD: Tensor, variable_B: Tensor) -> Tensor:
+        """said_CB: what each cell's classifier of pair b's variable says."""
+        centred_CBD = base_CBD - self.centre_CVD[:, variable_B]
+        return (centred_CBD * self.weight_CVD[:, variable_B]).sum(dim=2) + self.bias_CV[:, variable_B] > 0
+
+    def truth(self, value_B: Tensor, variable_B: Tensor) -> Tensor:
+        """truth_CB: what it should say."""
+        return value_B > self.cut_CV[:, variable_B]
+
+
+Learned = Alignment | WholeVector | Probe
+
+
+def joined(parts: Sequence[Learned]) -> Learned:
+    """What several cells learned by one method, side by side."""
+    kind = type(parts[0])
+    tensors = [[getattr(part, field.name) for part in parts] for field in fields(kind)]
+    return kind(*(torch.cat(column) for column in tensors))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellFacts:
+    """What a method says of one cell beside what it learned. `failure` is set where the training diverged."""
+
+    boundary: tuple[float, ...] = ()  # fraction of the hidden size, one a variable; empty where none is learned
+    subspace_dim: int = 0  # dimensions that are taken over, or that a probe reads
+    loss: float | None = None
+    steps: int = 0
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """The fitted cells of a cohort at one position, by layer."""
+
+    position: int
+    cells: tuple[JobCell, ...]
+    learned: Learned
+    facts: tuple[CellFacts, ...]
+
+    @property
+    def layers(self) -> list[int]:
+        """The cells' layers, ascending."""
+        return [cell.layer for cell in self.cells]
+
+
+def columns_of(cells: Sequence[JobCell], *, join_layers: bool) -> list[tuple[int, tuple[JobCell, ...]]]:
+    """The cells by position, each position's by layer: the groups that go through a tail together. One cell a group
+    where the engine cannot join layers."""
+    ordered = sorted(cells, key=lambda cell: (cell.position, cell.layer))
+    if not join_layers:
+        return [(cell.position, (cell,)) for cell in ordered]
+    positions = dict.fromkeys(cell.position for cell in ordered)
+    return [(position, tuple(cell for cell in ordered if cell.position == position)) for position in positions]
+
+
+def random_rotation(seed_text: str, size: int, device: torch.device) -> Tensor:
+    """A size x size orthogonal matrix, uniform over all of them, that depends on `seed_text` alone.
+
+    Source: Mezzadri, "How to generate random matrices from the classical compact groups", 2007 (QR with signs fixed).
+    """
+    generator = torch.Generator().manual_seed(int(content_key(seed_text)[:15], 16))
+    gaussian = torch.randn(size, size, generator=generator).to(device)
+    q, r = torch.linalg.qr(gaussian)
+    return q * r.diagonal().sign()
