@@ -1,0 +1,33 @@
+"""Where in a model a cell intervenes: the one type that spec, planner, engine, store and maps share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+BLOCK_OUTPUT: Final = "block_output"  # the residual stream after a decoder block: the site of a cell that names none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One place in a model.
+
+    `layer` is the decoder block (0-based). `position` is a point of the prompts: a token's index (0-based, BOS counted)
+    or the number of a named position. `site` is the activation inside the block, and `unit` which part of it (a head,
+    say); None where the site has no parts.
+    """
+
+    layer: int
+    position: int
+    site: str = BLOCK_OUTPUT
+    unit: int | None = None
+
+    def science(self) -> dict[str, Any]:
+        """The place's part of a cell key. What every cell had before there were sites is left out, so that the keys of
+        earlier versions stay."""
+        found: dict[str, Any] = {"layer": self.layer, "position": self.position}
+        if self.site != BLOCK_OUTPUT:
+            found["site"] = self.site
+        if self.unit is not None:
+            found["unit"] = self.unit
+        return found
