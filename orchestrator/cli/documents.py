@@ -57,7 +57,7 @@ def receipt_document(receipt: Receipt) -> dict[str, Any]:
 
 def status_document(status: SweepStatus) -> dict[str, Any]:
     """Everything but the cells one by one."""
-    from orchestrator.status.states import CellState
+    from orchestrator.status.cell_state import CellState
 
     return {
         "sweep": status.name,

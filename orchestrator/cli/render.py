@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.status.states import CellState
+from orchestrator.status.cell_state import CellState
 from workers.files.job import MAIN_SETTING
 
 if TYPE_CHECKING:
@@ -31,16 +31,6 @@ if not out.is_terminal:
 
 _NUMBERS = ("cells", "steps/s", "left", "attempt")
 
-_COLOURS = {
-    CellState.DONE: "green",
-    CellState.RUNNING: "cyan",
-    CellState.WAITING: "blue",
-    CellState.FAILED: "red",
-    CellState.SKIPPED: "yellow",
-    CellState.INAPPLICABLE: "dim",
-    CellState.LEFT_OUT: "dim",
-    CellState.MISSING: "dim",
-}
 _MAX_LIVE_JOBS = 16
 
 
@@ -157,13 +147,13 @@ def _counts(status: SweepStatus) -> Text:
     for state in CellState:
         if status.counts[state]:
             text.append(", ")
-            text.append(f"{status.counts[state]:,} {state}", _COLOURS[state])
+            text.append(f"{status.counts[state]:,} {state.label}", state.colour)
     return text
 
 
 def status_line(status: SweepStatus) -> str:
     """The status on one line, for logs and pipes."""
-    counts = ", ".join(f"{status.counts[state]} {state}" for state in CellState if status.counts[state])
+    counts = ", ".join(f"{status.counts[state]} {state.label}" for state in CellState if status.counts[state])
     if status.is_quiet:
         return f"{status.name}: {counts}"
     running = sum(job.state == "RUNNING" for job in status.jobs)

@@ -63,7 +63,7 @@ class Display:
     def summary(self, sweep: Sweep, status: SweepStatus, *, was_stopped: bool) -> str:
         """What to do next."""
         from orchestrator.cli.render import duration, status_line
-        from orchestrator.status.states import CellState
+        from orchestrator.status.cell_state import CellState
 
         name = sweep.spec.name
         if status.is_done:

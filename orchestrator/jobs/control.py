@@ -10,10 +10,8 @@ from orchestrator.backends.submissions import read_submissions
 from orchestrator.errors import SweepNotFound
 from orchestrator.grid.expand import Grid, cell_fields
 from orchestrator.spec.filters import CellFilter
-from orchestrator.status.states import CellState, JobStatus, SweepStatus
+from orchestrator.status.states import JobStatus, SweepStatus
 from workers.files.folder import SweepFolder
-
-_OPEN = (CellState.RUNNING, CellState.WAITING)
 
 
 def jobs_matching(
@@ -24,7 +22,7 @@ def jobs_matching(
     places = {cell.key: cell_fields(strand, cell) for strand, cell in grid.cells()}
 
     def matches(job: JobStatus) -> bool:
-        keys = [key for key in keys_of(job.name) if key in places and status.cells[key].state in _OPEN]
+        keys = [key for key in keys_of(job.name) if key in places and status.cells[key].state.is_held]
         return all(chosen.matches(places[key]) for key in keys)
 
     return [job for job in status.jobs if job.holds_cells and matches(job)]

@@ -18,7 +18,8 @@ from typing import Final
 
 from cluster.backend import JobState
 from orchestrator.errors import RepeatedBug
-from orchestrator.status.states import Attempt, CellState, JobStatus, SweepStatus
+from orchestrator.status.cell_state import CellState
+from orchestrator.status.states import Attempt, JobStatus, SweepStatus
 from workers.files.progress import Failure, FailureClass
 
 MAX_FAILURES: Final[Mapping[FailureClass, int]] = {FailureClass.OUT_OF_MEMORY: 3, FailureClass.NODE: 3}
@@ -82,12 +83,12 @@ def select(
 
 def _is_wanted(state: CellState, mode: Mode, kinds: Mapping[FailureClass, int], last: FailureClass | None) -> bool:
     if mode is Mode.RESUME:
-        return state in (CellState.MISSING, CellState.FAILED)
+        return state.is_open
     if mode is Mode.SUBMIT:
         return state is CellState.MISSING
     if last is None:
         return state is CellState.MISSING
-    if state not in (CellState.MISSING, CellState.FAILED):
+    if not state.is_open:
         return False
     return last in _FREE or kinds[last] <= MAX_FAILURES.get(last, -1)
 

@@ -11,7 +11,8 @@ from orchestrator.plan.costs import DEVICES, Calibration, CostModel
 from orchestrator.plan.machines import Machines
 from orchestrator.plan.packing import Part, PlannedJob, makespan_s, pack
 from orchestrator.spec.schema import SweepSpec
-from orchestrator.status.states import CellState, JobStatus, SweepStatus
+from orchestrator.status.cell_state import CellState
+from orchestrator.status.states import JobStatus, SweepStatus
 from workers.files.folder import SweepFolder, visible_files
 from workers.files.job import Cohort, Job, JobCell, RunOptions
 
@@ -67,13 +68,13 @@ class Planner:
     def plan(self, status: SweepStatus) -> Plan:
         """What running the cells that are missing or failed would mean."""
         counts = status.counts
-        keys = {key for key, cell in status.cells.items() if cell.state in (CellState.MISSING, CellState.FAILED)}
+        keys = {key for key, cell in status.cells.items() if cell.state.is_open}
         jobs = self.jobs(keys, over(status))
         return Plan(
             sweep=self.spec.name,
             n_cells=len(status.cells),
             n_done=counts[CellState.DONE],
-            n_held=counts[CellState.RUNNING] + counts[CellState.WAITING],
+            n_held=sum(count for state, count in counts.items() if state.is_held),
             n_skipped=counts[CellState.SKIPPED] + counts[CellState.INAPPLICABLE],
             n_left_out=counts[CellState.LEFT_OUT],
             n_to_run=len(keys),

@@ -22,28 +22,13 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from orchestrator.report.heatmap import METRIC_NAMES, HeatMap, Over, Scale, shown_name
+from orchestrator.status.cell_state import MARKS
 from orchestrator.store.statistics import ALPHA
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING
 
 DPI: Final = 200
 COLOURS: Final = {Scale.RAW: "viridis", Scale.NORMALISED: "viridis", Scale.EXCESS: "RdBu_r"}
-STATE_NAMES: Final = {
-    "running": "running",
-    "failed": "failed",
-    "waiting": "waiting",
-    "missing": "missing",
-    "skipped": "skipped",
-    "left_out": "left out",
-}
-_FACES: Final = {
-    "running": ("#dfe3e8", "////"),
-    "failed": ("#8d8d8d", "xxxx"),
-    "waiting": ("#f4f4f4", "||||"),
-    "missing": ("#ffffff", "...."),
-    "skipped": ("#cfcfcf", "----"),
-    "left_out": ("#ffffff", "\\\\\\\\"),
-}
 _STYLE: Final[dict[str, Any]] = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
@@ -124,9 +109,11 @@ def _frame(maps: Sequence[HeatMap], *, legend_lines: int) -> tuple[Figure, list[
 
 def _draw_states(axes: Any, states: Any) -> None:
     for layer, position in zip(*np.nonzero((states != "done") & (states != "")), strict=True):
-        face, hatch = _FACES[states[layer, position]]
+        mark = MARKS[states[layer, position]]
         corner = (position, layer)
-        axes.add_patch(Rectangle(corner, 1, 1, facecolor=face, edgecolor="#777777", hatch=hatch, linewidth=0))
+        axes.add_patch(
+            Rectangle(corner, 1, 1, facecolor=mark.light, edgecolor="#777777", hatch=mark.hatch, linewidth=0)
+        )
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#d8d8d8", linewidth=0.5))
 
 
@@ -183,9 +170,9 @@ def _legend_entries(maps: Sequence[HeatMap], over: Over) -> list[list[Any]]:
         lines.append([dot])
     states = np.concatenate([item.states(over).ravel() for item in maps])
     patches = [
-        Patch(facecolor=_FACES[state][0], edgecolor="#777777", hatch=_FACES[state][1], linewidth=0.4, label=name)
-        for state, name in STATE_NAMES.items()
-        if state in states
+        Patch(facecolor=mark.light, edgecolor="#777777", hatch=mark.hatch, linewidth=0.4, label=state.label)
+        for state, mark in MARKS.items()
+        if state.value in states
     ]
     lines += [patches[start : start + _LEGEND_COLUMNS] for start in range(0, len(patches), _LEGEND_COLUMNS)]
     return lines

@@ -14,7 +14,8 @@ from orchestrator.errors import SpecError, StorageError
 from orchestrator.grid.expand import Grid
 from orchestrator.grid.file import cells_table
 from orchestrator.spec.filters import CELL_FIELDS, CellFilter
-from orchestrator.status.states import CellState, SweepStatus
+from orchestrator.status.cell_state import CellState
+from orchestrator.status.states import SweepStatus
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
@@ -99,9 +100,9 @@ def check(status: SweepStatus) -> Check:
         if state is not CellState.DONE and n_cells:
             reasons = {cell.reason for cell in status.cells.values() if cell.state is state and cell.reason}
             why = f", for instance: {sorted(reasons)[0]}" if reasons else ""
-            said[state] = f"{n_cells} cells are {state}{why}"
-    settled = [said.pop(state) for state in (CellState.INAPPLICABLE, CellState.LEFT_OUT) if state in said]
-    problems = tuple(said.values())
+            said[state] = f"{n_cells} cells are {state.label}{why}"
+    settled = [line for state, line in said.items() if state.is_remark]
+    problems = tuple(line for state, line in said.items() if not state.is_remark)
     torn = tuple(f"{shard.path}: torn shard ({shard.problem}); its rows do not count" for shard in status.torn)
     return Check(
         is_done=status.is_done,

@@ -13,13 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.report.measured import MAP_KEYS
+from orchestrator.status.cell_state import CellState
 from workers.files.job import MAIN_SETTING
 
 Place: TypeAlias = tuple[int, int, str]  # layer, position, token: what makes cells of two maps equal
 
 METRIC_NAMES: Final = {"iia": "IIA", "decoding": "Decoding accuracy"}
-# The state that stands for a place none of whose seeds is measured: what is still to come, before what is settled.
-_FOREMOST: Final = ("running", "failed", "waiting", "missing", "skipped", "left_out")
 _MAPPED: Final = ["layer", "position", "token", "seed", "value", "normalised", "excess", "better"]
 _BYTE_TOKENS: Final = {"<0x0A>": "\n", "<0x09>": "\t", "<0x0D>": "\r"}
 _SHOWN: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -75,16 +74,16 @@ class HeatMap:
         grid[self._at(numbers)] = numbers[scale.value].to_numpy(dtype=float)
         return grid
 
-    def states(self, over: Over | int) -> NDArray[np.str_]:
+    def states(self, over: Over | int) -> NDArray[np.object_]:
         """States [layer, position]: `done` where a number is measured, empty where no cell is planned."""
         at_layer, at_position = self._at(self.cells)
-        states = self.cells["state"].to_numpy(dtype="<U8")
+        states = self.cells["state"].to_numpy(dtype=object)  # a fixed width would cut a longer name
         if isinstance(over, int):
             states = np.where(self.cells["seed"] == over, states, "")
-        grid = np.full((len(self.layers), len(self.positions)), "", dtype="<U8")
-        for state in (*reversed(_FOREMOST), "done"):
-            here = states == state
-            grid[at_layer[here], at_position[here]] = state
+        grid = np.full((len(self.layers), len(self.positions)), "", dtype=object)
+        for state in reversed(CellState):  # the first state in its order is written last, and stays
+            here = states == state.value
+            grid[at_layer[here], at_position[here]] = state.value
         return grid
 
     def better(self, over: Over | int) -> NDArray[np.bool_]:

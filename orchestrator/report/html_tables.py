@@ -10,19 +10,10 @@ from typing import Any, Final
 import pandas as pd
 
 from orchestrator.report.heatmap import HeatMap, shown_name, shown_token
-from orchestrator.report.measured import STATES
+from orchestrator.status.cell_state import MAPPED
 from workers.files.job import MAIN_SETTING
 
 NOTHING: Final = "–"
-_STATE_MEANING: Final = {
-    "done": "measured",
-    "running": "a job has it now",
-    "failed": "tried, and no result; the reason is below",
-    "waiting": "in a job that waits for the cluster",
-    "missing": "planned, and in no job that waits or runs",
-    "skipped": "not run on purpose: the model fails the gate, or the method has no meaning there",
-    "left_out": "not run on purpose: coarse to fine found it not worth its cost",
-}
 
 
 def page_tables(
@@ -212,9 +203,7 @@ def _states_table(maps: Sequence[HeatMap], n_unplanned: int) -> str:
     if cells.empty:
         return "<p>The grid has no cells.</p>"
     counts = cells["state"].value_counts()
-    lines = [
-        [shown_name(state), f"{counts[state]:,}", _STATE_MEANING[state]] for state in STATES if counts.get(state, 0)
-    ]
+    lines = [[state.label, f"{counts[state.value]:,}", state.meaning] for state in MAPPED if counts.get(state.value, 0)]
     if n_unplanned:
         lines.append(["not planned", f"{n_unplanned:,}", "in the store, but not of this grid; not shown"])
     table = _table(["State", "Cells", "Meaning"], lines, "")
@@ -222,8 +211,9 @@ def _states_table(maps: Sequence[HeatMap], n_unplanned: int) -> str:
     if reasons.empty:
         return table
     groups = reasons.groupby(["state", "reason"])["job"].agg(["size", "unique"]).sort_values("size", ascending=False)
+    labels = {state.value: state.label for state in MAPPED}
     named = [
-        [shown_name(state), f"{group['size']:,}", html.escape(reason), html.escape(_some(group["unique"]))]
+        [labels[state], f"{group['size']:,}", html.escape(reason), html.escape(_some(group["unique"]))]
         for (state, reason), group in groups.iterrows()
     ]
     return table + "<h3>Reasons</h3>" + _table(["State", "Cells", "Reason", "Jobs"], named, "")

@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from orchestrator.status.cell_state import CellState
 from orchestrator.store.statistics import ALPHA, benjamini_hochberg, holm, mcnemar_exact, normalise, wilson_interval
 from workers.files.job import MAIN_SETTING
 
-STATES: Final = ("done", "running", "failed", "waiting", "missing", "skipped", "left_out")
 CONTROLS: Final = ("none", "full", "random")
 MAP_KEYS: Final = ["experiment", "method", "setting"]
 
@@ -43,7 +43,7 @@ def measured(rows: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
     lines = _planned(rows, grid).merge(_of_store(rows), on=["cell_key", "setting"], how="left")
     has_counts = (lines["status"] == "done") & (lines["n_total"] > 0)
     stated = lines["state"].where(lines["state"] != "done", "missing")  # done, but not evaluated on this setting
-    stated = stated.where(stated != "inapplicable", "skipped")  # the reason tells the two apart
+    stated = stated.map({state.value: state.on_map.value for state in CellState})
     lines["state"] = lines["status"].where(lines["status"].isin(["failed", "skipped"]), stated).mask(has_counts, "done")
     for name in ("reason", "job"):
         of_row = lines[f"{name}_of_row"]

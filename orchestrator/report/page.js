@@ -6,15 +6,6 @@ const by_id = (id) => document.getElementById(id);
 const chosen = { method: "", setting: data.main, scale: "raw", over: "maximum" };
 const SCALES = { raw: "Raw", normalised: "Normalised", excess: "Above controls" };
 const METRICS = { iia: "IIA", decoding: "Decoding accuracy" };
-// How a place without a number is marked: a plotly symbol, and the same on an 18 x 18 grid for the key.
-const MARKS = {
-  running: ["triangle-right", "M6 4 14 9 6 14Z"],
-  failed: ["x-thin", "M5 5 13 13M13 5 5 13"],
-  waiting: ["circle-open", "M9 5.5a3.5 3.5 0 1 0 .01 0Z"],
-  missing: ["square-open", "M5.5 5.5h7v7h-7Z"],
-  skipped: ["line-ew", "M4 9h10"],
-  left_out: ["circle", "M9 8a1 1 0 1 0 .01 0Z"],
-};
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -101,7 +92,7 @@ function key() {
     element("div", { class: "ticks" }, ticks));
   const states = maps_now().flatMap((map) => map.state[chosen.over] ?? []).flat();
   const items = Object.keys(data.states).filter((state) => states.includes(state)).map((state) =>
-    element("li", {}, swatch(css(state), MARKS[state][1], state === "running"), data.states[state]));
+    element("li", {}, swatch(css(state), data.states[state]), data.states[state].label));
   if (maps_now().some((map) => map.better[chosen.over]?.flat().includes(1))) {
     items.push(element("li", {}, dot(), "more often right than without intervention (Holm)"));
   }
@@ -114,8 +105,8 @@ function svg(name, attributes, ...children) {
   made.append(...children);
   return made;
 }
-const swatch = (colour, path, filled) => svg("svg", { viewBox: "0 0 18 18", style: `background:${colour}` },
-  svg("path", { d: path, fill: filled ? css("mark") : "none", stroke: css("mark"), "stroke-width": 1.4 }));
+const swatch = (colour, mark) => svg("svg", { viewBox: "0 0 18 18", style: `background:${colour}` },
+  svg("path", { d: mark.path, fill: mark.is_filled ? css("mark") : "none", stroke: css("mark"), "stroke-width": 1.4 }));
 const dot = () => svg("svg", { viewBox: "0 0 18 18", style: `background:${data.colours.raw[13]}` },
   svg("circle", { cx: 9, cy: 9, r: 3, fill: "#fff", stroke: "#000" }));
 
@@ -191,8 +182,8 @@ function traces(map, width, cell_height) {
   const heat = { type: "heatmap", showscale: false, xgap: 1, ygap: 1 };
   const at = (wanted) => state.flatMap((line, y) => line.flatMap((_, x) => (wanted(y, x) ? [[x, y]] : [])));
   const size = Math.max(4, Math.min(9, 0.45 * Math.min(cell_height, width / map.positions.length)));
-  const symbols = Object.entries(MARKS).map(([name, [symbol]]) => marks(at((y, x) => state[y][x] === name), {
-    symbol, size: name === "left_out" ? 3 : size, color: css("mark"), line: { color: css("mark"), width: 1.4 },
+  const symbols = Object.entries(data.states).map(([name, { symbol, is_dot }]) => marks(at((y, x) => state[y][x] === name), {
+    symbol, size: is_dot ? 3 : size, color: css("mark"), line: { color: css("mark"), width: 1.4 },
   }));
   const better = map.better[chosen.over] ?? [];
   return [
@@ -267,7 +258,7 @@ function card_of(map, layer, position, records) {
 }
 
 function absent(told) {
-  return [element("div", { class: "big" }, data.states[told.state] ?? told.state), element("div", {}, told.reason || "no measurement yet")];
+  return [element("div", { class: "big" }, data.states[told.state]?.label ?? told.state), element("div", {}, told.reason || "no measurement yet")];
 }
 
 function measured(map, told, done, value) {
@@ -300,7 +291,7 @@ function test(told) {
 
 function seeds_line(records) {
   if (records.length < 2) return null;
-  const one = (record) => `${record.seed}: ${record.state === "done" ? fixed(record.value) : data.states[record.state]}`;
+  const one = (record) => `${record.seed}: ${record.state === "done" ? fixed(record.value) : data.states[record.state].label}`;
   return element("div", { class: "place" }, `Seeds ${records.map(one).join(" · ")}`);
 }
 

@@ -22,7 +22,7 @@ import plotly.offline
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
-from orchestrator.report.figures import COLOURS, STATE_NAMES, unit_name
+from orchestrator.report.figures import COLOURS, unit_name
 from orchestrator.report.heatmap import (
     METRIC_NAMES,
     HeatMap,
@@ -37,6 +37,7 @@ from orchestrator.report.html_tables import page_tables
 from orchestrator.report.measured import measured, unplanned
 from orchestrator.report.provenance import provenance
 from orchestrator.report.tables import summary_of
+from orchestrator.status.cell_state import MARKS
 from workers.files.job import MAIN_SETTING
 
 # What the script is told of a cell, in this order; texts are indices into `texts`.
@@ -47,6 +48,7 @@ _RATES: Final = (
     *("value", "low", "high", "normalised", "none", "none_normalised", "full", "full_normalised"),
     *("random", "random_normalised", "excess", "task", "dummy", "p_holm", "q", "gpu_seconds"),
 )
+_DRAWN: Final = ("symbol", "path", "is_filled", "is_dot")  # what the script is told of a state's mark
 _RECORD: Final = (*_TEXTS, *_COUNTS, *_PAIRED, *_RATES)
 
 
@@ -84,7 +86,7 @@ def render(content: PageContent) -> str:
     parts = {
         "title": html.escape(content.title),
         "made": content.made.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "style": _resource("page.css"),
+        "style": _state_colours() + _resource("page.css"),
         "script": _resource("page.js"),
         "plotly": plotly.offline.get_plotlyjs(),
         "data": script_json(payload(content)),
@@ -108,7 +110,10 @@ def payload(content: PageContent) -> dict[str, Any]:
         "record": _RECORD,
         "textual": _TEXTS,
         "main": MAIN_SETTING,
-        "states": STATE_NAMES,
+        "states": {
+            state.value: {"label": state.label, **{name: getattr(mark, name) for name in _DRAWN}}
+            for state, mark in MARKS.items()
+        },
         "scales": {
             metric: {scale.name.lower(): _scale(maps, metric, scale) for scale in Scale}
             for metric, maps in by_metric.items()
@@ -118,6 +123,15 @@ def payload(content: PageContent) -> dict[str, Any]:
         "maps": [_map(item, texts) for item in content.maps],
         "texts": list(texts),
     }
+
+
+def _state_colours() -> str:
+    """The faces of the states as CSS variables, light and dark."""
+    light, dark = (
+        " ".join(f"--{state.value}: {getattr(mark, theme)};" for state, mark in MARKS.items())
+        for theme in ("light", "dark")
+    )
+    return f':root {{ {light} }}\n:root[data-theme="dark"] {{ {dark} }}\n'
 
 
 def _scale(maps: Sequence[HeatMap], metric: str, scale: Scale) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Final
 
 from cluster import backend as cluster_backend
 from cluster.backend import JobState
-from orchestrator.status.states import Attempt, CellState, CellStatus, JobStatus
+from orchestrator.status.cell_state import CellState
+from orchestrator.status.states import Attempt, CellStatus, JobStatus
 from workers.files.progress import AttemptState, Failure, FailureClass, fingerprint
 
 # What a scheduler's word for the end of a job means where the job itself could not say.

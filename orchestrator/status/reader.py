@@ -19,9 +19,10 @@ from orchestrator.backends.submissions import Submission, read_submissions
 from orchestrator.errors import StorageError
 from orchestrator.grid.expand import Grid, wanted_settings
 from orchestrator.spec.schema import CoarseSection
+from orchestrator.status.cell_state import CellState
 from orchestrator.status.coarse_to_fine import left_out
 from orchestrator.status.job_state import judged, left_over
-from orchestrator.status.states import Attempt, CellState, CellStatus, JobStatus, SweepStatus
+from orchestrator.status.states import Attempt, CellStatus, JobStatus, SweepStatus
 from orchestrator.store.store import RowState, Store
 from workers.files.folder import SweepFolder, visible_files
 from workers.files.job import MAIN_SETTING, Setting

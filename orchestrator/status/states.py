@@ -9,24 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from cluster.backend import JobState
+from orchestrator.status.cell_state import CellState
 from orchestrator.store.store import TornShard
 from workers.files.progress import Failure, Progress
-
-
-class CellState(StrEnum):
-    """What is known of a planned cell."""
-
-    DONE = "done"
-    RUNNING = "running"  # in flight in a job that runs
-    WAITING = "waiting"  # in a job that waits or runs, or of which nobody knows for the moment
-    FAILED = "failed"
-    SKIPPED = "skipped"  # the model fails the gate; a lower one lets the cell run
-    INAPPLICABLE = "inapplicable"  # its method has no meaning for it: there is nothing to run
-    LEFT_OUT = "left_out"  # coarse to fine has not chosen it
-    MISSING = "missing"  # in no job that waits or runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,13 +109,12 @@ class SweepStatus:
     @property
     def n_settled(self) -> int:
         """Cells for which nothing is left to do."""
-        return sum(self.counts[state] for state in (CellState.DONE, CellState.INAPPLICABLE, CellState.LEFT_OUT))
+        return sum(count for state, count in self.counts.items() if state.is_settled)
 
     @property
     def jobs_to_blame(self) -> frozenset[str]:
-        """The jobs, by name, that were the last to try a cell which is now failed, or missing."""
-        open_states = (CellState.FAILED, CellState.MISSING)
-        return frozenset(cell.job for cell in self.cells.values() if cell.state in open_states)
+        """The jobs, by name, that were the last to try a cell which is still to be run."""
+        return frozenset(cell.job for cell in self.cells.values() if cell.state.is_open)
 
     @property
     def is_quiet(self) -> bool:

@@ -1,6 +1,7 @@
 """Maps: where each number stands, which seed speaks for a place, and what stands where there is no number."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 
 from orchestrator.report.heatmap import HeatMap, Over, Scale, heat_maps, shown_token, value_range
 from orchestrator.report.measured import measured
+from orchestrator.status.cell_state import CellState
 from tests.fake_store import fake_grid, row
 from workers.files.shard import SHARD_SCHEMA
 
@@ -63,6 +65,14 @@ def test_a_place_without_a_number_is_nan_with_its_foremost_state() -> None:
     ]
     assert item.states(Over.MAXIMUM).tolist() == [["running", "done"]]
     assert np.isnan(item.values(Scale.RAW, Over.MAXIMUM)).tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("state", list(CellState))
+def test_no_state_is_cut(state: CellState) -> None:
+    """Each state comes out of the map under its whole name, however long that is, for one seed and over all."""
+    item = map_of({(0, 7, 1): None, (0, 7, 2): None}, state="missing")
+    item = replace(item, cells=item.cells.assign(state=state.value))
+    assert item.states(Over.MAXIMUM).tolist() == item.states(1).tolist() == [[state.value]]
 
 
 def test_a_place_that_is_not_planned_has_no_state() -> None:
