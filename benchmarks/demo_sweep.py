@@ -62,7 +62,7 @@ class Demo:
         return cls(
             model=load_model(sweep.spec.model_path, dtype="float32", device=torch.device("cpu")),
             experiments=tuple(strand.experiment for strand in strands),
-            points=tuple((cell.layer, cell.position) for cell in strands[0].cells),
+            points=tuple((cell.place.layer, cell.place.position) for cell in strands[0].cells),
             n_steps=int(method["epochs"]) * n_batches,
             n_train=int(data["n_train"]),
             n_test=int(data["n_test"]),

@@ -21,6 +21,7 @@ from workers.engine.model import LanguageModel
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.files.job import Cohort, JobCell, Stream
+from workers.files.place import Place
 from workers.methods.alignment import Column
 from workers.methods.base import FitContext, rows_of, to_device
 from workers.methods.boundless_das import fit
@@ -101,7 +102,8 @@ def make_cohort(points: Sequence[Point], engine: str, batch_size: int) -> Cohort
         engine=engine,
     )
     cells = tuple(
-        JobCell(key=f"{layer}.{position}", layer=layer, position=position, token="") for layer, position in points
+        JobCell(key=f"{layer}.{position}", place=Place(layer=layer, position=position), token="")
+        for layer, position in points
     )
     return Cohort(experiment="benchmark", stream=stream, cells=cells)
 

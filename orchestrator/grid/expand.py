@@ -20,6 +20,7 @@ from workers.data.model_info import ModelError, ModelInfo, read_model_info
 from workers.data.pairs import check_drawable
 from workers.data.tokenizer import Tokenizer
 from workers.files.job import MAIN_SETTING, JobCell, Setting, Stream, canonical_json
+from workers.files.place import Place
 from workers.methods.settings import MethodError, method_label, method_variants
 from workers.tasks import AbstractTask, TaskError, load_task
 
@@ -66,8 +67,8 @@ def cell_fields(strand: Strand, cell: JobCell) -> dict[str, Any]:
     return {
         "experiment": strand.experiment,
         "hypothesis": strand.stream.hypothesis,
-        "layer": cell.layer,
-        "position": cell.position,
+        "layer": cell.place.layer,
+        "position": cell.place.position,
         "token": cell.token,
         "seed": strand.stream.seed,
         "method": method_label(strand.stream.method),
@@ -125,6 +126,7 @@ def _strands(
         positions = resolve_positions(spec.grid.positions, layout)
     except AxisError as error:
         raise spec.error(f"grid.{error.axis}", error.got, error.right) from error
+    places = [Place(layer=layer, position=position) for layer in layers for position in positions]
     for method in methods:
         for seed in spec.grid.seeds:
             stream = Stream(
@@ -145,9 +147,7 @@ def _strands(
                 n_prefix=layout.n_prefix,
                 first_tokens={at: layout.first_tokens[at] for at in positions if not layout.is_index(at)},
                 cells=tuple(
-                    JobCell(key=key_of(layer, position), layer=layer, position=position, token=layout.tokens[position])
-                    for layer in layers
-                    for position in positions
+                    JobCell(key=key_of(place), place=place, token=layout.tokens[place.position]) for place in places
                 ),
             )
 
@@ -159,16 +159,24 @@ def science_of(task: AbstractTask, raw: Mapping[str, Any]) -> dict[str, Any]:
     return task.settings() | {"file_sha256": hashlib.sha256(Path(raw["file"]).read_bytes()).hexdigest()}
 
 
-def cell_keys(stream: Stream) -> Callable[[int, int], str]:
-    """`Cell(stream, layer, position).key()` as a function of the two, the text that they share written once."""
-    science = stream.science()
-    names = sorted([*science, "layer", "position"])
-    fixed = {name: f'"{name}":{canonical_json(science[name])}' for name in science}
-    slots = {"layer": '"layer":%d', "position": '"position":%d'}
-    parts = [slots.get(name) or fixed[name].replace("%", "%%") for name in names]
-    template = "{" + ",".join(parts) + "}"
-    sha256 = hashlib.sha256
-    return lambda layer, position: sha256((template % (layer, position)).encode("ascii")).hexdigest()
+def cell_keys(stream: Stream) -> Callable[[Place], str]:
+    """`Cell(stream, place).key()` as a function of the place. The text that its stream decides is made once."""
+    fixed = {name: f'"{name}":{canonical_json(value)}'.replace("%", "%%") for name, value in stream.science().items()}
+    templates: dict[tuple[str, ...], str] = {}  # by the names that a place adds
+
+    def template(names: tuple[str, ...]) -> str:
+        slots = {name: f'"{name}":%s' for name in names}
+        return "{" + ",".join(text for _, text in sorted((fixed | slots).items())) + "}"
+
+    def key(place: Place) -> str:
+        science = place.science()
+        names = tuple(science)
+        if names not in templates:
+            templates[names] = template(names)
+        values = tuple(value if type(value) is int else canonical_json(value) for value in science.values())
+        return hashlib.sha256((templates[names] % values).encode("ascii")).hexdigest()
+
+    return key
 
 
 class PromptReader:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +21,11 @@ from orchestrator.grid.expand import Grid, Strand
 from workers.data.model_info import ModelInfo
 from workers.files.folder import replace_file
 from workers.files.job import JobCell, Stream, canonical_json
+from workers.files.place import Place
 from workers.methods.settings import method_label
 
-CELLS_SCHEMA_VERSION: Final = 1
+CELLS_SCHEMA_VERSION: Final = 2
+_READ_VERSIONS: Final = ("1", str(CELLS_SCHEMA_VERSION))  # 1 has no site, unit and place: each cell is at block_output
 
 CELLS_SCHEMA: Final = pa.schema(
     [
@@ -32,6 +34,9 @@ CELLS_SCHEMA: Final = pa.schema(
         pa.field("task", pa.string(), nullable=False),
         pa.field("hypothesis", pa.string(), nullable=False),
         pa.field("layer", pa.int64(), nullable=False),
+        pa.field("site", pa.string(), nullable=False),
+        pa.field("unit", pa.int64()),
+        pa.field("place", pa.string()),  # the name of a set of places that are intervened on at once
         pa.field("position", pa.int64(), nullable=False),
         pa.field("token", pa.string()),
         pa.field("seed", pa.int64(), nullable=False),
@@ -51,14 +56,18 @@ def cells_table(grid: Grid) -> pa.Table:
         return pa.array(list(values)).take(strand_of_row)
 
     cells = [cell for strand in grid.strands for cell in strand.cells]
+    places = [cell.place for cell in cells]
     streams = [strand.stream for strand in grid.strands]
     columns = {
         "cell_key": pa.array([cell.key for cell in cells]),
         "experiment": shared(strand.experiment for strand in grid.strands),
         "task": shared(stream.task["name"] for stream in streams),
         "hypothesis": shared(stream.hypothesis for stream in streams),
-        "layer": pa.array([cell.layer for cell in cells]),
-        "position": pa.array([cell.position for cell in cells]),
+        "layer": pa.array([place.layer for place in places]),
+        "site": pa.array([place.site for place in places]),
+        "unit": pa.array([place.unit for place in places], type=pa.int64()),
+        "place": pa.nulls(len(places), type=pa.string()),
+        "position": pa.array([place.position for place in places]),
         "token": pa.array([cell.token for cell in cells]),
         "seed": shared(stream.seed for stream in streams),
         "method": shared(method_label(stream.method) for stream in streams),
@@ -91,7 +100,7 @@ def write_grid(grid: Grid, path: Path) -> None:
 
 
 def read_grid(path: Path) -> Grid:
-    """The grid that `write_grid` wrote. Raises: SweepNotFound when there is none, or none of this version."""
+    """The grid that `write_grid` wrote, here or in an earlier version. Raises: SweepNotFound when there is none."""
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
@@ -99,9 +108,9 @@ def read_grid(path: Path) -> Grid:
     except (OSError, pa.ArrowInvalid) as error:
         raise SweepNotFound(f"{path}: not readable ({error}); submit the spec again to write it anew") from error
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    if metadata.get("schema_version") != str(CELLS_SCHEMA_VERSION):
+    if metadata.get("schema_version") not in _READ_VERSIONS:
         found = metadata.get("schema_version")
-        raise SweepNotFound(f"{path}: schema version {found!r}; this version reads {CELLS_SCHEMA_VERSION}")
+        raise SweepNotFound(f"{path}: schema version {found!r}; this version reads {' and '.join(_READ_VERSIONS)}")
     known = {field.name for field in fields(ModelInfo)}  # a size that a later version adds is for its estimates
     model = {name: value for name, value in json.loads(metadata["model"]).items() if name in known}
     cells = _cells_by_strand(table)
@@ -121,8 +130,15 @@ def read_grid(path: Path) -> Grid:
 
 
 def _cells_by_strand(table: pa.Table) -> dict[int, list[JobCell]]:
-    names = ("strand", "cell_key", "layer", "position", "token")
     cells: dict[int, list[JobCell]] = {}
-    for strand, key, layer, position, token in zip(*(table[name].to_pylist() for name in names), strict=True):
-        cells.setdefault(strand, []).append(JobCell(key=key, layer=layer, position=position, token=token))
+    columns = (table[name].to_pylist() for name in ("strand", "cell_key", "token"))
+    for strand, key, token, place in zip(*columns, _places(table), strict=True):
+        cells.setdefault(strand, []).append(JobCell(key=key, place=place, token=token))
     return cells
+
+
+def _places(table: pa.Table) -> Iterator[Place]:
+    """Where each row's cell intervenes."""
+    names = [name for name in ("layer", "position", "site", "unit") if name in table.column_names]
+    for values in zip(*(table[name].to_pylist() for name in names), strict=True):
+        yield Place(**dict(zip(names, values, strict=True)))

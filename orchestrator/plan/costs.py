@@ -23,6 +23,7 @@ from typing import Any, Final
 from orchestrator.grid.expand import Strand
 from workers.data.model_info import ModelInfo
 from workers.files.job import JobCell
+from workers.files.place import Place
 from workers.methods.settings import METHODS
 
 # Source: Wu et al., NeurIPS 2023: about 1.5 h a cell on an A100, for the mean cell of the paper's grid (LLaMA 7B:
@@ -98,12 +99,13 @@ class _Rates:
     tail_s: float  # likewise, for each token from the intervention's position on
     block_s: float  # of each block after the intervention, and once more, for all cells of a position together
 
-    def column_s(self, position: int, layers: Sequence[int]) -> float:
-        """Seconds that cells at one position add to a cohort."""
-        n_after = [self.last_layer - layer for layer in layers]
+    def column_s(self, places: Sequence[Place]) -> float:
+        """Seconds that cells at these places, all of one position, add to a cohort."""
+        n_after = [self.last_layer - place.layer for place in places]
+        position = places[0].position
         n_tail_tokens = self.n_tokens - self.first_tokens.get(position, position)
         tails = (self.cell_block_s + self.tail_s * n_tail_tokens) * sum(n_after)
-        return self.cell_s * len(layers) + tails + self.block_s * (max(n_after) + 1)
+        return self.cell_s * len(places) + tails + self.block_s * (max(n_after) + 1)
 
 
 class CostModel:
@@ -131,19 +133,19 @@ class CostModel:
 
     def cohort_s(self, strand: Strand, cells: Iterable[JobCell]) -> float:
         """Seconds of `cells` of `strand`, trained side by side."""
-        columns: dict[int, list[int]] = {}
+        columns: dict[int, list[Place]] = {}
         for cell in cells:
-            columns.setdefault(cell.position, []).append(cell.layer)
+            columns.setdefault(cell.place.position, []).append(cell.place)
         rates = self._of(strand)
-        return rates.shared_s + sum(rates.column_s(position, layers) for position, layers in columns.items())
+        return rates.shared_s + sum(rates.column_s(places) for places in columns.values())
 
     def shared_s(self, strand: Strand) -> float:
         """Seconds that a cohort of `strand` costs whatever its cells."""
         return self._of(strand).shared_s
 
-    def column_s(self, strand: Strand, position: int, layers: Sequence[int]) -> float:
-        """Seconds that cells at one position add to a cohort."""
-        return self._of(strand).column_s(position, layers)
+    def column_s(self, strand: Strand, places: Sequence[Place]) -> float:
+        """Seconds that cells at these places, all of one position, add to a cohort."""
+        return self._of(strand).column_s(places)
 
     def shares_work(self, strand: Strand) -> bool:
         """Whether cells side by side cost less than one after the other."""
@@ -162,7 +164,7 @@ class CostModel:
         pairs = steps * batch
         d, rate = model.hidden_size, self._model_flops * device.suffix_share
         block, head = 2.0 * model.n_layer_parameters, 2.0 * model.vocab_size * d
-        shared_blocks = model.n_layers + max(cell.layer for cell in strand.cells) + 1
+        shared_blocks = model.n_layers + max(cell.place.layer for cell in strand.cells) + 1
         shared = (
             (pairs + test_pairs / _EVALUATIONS) * block * (strand.n_tokens - strand.n_prefix) * shared_blocks / rate
         )

@@ -23,6 +23,7 @@ from typing import Final
 from orchestrator.grid.expand import Strand
 from orchestrator.plan.costs import CostModel
 from workers.files.job import JobCell
+from workers.files.place import span_label
 
 _MARGIN: Final = 1.5  # of an upper estimate over the expected time, measured rates or not
 _SLACK_S: Final = 600.0  # for a slow start: a cold file system, a busy node
@@ -62,11 +63,10 @@ class PlannedJob:
     def label(self) -> str:
         """For people: `left_boundary L0..15 p80..81 s42 (7 cells)`."""
         first = self.parts[0]
-        layers = _span("L", [cell.layer for cell in first.cells])
-        positions = _span("p", [cell.position for cell in first.cells])
+        where = span_label([cell.place for cell in first.cells])
         more = f" +{len(self.parts) - 1}" if len(self.parts) > 1 else ""
         n_cells = f"{self.n_cells} cell{'' if self.n_cells == 1 else 's'}"
-        return f"{first.strand.experiment} {layers} {positions} s{first.strand.stream.seed}{more} ({n_cells})"
+        return f"{first.strand.experiment} {where} s{first.strand.stream.seed}{more} ({n_cells})"
 
 
 def pack(
@@ -152,16 +152,16 @@ def _columns(
     The reference engine gains nothing from keeping a position's cells together: there each cell is a piece.
     """
     if not costs.shares_work(strand):
-        return [(costs.column_s(strand, cell.position, [cell.layer]), (cell,)) for cell in cells]
+        return [(costs.column_s(strand, [cell.place]), (cell,)) for cell in cells]
     by_position: dict[int, list[JobCell]] = {}
     for cell in cells:
-        by_position.setdefault(cell.position, []).append(cell)
+        by_position.setdefault(cell.place.position, []).append(cell)
     columns = []
-    for position, column in by_position.items():
-        seconds = costs.column_s(strand, position, [cell.layer for cell in column])
+    for column in by_position.values():
+        seconds = costs.column_s(strand, [cell.place for cell in column])
         n_pieces = min(len(column), math.ceil(seconds / budget_s) if budget_s > 0 else len(column))
         columns += [
-            (costs.column_s(strand, position, [cell.layer for cell in piece]), tuple(piece))
+            (costs.column_s(strand, [cell.place for cell in piece]), tuple(piece))
             for piece in _chunks(column, max(1, n_pieces))
         ]
     return columns
@@ -187,7 +187,7 @@ def _deal(
 
 
 def _part(strand: Strand, cells: Iterable[JobCell], costs: CostModel) -> Part:
-    ordered = tuple(sorted(cells, key=lambda cell: (cell.position, cell.layer)))
+    ordered = tuple(sorted(cells, key=lambda cell: (cell.place.position, cell.place.layer)))
     return Part(strand=strand, cells=ordered, seconds=costs.cohort_s(strand, ordered))
 
 
@@ -225,8 +225,3 @@ def _split(job: PlannedJob, costs: CostModel) -> list[PlannedJob]:
     if len(columns) == 1:  # its layers run in one call: alone they would round otherwise, and for some minutes less
         return [job]
     return [_job([half], costs) for half in _deal(part.strand, columns, costs, 2)]
-
-
-def _span(letter: str, numbers: Sequence[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{letter}{low}" if low == high else f"{letter}{low}..{high}"

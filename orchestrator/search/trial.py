@@ -60,9 +60,7 @@ def _under(cohort: Cohort, settings: Mapping[str, Any]) -> Cohort:
     n_steps = int(method["epochs"]) * -(-n_train // min(batch_size, n_train))
     method["eval_every"] = max(1, n_steps // N_EVALUATIONS)
     stream = replace(cohort.stream, method=method_settings(str(cohort.stream.method["name"]), method))
-    cells = tuple(
-        replace(cell, key=Cell(stream=stream, layer=cell.layer, position=cell.position).key()) for cell in cohort.cells
-    )
+    cells = tuple(replace(cell, key=Cell(stream=stream, place=cell.place).key()) for cell in cohort.cells)
     return replace(cohort, stream=stream, cells=cells)
 
 

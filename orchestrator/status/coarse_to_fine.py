@@ -1,6 +1,6 @@
 """Coarse to fine: which cells of a map are worth their cost, decided from the results so far.
 
-A map (one experiment and method) begins with every so manyth layer and position, first and last included. When all of
+A map (one experiment and method) begins with every n-th layer and position, first and last included. When all of
 these are settled, the places next to one that may be the map's best are added, and so on until there are none. A place
 may be the best while its upper bound reaches the best one's lower bound: Wilson intervals of its pairs, each at the
 level at which all intervals of the map hold at once with the stated confidence (Bonferroni). Of several seeds the
@@ -20,12 +20,13 @@ from orchestrator.spec.schema import CoarseSection
 from orchestrator.store.statistics import wilson_interval
 from orchestrator.store.store import RowState
 from workers.files.job import MAIN_SETTING
+from workers.files.place import Place
 from workers.methods.settings import method_label
 
 WAITS: Final = "coarse to fine: to be decided when the cells chosen so far are done"
 
 
-class Place(NamedTuple):
+class Point(NamedTuple):
     """A cell of a map: indices of its layer and its position among the map's."""
 
     row: int
@@ -45,21 +46,21 @@ class Map:
 
     layers: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    keys: dict[Place, list[str]] = field(default_factory=dict)
+    keys: dict[Point, list[str]] = field(default_factory=dict)
 
-    def coarse(self, section: CoarseSection) -> set[Place]:
-        """Every so manyth layer and position, the first and the last of each among them."""
+    def coarse(self, section: CoarseSection) -> set[Point]:
+        """Every n-th layer and position, the first and the last of each among them."""
         rows, columns = _every(section.layers, len(self.layers)), _every(section.positions, len(self.positions))
         return {place for place in self.keys if place.row in rows and place.column in columns}
 
-    def around(self, place: Place) -> Iterator[Place]:
+    def around(self, place: Point) -> Iterator[Point]:
         """The up to eight places next to it."""
         for row in range(place.row - 1, place.row + 2):
             for column in range(place.column - 1, place.column + 2):
                 if (row, column) != place and (row, column) in self.keys:
-                    yield Place(row, column)
+                    yield Point(row, column)
 
-    def named(self, place: Place) -> str:
+    def named(self, place: Point) -> str:
         """As people call it."""
         return f"L{self.layers[place.row]} p{self.positions[place.column]}"
 
@@ -79,25 +80,26 @@ def left_out(
 
 
 def _maps(grid: Grid) -> list[Map]:
-    by_name: dict[tuple[str, str], dict[tuple[int, int], list[str]]] = {}
+    by_name: dict[tuple[str, str], dict[Place, list[str]]] = {}
     for strand, cell in grid.cells():
         cells = by_name.setdefault((strand.experiment, method_label(strand.stream.method)), {})
-        cells.setdefault((cell.layer, cell.position), []).append(cell.key)
+        cells.setdefault(cell.place, []).append(cell.key)
     maps = []
     for cells in by_name.values():
-        layers, positions = (sorted({point[axis] for point in cells}) for axis in (0, 1))
-        keys = {Place(layers.index(layer), positions.index(at)): keys for (layer, at), keys in cells.items()}
+        layers = sorted({place.layer for place in cells})
+        positions = sorted({place.position for place in cells})
+        keys = {Point(layers.index(at.layer), positions.index(at.position)): keys for at, keys in cells.items()}
         maps.append(Map(layers, positions, keys))
     return maps
 
 
 def _chosen(
     one: Map, section: CoarseSection, settled: Collection[str], index: Mapping[tuple[str, str], RowState]
-) -> tuple[set[Place], str]:
+) -> tuple[set[Point], str]:
     """The places chosen so far, and why no other is."""
     level = 1 - (1 - section.confidence) / sum(len(keys) for keys in one.keys.values())
-    chosen, wave = set[Place](), one.coarse(section)
-    bounds: dict[Place, Bounds] = {}
+    chosen, wave = set[Point](), one.coarse(section)
+    bounds: dict[Point, Bounds] = {}
     while wave:
         chosen |= wave
         if not all(key in settled for place in wave for key in one.keys[place]):

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.files.folder import SweepFolder
+from workers.files.place import Place
 
-JOB_SCHEMA_VERSION: Final = 1
+JOB_SCHEMA_VERSION: Final = 2
+_READ_VERSIONS: Final = (1, JOB_SCHEMA_VERSION)  # 1: a cell has `layer` and `position` beside its key
 MAIN_SETTING: Final = "main"  # the setting that a cell is trained for; others only evaluate what it learned
 
 
@@ -55,16 +57,14 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One point of the grid. `layer` is the decoder block (0-based) whose output is intervened on; `position` the token
-    index in the task's own prompt (0-based, BOS counted)."""
+    """One point of the grid: what is trained, and where in the model it intervenes."""
 
     stream: Stream
-    layer: int
-    position: int
+    place: Place
 
     def science(self) -> dict[str, Any]:
         """The parameters that decide the result, as plain JSON values."""
-        return self.stream.science() | {"layer": self.layer, "position": self.position}
+        return self.stream.science() | self.place.science()
 
     def key(self) -> str:
         """The cell key."""
@@ -76,8 +76,7 @@ class JobCell:
     """A cell as a job file names it: where to intervene, and how people call the place."""
 
     key: str
-    layer: int
-    position: int
+    place: Place
     token: str  # the token's text at that position, or `digit` where it varies
 
 
@@ -156,17 +155,18 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        """The job that `to_json` wrote. Raises: ValueError when the text is no job file of this version."""
+        """The job that `to_json` wrote, here or in an earlier version. Raises: ValueError when the text is none."""
         raw = json.loads(text)
-        if not isinstance(raw, dict) or raw.get("schema") != JOB_SCHEMA_VERSION:
+        if not isinstance(raw, dict) or raw.get("schema") not in _READ_VERSIONS:
             found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
-            raise ValueError(f"not a job file of schema {JOB_SCHEMA_VERSION} (found {found!r})")
+            right = " or ".join(map(str, _READ_VERSIONS))
+            raise ValueError(f"not a job file of schema {right} (found {found!r})")
         try:
             raw["cohorts"] = tuple(
                 Cohort(
                     experiment=cohort["experiment"],
                     stream=Stream(**cohort["stream"]),
-                    cells=tuple(JobCell(**cell) for cell in cohort["cells"]),
+                    cells=tuple(_cell(cell) for cell in cohort["cells"]),
                 )
                 for cohort in raw["cohorts"]
             )
@@ -174,7 +174,7 @@ class Job:
                 Setting(**{**setting, "experiments": tuple(setting["experiments"])}) for setting in raw["settings"]
             )
             raw["options"] = RunOptions(**raw["options"])
-            return cls(**raw)
+            return cls(**raw | {"schema": JOB_SCHEMA_VERSION})
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a job file as the planner writes it ({type(error).__name__}: {error})") from error
 
@@ -182,3 +182,9 @@ class Job:
     def load(cls, path: Path) -> Job:
         """The job in the file at `path`. Raises: OSError, ValueError (no job file)."""
         return cls.from_json(path.read_text(encoding="utf-8"))
+
+
+def _cell(raw: Mapping[str, Any]) -> JobCell:
+    """A cell of a job file. Raises: KeyError, TypeError."""
+    place = raw["place"] if "place" in raw else {"layer": raw["layer"], "position": raw["position"]}
+    return JobCell(key=raw["key"], place=Place(**place), token=raw["token"])

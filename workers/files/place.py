@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,11 +24,22 @@ class Place:
     unit: int | None = None
 
     def science(self) -> dict[str, Any]:
-        """The place's part of a cell key. What every cell had before there were sites is left out, so that the keys of
-        earlier versions stay."""
+        """The place's part of a cell key, names ascending. The site that every cell had before there were sites is left
+        out, so that the keys of earlier versions stay."""
         found: dict[str, Any] = {"layer": self.layer, "position": self.position}
         if self.site != BLOCK_OUTPUT:
             found["site"] = self.site
         if self.unit is not None:
             found["unit"] = self.unit
         return found
+
+
+def span_label(places: Sequence[Place]) -> str:
+    """Some places for people: `L0..15 p80..81`."""
+    layers = _span("L", [place.layer for place in places])
+    return f"{layers} {_span('p', [place.position for place in places])}"
+
+
+def _span(letter: str, numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{letter}{low}" if low == high else f"{letter}{low}..{high}"

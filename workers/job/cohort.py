@@ -135,7 +135,7 @@ def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, 
             )
             for split, size in (("train", "n_train"), ("validation", "n_eval"))
         )
-    layers, positions = [cell.layer for cell in cohort.cells], [cell.position for cell in cohort.cells]
+    layers, positions = [cell.place.layer for cell in cohort.cells], [cell.place.position for cell in cohort.cells]
     context = FitContext(
         cohort=cohort,
         engine=bench.engine(stream.engine, layers, positions, train, validation),
@@ -240,6 +240,6 @@ def save_alignments(job: Job, cohort: Cohort, columns: Sequence[Column]) -> None
 
 def halves(cohort: Cohort) -> list[Cohort]:
     """The cohort in two, whole positions kept together where there are several."""
-    cells = sorted(cohort.cells, key=lambda cell: (cell.position, cell.layer))
+    cells = sorted(cohort.cells, key=lambda cell: (cell.place.position, cell.place.layer))
     middle = len(cells) // 2
     return [replace(cohort, cells=tuple(part)) for part in (cells[:middle], cells[middle:]) if part]

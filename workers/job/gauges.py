@@ -25,7 +25,7 @@ class MetricsFile:
 
     def __init__(self, job: Job) -> None:
         self._path = os.environ.get(ENV_METRICS_FILE, "")
-        self._places = {cell.key: (one.experiment, str(cell.layer)) for one in job.cohorts for cell in one.cells}
+        self._places = {cell.key: (one.experiment, str(cell.place.layer)) for one in job.cohorts for cell in one.cells}
         self._status: dict[str, str] = {}  # by cell key, of the cells that are over
         self._best: dict[tuple[str, str], float] = {}
 

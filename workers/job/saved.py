@@ -68,8 +68,8 @@ def _notes(cohort: Cohort, cell: JobCell, facts: CellFacts, learned: Learned) ->
         "hypothesis": cohort.stream.hypothesis,
         "seed": str(cohort.stream.seed),
         "method": method_label(cohort.stream.method),
-        "layer": str(cell.layer),
-        "position": str(cell.position),
+        "layer": str(cell.place.layer),
+        "position": str(cell.place.position),
         "facts": canonical_json(asdict(facts)),
         "n_directions": str(learned.directions_CDK.shape[2] if isinstance(learned, Alignment) else 0),
     }

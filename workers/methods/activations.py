@@ -58,7 +58,7 @@ def _collected(context: FitContext, columns: Sequence[tuple[int, Sequence[JobCel
     prompts, n_cells = TokenBatch.of(context.train.base, context.device), len(context.cohort.cells)
     shape = (len(prompts), context.hidden_size)
     hidden = [torch.empty(len(cells), *shape, device=context.device) for _, cells in columns]
-    layers = [[cell.layer for cell in cells] for _, cells in columns]
+    layers = [[cell.place.layer for cell in cells] for _, cells in columns]
     for start in range(0, len(prompts), context.micro_batch):
         stop = start + context.micro_batch
         with context.monitor.phase("shared_forward"):

@@ -107,17 +107,17 @@ class Column:
     @property
     def layers(self) -> list[int]:
         """The cells' layers, ascending."""
-        return [cell.layer for cell in self.cells]
+        return [cell.place.layer for cell in self.cells]
 
 
 def columns_of(cells: Sequence[JobCell], *, join_layers: bool) -> list[tuple[int, tuple[JobCell, ...]]]:
     """The cells by position, each position's by layer: the groups that go through a tail together. One cell a group
     where the engine cannot join layers."""
-    ordered = sorted(cells, key=lambda cell: (cell.position, cell.layer))
+    ordered = sorted(cells, key=lambda cell: (cell.place.position, cell.place.layer))
     if not join_layers:
-        return [(cell.position, (cell,)) for cell in ordered]
-    positions = dict.fromkeys(cell.position for cell in ordered)
-    return [(position, tuple(cell for cell in ordered if cell.position == position)) for position in positions]
+        return [(cell.place.position, (cell,)) for cell in ordered]
+    positions = dict.fromkeys(cell.place.position for cell in ordered)
+    return [(position, tuple(cell for cell in ordered if cell.place.position == position)) for position in positions]
 
 
 def random_rotation(seed_text: str, size: int, device: torch.device) -> Tensor:

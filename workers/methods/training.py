@@ -69,7 +69,7 @@ class _ColumnTraining:
         self.position, self.cells, self.masks = position, cells, masks
         initial = [random_rotation(cell.key, context.hidden_size, context.device) for cell in cells]
         self.rotation: AbstractRotation = ROTATIONS[context.cohort.stream.engine](torch.stack(initial))
-        self.layers = [cell.layer for cell in cells]
+        self.layers = [cell.place.layer for cell in cells]
 
     def logits(self, forward: AbstractForward, variable_B: Tensor, share: float) -> Tensor:
         """logits_CBV under the intervention."""

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from workers.data.model_info import read_model_info
 from workers.files.folder import SweepFolder, replace_file
 from workers.files.job import Cell, Cohort, Job, JobCell, RunOptions, Setting, Stream
+from workers.files.place import Place
 from workers.files.progress import Progress, read_progress
 from workers.files.shard import RUN_COLUMNS
 from workers.methods.settings import method_settings
@@ -47,7 +48,9 @@ def make_cohort(
     )
     cells = tuple(
         JobCell(
-            key=Cell(stream=stream, layer=layer, position=position).key(), layer=layer, position=position, token="x"
+            key=Cell(stream=stream, place=Place(layer=layer, position=position)).key(),
+            place=Place(layer=layer, position=position),
+            token="x",
         )
         for layer, position in points
     )

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.grid.expand import Strand
 from orchestrator.spec.schema import SweepSpec, parse_spec
 from workers.files.job import JobCell, Stream
+from workers.files.place import Place
 
 LLAMA_7B = {
     "architectures": ["LlamaForCausalLM"],
@@ -61,7 +62,9 @@ def strand_of(
         engine=engine,
     )
     cells = tuple(
-        JobCell(key=f"{experiment}-{seed}-{layer}-{position}", layer=layer, position=position, token="digit")
+        JobCell(
+            key=f"{experiment}-{seed}-{layer}-{position}", place=Place(layer=layer, position=position), token="digit"
+        )
         for layer in layers
         for position in positions
     )

@@ -18,6 +18,7 @@ from workers.engine.base import AbstractEngine
 from workers.engine.model import LanguageModel, wrap_model
 from workers.engine.suffix import SuffixEngine
 from workers.files.job import Cohort, JobCell, Stream
+from workers.files.place import Place
 from workers.methods.base import FitContext, Interrupted
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import method_settings
@@ -158,7 +159,8 @@ def make_cohort(
         engine=engine,
     )
     cells = tuple(
-        JobCell(key=f"{layer}.{position}", layer=layer, position=position, token="") for layer, position in points
+        JobCell(key=f"{layer}.{position}", place=Place(layer=layer, position=position), token="")
+        for layer, position in points
     )
     return Cohort(experiment="h", stream=stream, cells=cells)
 
@@ -202,7 +204,7 @@ def make_context(
     monitor: SilentMonitor | None = None,
 ) -> FitContext:
     """What a method's `fit` takes."""
-    layers = [cell.layer for cell in cohort.cells]
+    layers = [cell.place.layer for cell in cohort.cells]
     return FitContext(
         cohort=cohort,
         engine=engine or SuffixEngine(language_model, layers=layers),

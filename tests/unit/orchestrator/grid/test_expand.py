@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, SweepNotFound
 from orchestrator.grid.axes import AxisError, resolve_positions
 from orchestrator.grid.expand import Grid, cell_fields, expand
 from orchestrator.grid.file import read_grid, write_grid
@@ -52,7 +52,7 @@ def test_demo_has_208_cells(project: Path) -> None:
 def test_keys_are_the_cells_own(project: Path) -> None:
     """The keys that the grid writes quickly are those of `Cell.key`."""
     for strand, cell in grid_of(project).cells():
-        assert cell.key == Cell(stream=strand.stream, layer=cell.layer, position=cell.position).key()
+        assert cell.key == Cell(stream=strand.stream, place=cell.place).key()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_keys_are_the_cells_own(project: Path) -> None:
 def test_positions_by_index_range_and_label(project: Path, places: list[Any], expected: list[int]) -> None:
     """Indices, negative ones, ranges and labels name tokens of the prompt, each once."""
     grid = grid_of(project, positions=places, layers=[0])
-    assert [cell.position for _, cell in grid.cells()] == expected
+    assert [cell.place.position for _, cell in grid.cells()] == expected
 
 
 def test_ambiguous_label_lists_the_indices() -> None:
@@ -144,7 +144,7 @@ def test_bad_grid_is_named(project: Path, grid: dict[str, Any], message: str) ->
 def test_excluded_cells_are_left_out(project: Path) -> None:
     """A cell that matches every key of an entry is left out; the others stay."""
     grid = grid_of(project, exclude=[{"layer": 0, "position": 80}])
-    assert [(cell.layer, cell.position) for _, cell in grid.cells()] == [(0, 81), (1, 80), (1, 81)]
+    assert [(cell.place.layer, cell.place.position) for _, cell in grid.cells()] == [(0, 81), (1, 80), (1, 81)]
 
 
 def test_missing_model_is_named(tmp_path: Path) -> None:
@@ -184,6 +184,28 @@ def test_cells_file_reads_back(project: Path, tmp_path: Path) -> None:
     grid = grid_of(project, experiments=["left_boundary", "left_and_right_boundary"], seeds=[1, 2])
     write_grid(grid, tmp_path / "cells.parquet")
     assert read_grid(tmp_path / "cells.parquet") == grid
+
+
+def test_cells_file_of_the_version_before_is_read(project: Path, tmp_path: Path) -> None:
+    """It has no columns of the site: every cell is at the block's output."""
+    grid, path = grid_of(project), tmp_path / "cells.parquet"
+    write_grid(grid, path)
+    table = pq.read_table(path)
+    assert set(table["site"].to_pylist()) == {"block_output"}
+    assert table["unit"].null_count == table["place"].null_count == len(table)
+    older = table.drop_columns(["site", "unit", "place"])
+    pq.write_table(older.replace_schema_metadata(table.schema.metadata | {b"schema_version": b"1"}), path)
+    assert read_grid(path) == grid
+
+
+def test_cells_file_of_a_later_version_is_refused(project: Path, tmp_path: Path) -> None:
+    """Its version is named: what it adds may decide what its cells are."""
+    path = tmp_path / "cells.parquet"
+    write_grid(grid_of(project), path)
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"schema_version": b"3"}), path)
+    with pytest.raises(SweepNotFound, match="schema version '3'; this version reads 1 and 2"):
+        read_grid(path)
 
 
 def test_sizes_of_another_versions_model_do_not_keep_a_sweep_from_being_read(project: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from orchestrator.spec.schema import load_spec
 from tests.unit.orchestrator.specs import llama_7b, strand_of
 from workers.data.model_info import ModelInfo
 from workers.files.job import JobCell
+from workers.files.place import Place
 
 SMALL = ModelInfo(
     path=Path("m"),
@@ -56,16 +57,16 @@ def test_reference_counts_source_base_and_gradient() -> None:
     strand = strand_of()
     block = 2 * SMALL.n_layer_parameters
     expected = block * (PAIRS * (2 * 82 * 4 + 82 * (4 - 1 - 1)) + 3000 * 2 * 82 * 4)
-    assert CostModel(SMALL, COUNTER, dtype="float32", engine="reference").column_s(strand, 80, [1]) == pytest.approx(
-        expected
-    )
+    assert CostModel(SMALL, COUNTER, dtype="float32", engine="reference").column_s(
+        strand, [Place(layer=1, position=80)]
+    ) == pytest.approx(expected)
 
 
 def test_suffix_tail_counts_what_follows_the_intervention() -> None:
     """Moving a cell one token to the left adds its blocks, forward and backward for each training pair."""
     costs = CostModel(SMALL, COUNTER, dtype="float32")
     strand = strand_of()
-    more = costs.column_s(strand, 79, [1]) - costs.column_s(strand, 80, [1])
+    more = costs.column_s(strand, [Place(layer=1, position=79)]) - costs.column_s(strand, [Place(layer=1, position=80)])
     assert more == pytest.approx(2 * SMALL.n_layer_parameters * 2 * (2 * PAIRS + 3000))
 
 
@@ -80,7 +81,7 @@ def test_trained_cells_cost_their_further_settings_only() -> None:
     """No training step and no training pair: three forward passes a setting through the test pairs' tails."""
     costs = CostModel(SMALL, COUNTER, dtype="float32", n_settings={"left_boundary": 2})
     strand = replace(strand_of(), is_trained=True)
-    more = costs.column_s(strand, 79, [1]) - costs.column_s(strand, 80, [1])
+    more = costs.column_s(strand, [Place(layer=1, position=79)]) - costs.column_s(strand, [Place(layer=1, position=80)])
     assert more == pytest.approx(2 * SMALL.n_layer_parameters * 2 * (2 * 3000))
     shared = 2 * SMALL.n_layer_parameters * (82 - 38) * (4 + 3 + 1) * 2000
     assert costs.shared_s(strand) == pytest.approx(shared)
@@ -161,9 +162,9 @@ def test_layers_of_a_position_stay_together(n_gpus: int) -> None:
     strand = strand_of()
     for job in pack([strand], costs_of(), target_s=5400, n_gpus=n_gpus):
         for part in job.parts:
-            layers: dict[int, list[int]] = {cell.position: [] for cell in part.cells}
+            layers: dict[int, list[int]] = {cell.place.position: [] for cell in part.cells}
             for cell in part.cells:
-                layers[cell.position].append(cell.layer)
+                layers[cell.place.position].append(cell.place.layer)
             assert all(found == [0, 1, 2, 3] for found in layers.values())
 
 

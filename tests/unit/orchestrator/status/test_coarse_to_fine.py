@@ -169,7 +169,7 @@ def test_a_sweep_goes_on_from_round_to_round(load: LoadSweep, world: World, mode
         assert not sweep.status().is_done
         for job in jobs_of(sweep):
             for cohort in job.cohorts:
-                best = {cell.key for cell in cohort.cells if (cell.layer, cell.position) == (3, 81)}
+                best = {cell.key for cell in cohort.cells if (cell.place.layer, cell.place.position) == (3, 81)}
                 write_shard(job, best, attempt=1, n_correct=90)
                 write_shard(job, {cell.key for cell in cohort.cells} - best, attempt=2, n_correct=50)
             for attempt in (1, 2):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from workers.files.job import Cell, Cohort, Job, JobCell, RunOptions, Setting, Stream, content_key
+from workers.files.place import Place
 
 STREAM = Stream(
     model={"fingerprint": "f", "dtype": "float32"},
@@ -20,11 +21,14 @@ STREAM = Stream(
     method={"name": "boundless_das", "epochs": 3},
     engine="suffix",
 )
-CELL = Cell(stream=STREAM, layer=3, position=80)
+CELL = Cell(stream=STREAM, place=Place(layer=3, position=80))
 COHORT = Cohort(
     experiment="left",
     stream=STREAM,
-    cells=(JobCell(key="a", layer=3, position=80, token=" é"), JobCell(key="b", layer=3, position=81, token="\n")),
+    cells=(
+        JobCell(key="a", place=Place(layer=3, position=80), token=" é"),
+        JobCell(key="b", place=Place(layer=3, position=81), token="\n"),
+    ),
 )
 JOB = Job(
     job="j-1",
@@ -44,7 +48,7 @@ JOB = Job(
 def test_a_key_is_the_hash_of_the_science_alone() -> None:
     """Maps in another order, built anew: the same key, 64 hexadecimal digits."""
     turned = replace(STREAM, model={"dtype": "float32", "fingerprint": "f"})
-    assert Cell(stream=turned, layer=3, position=80).key() == CELL.key()
+    assert Cell(stream=turned, place=Place(layer=3, position=80)).key() == CELL.key()
     assert len(CELL.key()) == 64
     assert CELL.key() == content_key(json.loads(json.dumps(CELL.science())))
 
@@ -64,13 +68,15 @@ def test_a_key_is_the_hash_of_the_science_alone() -> None:
 )
 def test_each_part_of_the_stream_changes_the_key(change: dict[str, Any]) -> None:
     """Whatever decides the result is in it."""
-    assert Cell(stream=replace(STREAM, **change), layer=3, position=80).key() != CELL.key()
+    assert Cell(stream=replace(STREAM, **change), place=Place(layer=3, position=80)).key() != CELL.key()
 
 
 def test_layer_and_position_change_the_key() -> None:
     """Four places, four keys, not mixed up."""
     places = [(3, 80), (80, 3), (3, 81), (4, 80)]
-    assert len({Cell(stream=STREAM, layer=layer, position=position).key() for layer, position in places}) == 4
+    assert (
+        len({Cell(stream=STREAM, place=Place(layer=layer, position=position)).key() for layer, position in places}) == 4
+    )
 
 
 def test_a_number_that_json_lacks_has_no_key() -> None:
@@ -93,16 +99,26 @@ def test_a_job_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
     assert JOB.n_cells == 2
 
 
+def test_a_job_file_of_the_version_before_is_read() -> None:
+    """There a cell has its layer and position beside its key, and no site: each is at the block's output."""
+    raw = json.loads(JOB.to_json()) | {"schema": 1}
+    for cell in raw["cohorts"][0]["cells"]:
+        place = cell.pop("place")
+        cell |= {"layer": place["layer"], "position": place["position"]}
+    assert Job.from_json(json.dumps(raw)) == JOB
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda raw: raw.update(schema=2), r"not a job file of schema 1 \(found 2\)"),
-        (lambda raw: raw.pop("schema"), r"not a job file of schema 1 \(found None\)"),
+        (lambda raw: raw.update(schema=3), r"not a job file of schema 1 or 2 \(found 3\)"),
+        (lambda raw: raw.pop("schema"), r"not a job file of schema 1 or 2 \(found None\)"),
         (lambda raw: raw.pop("cohorts"), "KeyError: 'cohorts'"),
         (lambda raw: raw.pop("model_path"), "model_path"),
         (lambda raw: raw.update(speed=1), "speed"),
         (lambda raw: raw["options"].update(threds=1), "threds"),
         (lambda raw: raw["cohorts"][0]["cells"][0].pop("key"), "key"),
+        (lambda raw: raw["cohorts"][0]["cells"][0]["place"].update(head=1), "head"),
         (lambda raw: raw.update(cohorts=None), "TypeError"),
     ],
 )

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from workers.files.job import Cohort, Job, JobCell, Stream
+from workers.files.place import Place
 from workers.files.progress import ENV_METRICS_FILE, AttemptState, Progress
 from workers.job.gauges import MetricsFile
 
-CELLS = tuple(JobCell(key=f"k{index}", layer=index // 2, position=80, token="x") for index in range(4))
+CELLS = tuple(JobCell(key=f"k{index}", place=Place(layer=index // 2, position=80), token="x") for index in range(4))
 STREAM = Stream(model={}, task={}, hypothesis="left_boundary", seed=42, data={}, method={}, engine="suffix")
 COHORT = Cohort(experiment="left", stream=STREAM, cells=CELLS)
 JOB = Job(

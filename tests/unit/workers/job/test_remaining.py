@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tests.unit.workers.planted import Planted, save_planted
 from workers.files.folder import SweepFolder, visible_files
 from workers.files.job import Cell, Cohort, Job, JobCell, RunOptions, Setting, Stream
+from workers.files.place import Place
 from workers.files.progress import read_progress
 from workers.files.shard import RUN_COLUMNS
 from workers.job import run as job_module
@@ -53,8 +54,8 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., J
             method=method_settings(method, METHODS[method]),
             engine="suffix",
         )
-        cells = [Cell(stream=stream, layer=layer, position=4) for layer in (0, 1)]
-        job_cells = tuple(JobCell(key=cell.key(), layer=cell.layer, position=4, token="=") for cell in cells)
+        cells = [Cell(stream=stream, place=Place(layer=layer, position=4)) for layer in (0, 1)]
+        job_cells = tuple(JobCell(key=cell.key(), place=cell.place, token="=") for cell in cells)
         job = Job(
             job=name,
             sweep=sweep,
@@ -106,8 +107,8 @@ def test_prompts_of_unequal_length_run_in_every_engine(make_job: Callable[..., J
         settings = (Setting(name="short", task={"fillers": 1}), RIGHT)
         job = make_job(engine, "j1", method="interchange", settings=settings)
         stream = replace(job.cohorts[0].stream, task={"name": "planted", "fillers": 3}, engine=engine)
-        cells = [Cell(stream=stream, layer=layer, position=3) for layer in (0, 1)]
-        job_cells = tuple(JobCell(key=cell.key(), layer=cell.layer, position=3, token="last") for cell in cells)
+        cells = [Cell(stream=stream, place=Place(layer=layer, position=3)) for layer in (0, 1)]
+        job_cells = tuple(JobCell(key=cell.key(), place=cell.place, token="last") for cell in cells)
         rows = run(replace(job, cohorts=(replace(job.cohorts[0], stream=stream, cells=job_cells),)))
         assert {row["task_accuracy"] for row in rows} == {1.0}
         found[engine] = [(row["setting"], row["layer"], row["n_correct"], row["n_correct_none"]) for row in rows]

@@ -112,7 +112,7 @@ def test_a_cell_is_fitted_as_if_alone(tmp_path: Path, name: str) -> None:
     together = module.fit(context_of(tmp_path, name))
     for column in together:
         for index, cell in enumerate(column.cells):
-            (alone,) = module.fit(context_of(tmp_path, name, [(cell.layer, cell.position)]))
+            (alone,) = module.fit(context_of(tmp_path, name, [(cell.place.layer, cell.place.position)]))
             assert alone.facts == (column.facts[index],)
             for field in fields(column.learned):
                 one, of_many = getattr(alone.learned, field.name)[0], getattr(column.learned, field.name)[index]

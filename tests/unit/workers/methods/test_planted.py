@@ -44,7 +44,7 @@ def counts_by_point(
     columns = boundless_das.fit(make_context(folder, cohort, model, train, n_variables=n_variables))
     counts = count_right(SuffixEngine(model, layers=[0, 1]), columns, to_device(test, CPU), micro_batch=100)
     return {
-        (cell.layer, column.position): count
+        (cell.place.layer, column.position): count
         for column, column_counts in zip(columns, counts, strict=True)
         for cell, count in zip(column.cells, column_counts, strict=True)
     }
