@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from orchestrator.sweep import Sweep
 
-__all__ = ["Sweep"]
+__all__ = ["Sweep", "__version__"]
+
+__version__ = "0.1.0"  # the one place: pyproject.toml reads it here
 
 
 def __getattr__(name: str) -> Any:

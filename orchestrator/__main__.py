@@ -1,4 +1,4 @@
-"""`python -m orchestrator` is `causalsweep`."""
+"""`python -m orchestrator` is the command `causalsweep`."""
 
 from orchestrator.cli import main
 

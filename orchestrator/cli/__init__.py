@@ -8,21 +8,39 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Annotated
 
 import typer
 
+from orchestrator import __version__
 from orchestrator.cli import reading, running, steering, watching
 
 app = typer.Typer(
     name="causalsweep",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Find where inside a language model an algorithm lives: Boundless DAS over grids of hypotheses, layers and "
     "token positions, on this machine, on SLURM or on Ray.",
     epilog="Begin with: causalsweep run examples/demo.yaml",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"causalsweep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The options that belong to no command."""
+
+
 for module in (running, watching, steering, reading):
     for command in module.COMMANDS:
         app.command()(command)
@@ -35,7 +53,7 @@ def main() -> None:
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app()
+        app(prog_name="causalsweep")  # whichever way it was started: the completion asks for it by this name
     except RepeatedBug as error:
         print(f"stopped: {error}", file=sys.stderr)
         sys.exit(1)
