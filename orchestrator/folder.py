@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchestrator.errors import SpecError, StorageError, SweepConflict, SweepNotFound
 from orchestrator.grid.expand import Grid
@@ -21,7 +19,7 @@ from orchestrator.grid.file import read_grid, write_grid
 from orchestrator.spec.schema import SweepSpec, load_spec
 from orchestrator.store.store import Store
 from workers.files.folder import SweepFolder, replace_file
-from workers.files.shard import SHARD_SCHEMA_VERSION
+from workers.files.shard import shard_bytes
 from workers.tasks import TaskError, load_task
 
 
@@ -174,11 +172,9 @@ def reuse_rows(folder: SweepFolder, grid: Grid, other: SweepFolder) -> int:
     taken = table.filter(pc.and_(pc.is_in(table["cell_key"], wanted), pc.equal(table["status"], "done")))
     if taken.num_rows == 0:
         return 0
-    buffer = io.BytesIO()
-    notes = {"schema_version": str(SHARD_SCHEMA_VERSION), "reused_from": str(other.root)}
-    pq.write_table(taken.replace_schema_metadata(notes), buffer, compression="zstd")
+    content = shard_bytes(taken, {"reused_from": str(other.root)})
     try:
-        replace_file(folder.shards / f"reused-{other.root.name}.parquet", buffer.getvalue())
+        replace_file(folder.shards / f"reused-{other.root.name}.parquet", content)
         _reuse_alignments(folder, other, set(taken["cell_key"].to_pylist()))
     except OSError as error:
         raise StorageError(f"{folder.shards}: cannot write: {error.strerror}") from error

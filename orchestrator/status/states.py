@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from cluster.backend import JobState
 from orchestrator.status.cell_state import CellState
-from orchestrator.store.store import TornShard
 from workers.files.progress import Failure, Progress
+from workers.files.shard import TornShard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,10 +36,13 @@ def replace_file(path: Path, content: bytes | str) -> None:
 
 
 def visible_files(folder: Path, suffix: str) -> Iterator[Path]:
-    """The finished files of `folder` whose name ends in `suffix`, by name; nothing where there is no folder."""
+    """The finished files of `folder` whose name ends in `suffix`, by name; nothing where there is no folder.
+
+    Folders, and links that lead nowhere, are passed over.
+    """
     try:
-        names = sorted(entry.name for entry in os.scandir(folder))
-    except FileNotFoundError:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    except (FileNotFoundError, NotADirectoryError):
         return
     for name in names:
         if name.endswith(suffix) and not name.startswith(("_", ".")):

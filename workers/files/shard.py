@@ -1,18 +1,38 @@
 """The shard: the Parquet file in which one attempt of a job hands back the rows of every cell that it finished.
 
-One row a cell and setting. Counts, never rounded rates. The Arrow schema is explicit and versioned; version and
-provenance stand in the file's key-value metadata.
+One row a cell and setting. Counts, never rounded rates. The Arrow schema is explicit and versioned; the version and
+the provenance are in the file's key-value metadata. `read_shard` is the one reader: store, status, resume and the
+worker agree on which rows there are, because they all ask it.
+
+To add a column: append its field, name the version that brought it in `_SINCE`, and raise `SHARD_SCHEMA_VERSION`.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-SHARD_SCHEMA_VERSION: Final = 1
+from workers.files.place import BLOCK_OUTPUT
+from workers.files.versions import NewerFile
+
+SHARD_SCHEMA_VERSION: Final = 2
 
 _TEXT, _INT, _REAL = pa.string(), pa.int64(), pa.float64()
+
+# Sums over a row's pairs, and of squares (for the standard error of the mean), for the cell and for its three controls.
+SUMMED: Final = ("label_logprob", "logit_diff", "kl", "log_odds")
+SUM_COLUMNS: Final = tuple(
+    f"sum_{measure}{power}{control}"
+    for control in ("", "_none", "_full", "_random")
+    for measure in SUMMED
+    for power in ("", "_sq")
+)
 
 # A row's status: `done` has counts; `skipped` (gate) and `failed` (diverged) have none, but the reason.
 SHARD_SCHEMA: Final = pa.schema(
@@ -27,8 +47,11 @@ SHARD_SCHEMA: Final = pa.schema(
         pa.field("task_settings", _TEXT),  # canonical JSON
         pa.field("hypothesis", _TEXT, nullable=False),
         pa.field("variables", pa.list_(_TEXT)),
-        pa.field("layer", _INT, nullable=False),
-        pa.field("position", _INT, nullable=False),
+        pa.field("layer", _INT),  # null, as is `position`: the cell is a set of places, which `place` names
+        pa.field("position", _INT),
+        pa.field("site", _TEXT),  # the activation inside the block
+        pa.field("unit", _INT),  # which part of the site: a head, say; null where it has no parts
+        pa.field("place", _TEXT),  # the name of a set of places
         pa.field("token", _TEXT),
         pa.field("seed", _INT, nullable=False),
         pa.field("method", _TEXT, nullable=False),
@@ -40,6 +63,7 @@ SHARD_SCHEMA: Final = pa.schema(
         pa.field("metric", _TEXT),  # iia | decoding (accuracy of a probe: decodable is not causal)
         pa.field("n_correct", _INT),
         pa.field("n_total", _INT),
+        pa.field("n_dropped", _INT),  # pairs that were drawn and left out
         pa.field("iia", _REAL),
         # controls, on the same pairs: no intervention, the whole vector swapped, a random rotation at the learned width
         pa.field("n_correct_none", _INT),
@@ -48,6 +72,8 @@ SHARD_SCHEMA: Final = pa.schema(
         # paired with the control "no intervention": pairs that only one of the two gets right (McNemar)
         pa.field("n_only_cell", _INT),
         pa.field("n_only_none", _INT),
+        pa.field("n_flips", _INT),  # pairs on which the source's answer is preferred to the base's
+        *(pa.field(name, _REAL) for name in SUM_COLUMNS),
         pa.field("task_n_correct", _INT),
         pa.field("task_n_total", _INT),
         pa.field("task_accuracy", _REAL),
@@ -73,8 +99,75 @@ SHARD_SCHEMA: Final = pa.schema(
     ]
 )
 
+# The schema version that brought a column; 1 where none is named. An older shard is read with null in it, or with what
+# `_FILLED` says that its rows have always meant.
+_SINCE: Final[Mapping[str, int]] = dict.fromkeys(("site", "unit", "place", "n_dropped", "n_flips", *SUM_COLUMNS), 2)
+_FILLED: Final[Mapping[str, str]] = {"site": BLOCK_OUTPUT}
+
 # What two runs of one cell may differ in; everything else of a row is the same on any machine of the same kind.
 RUN_COLUMNS: Final = frozenset(
     {"sweep", "model", "model_revision", "started", "ended", "gpu_seconds", "peak_memory_bytes", "gpu_name", "gpu_uuid"}
     | {"host", "backend", "job", "attempt", "scheduler_job_id", "git_sha", "versions"}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class TornShard:
+    """A shard that cannot be read; its rows do not count."""
+
+    path: Path
+    problem: str
+
+
+def read_shard(path: Path) -> pa.Table | TornShard:
+    """The rows of a shard in the schema of this version, every page of it checked; or what is wrong with the file.
+
+    What an older schema version lacks is null. Raises: NewerFile (a later version of causalsweep wrote it).
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            written = (schema.metadata or {}).get(b"schema_version", b"none").decode(errors="replace")
+            version = int(written) if written.isascii() and written.isdigit() else 0
+            if version > SHARD_SCHEMA_VERSION:
+                raise NewerFile(path, found=version, known=SHARD_SCHEMA_VERSION)
+            if version < 1:
+                return TornShard(path, f"schema version {written}; this is no shard")
+            if {field.name: field.type for field in schema} != _types(version):
+                return TornShard(path, f"its columns are not those of schema version {version}")
+            table = file.read(use_threads=False)
+        if version == 1:  # its pages carry no checksums
+            table.validate(full=True)
+        return _upgraded(table)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        return TornShard(path, (str(error).splitlines() or [type(error).__name__])[0])
+
+
+def shard_bytes(table: pa.Table, notes: Mapping[str, str]) -> bytes:
+    """The content of a shard with these rows, which are in the schema of this version. `notes` go into its metadata."""
+    buffer = io.BytesIO()
+    metadata = {"schema_version": str(SHARD_SCHEMA_VERSION), **notes}
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        buffer,
+        compression="zstd",
+        write_page_checksum=True,
+    )
+    return buffer.getvalue()
+
+
+def _types(version: int) -> dict[str, Any]:
+    """The columns of a schema version with their types."""
+    return {field.name: field.type for field in SHARD_SCHEMA if _SINCE.get(field.name, 1) <= version}
+
+
+def _upgraded(table: pa.Table) -> pa.Table:
+    """The table in the schema of this version."""
+    there = set(table.column_names)
+    columns = [
+        table[field.name]
+        if field.name in there
+        else pa.repeat(pa.scalar(_FILLED.get(field.name), type=field.type), table.num_rows)
+        for field in SHARD_SCHEMA
+    ]
+    return pa.Table.from_arrays(columns, schema=SHARD_SCHEMA)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from workers.files.folder import visible_files
+from workers.files.gather import Shards
 from workers.files.job import MAIN_SETTING, Cohort, Job, JobCell, Setting
 from workers.job.saved import is_saved
+
+_ROW: Final = ("cell_key", "setting")  # what tells a row from every other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,20 +71,12 @@ def rows_done(job: Job) -> set[tuple[str, str]]:
     """(cell key, setting) of the rows that need not be written again: whatever an earlier attempt of this job found,
     and what other jobs measured. That a cell failed elsewhere, or was skipped, is what this job is to try anew.
 
-    Torn shards do not count.
+    Torn shards do not count. Raises: NewerFile.
     """
+    shards = Shards(job.sweep_folder)
+    found = shards.index()
+    measured = found.filter(pc.equal(found["status"], "done"))
+    own = shards.index_of_job(job.job)
     keys = {cell.key for cohort in job.cohorts for cell in cohort.cells}
-    done: set[tuple[str, str]] = set()
-    for path in visible_files(job.sweep_folder.shards, ".parquet"):
-        is_own = path.name.rsplit("-", 1)[0] == job.job
-        try:
-            table = pq.read_table(path, columns=["cell_key", "setting", "status"])
-        except (OSError, pa.ArrowException):
-            continue
-        columns = (table[name].to_pylist() for name in ("cell_key", "setting", "status"))
-        done |= {
-            (key, setting)
-            for key, setting, status in zip(*columns, strict=True)
-            if key in keys and (is_own or status == "done")
-        }
-    return done
+    rows = [pair for table in (measured, own) for pair in zip(*(table[n].to_pylist() for n in _ROW), strict=True)]
+    return {(key, setting) for key, setting in rows if key in keys}

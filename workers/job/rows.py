@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +11,11 @@ from importlib import metadata
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, Job, JobCell, canonical_json
 from workers.files.progress import Progress
-from workers.files.shard import SHARD_SCHEMA, SHARD_SCHEMA_VERSION
+from workers.files.shard import SHARD_SCHEMA, shard_bytes
 from workers.job.evaluate import Counts
 from workers.methods.alignment import CellFacts
 from workers.methods.settings import method_label
@@ -67,11 +65,9 @@ class RowWriter:
     def write(self) -> None:
         """Replace the shard by all rows so far. Raises: OSError."""
         table = pa.Table.from_pylist(self._rows, schema=SHARD_SCHEMA)
-        notes = {"schema_version": str(SHARD_SCHEMA_VERSION), "job": self._job.job, "sweep": self._job.sweep}
-        notes["provenance"] = json.dumps(dict(self._job.provenance), sort_keys=True)
-        buffer = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata(notes), buffer, compression="zstd")
-        replace_file(self._path, buffer.getvalue())
+        provenance = json.dumps(dict(self._job.provenance), sort_keys=True)
+        notes = {"job": self._job.job, "sweep": self._job.sweep, "provenance": provenance}
+        replace_file(self._path, shard_bytes(table, notes))
 
 
 def cell_row(
@@ -89,6 +85,8 @@ def cell_row(
         "variables": list(variables),
         "layer": cell.place.layer,
         "position": cell.place.position,
+        "site": cell.place.site,
+        "unit": cell.place.unit,
         "token": cell.token,
         "seed": stream.seed,
         "method": method_label(stream.method),

@@ -4,7 +4,8 @@
 2. Load the model; measure its task accuracy (the gate).
 3. For each cohort that is not done: fit, or load what was fitted earlier; evaluate on the settings that lack rows;
    write the rows. Out of memory: halve the micro-batch, then the cohort.
-4. Whatever happens is classed in the progress file, and in the exit code for the backend.
+4. Gather the rows of all jobs into the store, for whoever opens it next.
+5. Whatever happens is classed in the progress file, and in the exit code for the backend.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from workers.data.model_info import ModelError
 from workers.data.tokenizer import Tokenizer
 from workers.engine.model import check_device, load_model, pick_device
+from workers.files.gather import gather_after_job
 from workers.files.job import Cohort, Job
 from workers.files.progress import (
     EXIT_BAD_INPUT,
@@ -38,6 +40,7 @@ from workers.files.progress import (
     claim_attempt,
     fingerprint,
 )
+from workers.files.versions import NewerFile
 from workers.job.cohort import Workbench, evaluate_cohort, fit_cohort, halves, save_alignments, saved_columns
 from workers.job.memory import cells_that_fit
 from workers.job.monitor import JobMonitor
@@ -84,8 +87,10 @@ def run_job(job: Job, stop: StopRequest) -> int:
     except Exception as error:  # the outermost frame: whatever it was becomes a classed failure
         failure = classed(error)
         log.error("%s: %s\n%s", failure.kind, failure.message, failure.traceback)
+        gather_after_job(job.sweep_folder)
         monitor.close(AttemptState.FAILED, failure)
         return EXIT_CODES[failure.kind]
+    gather_after_job(job.sweep_folder)
     monitor.close(AttemptState.FINISHED)
     log.info("finished: %s", monitor.summary())
     return EXIT_FINISHED
@@ -94,7 +99,7 @@ def run_job(job: Job, stop: StopRequest) -> int:
 def classed(error: Exception) -> Failure:
     """What kind of failure an exception is, by what to do next."""
     trace = "".join(traceback.format_exception(error))
-    if isinstance(error, ModelError | TaskError):
+    if isinstance(error, ModelError | TaskError | NewerFile):
         kind = FailureClass.BAD_INPUT
     elif is_out_of_memory(error):
         kind = FailureClass.OUT_OF_MEMORY

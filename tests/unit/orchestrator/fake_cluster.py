@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.backend import AbstractCluster, ClusterError, Control, Finding, JobRequest, JobState, JobStatus
 from orchestrator.backends.submissions import read_submissions
@@ -19,7 +17,7 @@ from orchestrator.sweep import Sweep
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING, Job, canonical_json
 from workers.files.progress import AttemptState, Failure, FailureClass, Progress, fingerprint
-from workers.files.shard import SHARD_SCHEMA, SHARD_SCHEMA_VERSION
+from workers.files.shard import SHARD_SCHEMA, shard_bytes
 
 
 @dataclass
@@ -136,11 +134,9 @@ def write_shard(
                     }
                     rows.append(row | fields)
     table = pa.Table.from_pylist(rows, schema=SHARD_SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({"schema_version": str(SHARD_SCHEMA_VERSION)}), buffer)
     folder = job.sweep_folder
     path = folder.shards / f"{folder.attempt_name(job.job, attempt)}.parquet"
-    replace_file(path, buffer.getvalue())
+    replace_file(path, shard_bytes(table, {}))
     return path
 
 

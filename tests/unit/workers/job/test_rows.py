@@ -13,7 +13,7 @@ import pytest
 from tests.unit.workers.files.test_job import COHORT, JOB
 from workers.files.job import Job
 from workers.files.progress import AttemptState, Progress
-from workers.files.shard import RUN_COLUMNS, SHARD_SCHEMA
+from workers.files.shard import RUN_COLUMNS, SHARD_SCHEMA, SHARD_SCHEMA_VERSION
 from workers.job.evaluate import Counts
 from workers.job.remaining import rows_done
 from workers.job.rows import GateResult, RowWriter, cell_row, measured
@@ -71,7 +71,7 @@ def test_a_shard_has_the_schema_and_says_where_it_comes_from(job: Job) -> None:
     schema = pq.read_schema(path)
     assert schema.remove_metadata().equals(SHARD_SCHEMA)
     assert {key: schema.metadata[key] for key in (b"schema_version", b"job", b"sweep")} == {
-        b"schema_version": b"1",
+        b"schema_version": str(SHARD_SCHEMA_VERSION).encode(),
         b"job": b"j-1",
         b"sweep": b"s",
     }
