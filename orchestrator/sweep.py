@@ -61,7 +61,7 @@ class Sweep:
         found = sweep_folder.find(source, sweeps, list(overrides))
         if found.is_planned:
             return cls(found.spec, found.folder, read_grid(found.folder.cells))
-        grid = expand(found.spec)
+        grid = expand(found.spec, found.folder)
         sweep_folder.check_same_science(found.folder, found.spec, grid)
         return cls(found.spec, found.folder, grid)
 

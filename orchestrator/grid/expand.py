@@ -8,21 +8,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
 from orchestrator.grid.axes import AxisError, resolve_layers, resolve_positions
 from orchestrator.spec.filters import CellFilter
 from orchestrator.spec.schema import Experiment, SweepSpec
-from workers.data.layout import PromptLayout, moved_positions, read_layout
+from workers.data.layout import PromptLayout, moved_positions
 from workers.data.model_info import ModelError, ModelInfo, read_model_info
-from workers.data.pairs import check_drawable
+from workers.data.source import AbstractPairSource
+from workers.data.sources import open_source
 from workers.data.tokenizer import Tokenizer
+from workers.files.folder import SweepFolder
 from workers.files.job import MAIN_SETTING, JobCell, Setting, Stream, canonical_json
 from workers.files.place import Place
 from workers.methods.settings import MethodError, method_label, method_variants
-from workers.tasks import AbstractTask, TaskError, load_task
+from workers.tasks import TaskError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +83,10 @@ def wanted_settings(settings: Sequence[Setting], experiment: str) -> list[str]:
     ]
 
 
-def expand(spec: SweepSpec) -> Grid:
+def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     """The grid of a spec: no cell twice, in the order of experiments, methods, seeds, layers, positions.
 
+    `folder`: the sweep's own, which has what an earlier plan made of the spec's files.
     Raises: SpecError naming file, key, value and what would be right.
     """
     try:
@@ -93,7 +95,7 @@ def expand(spec: SweepSpec) -> Grid:
     except ModelError as error:
         raise SpecError(f"{spec.source}: key `model.path`: {error}") from error
     methods = _methods(spec)
-    prompts = PromptReader(spec, tokenizer)
+    prompts = PromptReader(spec, tokenizer, folder)
     strands: list[Strand] = []
     for index in range(len(spec.grid.experiments)):
         strands += _strands(spec, index, model, prompts, methods)
@@ -118,9 +120,10 @@ def _strands(
 ) -> Iterator[Strand]:
     """The strands of one experiment."""
     experiment = spec.grid.experiments[index]
-    task, layout = prompts.read(f"grid.experiments[{index}].task", experiment.task)
-    hypothesis = _hypothesis(spec, index, task)
-    prompts.check_labels(f"grid.experiments[{index}]", experiment.task, hypothesis)
+    source = prompts.read(f"grid.experiments[{index}].task", experiment.task)
+    hypothesis = _hypothesis(spec, index, source)
+    layout = prompts.layout(f"grid.experiments[{index}]", experiment.task, hypothesis)
+    science = source.science()
     try:
         layers = resolve_layers(spec.grid.layers, model.n_layers)
         positions = resolve_positions(spec.grid.positions, layout)
@@ -131,7 +134,7 @@ def _strands(
         for seed in spec.grid.seeds:
             stream = Stream(
                 model={"fingerprint": model.fingerprint, "dtype": spec.model.dtype},
-                task=science_of(task, spec.task | experiment.task),
+                task=science,
                 hypothesis=hypothesis,
                 seed=seed,
                 data=spec.data.model_dump(),
@@ -142,7 +145,7 @@ def _strands(
             yield Strand(
                 experiment=experiment.name,
                 stream=stream,
-                variables=tuple(task.hypotheses[hypothesis].variables),
+                variables=source.variables[hypothesis],
                 n_tokens=layout.n_tokens,
                 n_prefix=layout.n_prefix,
                 first_tokens={at: layout.first_tokens[at] for at in positions if not layout.is_index(at)},
@@ -150,13 +153,6 @@ def _strands(
                     JobCell(key=key_of(place), place=place, token=layout.tokens[place.position]) for place in places
                 ),
             )
-
-
-def science_of(task: AbstractTask, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's part of a cell key: its settings, and the hash of the user's file that defines it."""
-    if "file" not in raw:
-        return task.settings()
-    return task.settings() | {"file_sha256": hashlib.sha256(Path(raw["file"]).read_bytes()).hexdigest()}
 
 
 def cell_keys(stream: Stream) -> Callable[[Place], str]:
@@ -182,48 +178,49 @@ def cell_keys(stream: Stream) -> Callable[[Place], str]:
 class PromptReader:
     """The spec's task and its variations, each read once."""
 
-    def __init__(self, spec: SweepSpec, tokenizer: Tokenizer) -> None:
-        self._spec = spec
-        self._tokenizer = tokenizer
-        self._read: dict[str, tuple[AbstractTask, PromptLayout]] = {}
-        self._drawable: set[tuple[str, str]] = set()
+    def __init__(self, spec: SweepSpec, tokenizer: Tokenizer, folder: SweepFolder | None = None) -> None:
+        self._spec, self._tokenizer, self._folder = spec, tokenizer, folder
+        self._sources: dict[str, AbstractPairSource] = {}
+        self._layouts: dict[tuple[str, str], PromptLayout] = {}
         self.read("task", {})
 
-    def read(self, key: str, overrides: Mapping[str, Any]) -> tuple[AbstractTask, PromptLayout]:
-        """The task with `overrides`, and where its tokens lie. Raises: SpecError at `key`."""
+    def read(self, key: str, overrides: Mapping[str, Any]) -> AbstractPairSource:
+        """Where the pairs of the task with `overrides` come from. Raises: SpecError at `key`."""
         raw = self._spec.task | dict(overrides)
         try:
             text = canonical_json(raw)
-            if text not in self._read:
-                task = load_task(raw)
-                self._read[text] = (task, read_layout(task, self._tokenizer))
+            if text not in self._sources:
+                self._sources[text] = open_source(raw, self._tokenizer, self._folder)
         except (TaskError, TypeError) as error:
             raise _placed(self._spec, key, error) from error
-        return self._read[text]
+        return self._sources[text]
 
-    def check_labels(self, key: str, overrides: Mapping[str, Any], hypothesis: str) -> None:
-        """Balanced pairs of the hypothesis can be drawn from the task with `overrides`. Raises: SpecError at `key`."""
-        raw = self._spec.task | dict(overrides)
-        known = (canonical_json(raw), hypothesis)
-        if known in self._drawable:
-            return
-        task, _ = self.read(key, overrides)
-        if hypothesis not in task.hypotheses:
-            right = f"task {task.name!r} has no hypothesis {hypothesis!r}, only {', '.join(task.hypotheses)}"
+    def layout(self, key: str, overrides: Mapping[str, Any], hypothesis: str) -> PromptLayout:
+        """Where the tokens of the hypothesis's prompts lie in the task with `overrides`; pairs of it can be had.
+
+        Raises: SpecError at `key`.
+        """
+        source = self.read(key, overrides)
+        if hypothesis not in source.variables:
+            right = f"task {source.name!r} has no hypothesis {hypothesis!r}, only {', '.join(source.variables)}"
             raise self._spec.error(key, dict(overrides), right)
-        try:
-            check_drawable(task, task.hypotheses[hypothesis])
-        except TaskError as error:
-            raise _placed(self._spec, key, error) from error
-        self._drawable.add(known)
+        known = (canonical_json(self._spec.task | dict(overrides)), hypothesis)
+        if known not in self._layouts:
+            try:
+                layout = source.layout(hypothesis)
+                source.check(hypothesis)
+            except TaskError as error:
+                raise _placed(self._spec, key, error) from error
+            self._layouts[known] = layout
+        return self._layouts[known]
 
 
-def _hypothesis(spec: SweepSpec, index: int, task: AbstractTask) -> str:
+def _hypothesis(spec: SweepSpec, index: int, source: AbstractPairSource) -> str:
     experiment: Experiment = spec.grid.experiments[index]
     name = experiment.hypothesis or experiment.name
-    if name not in task.hypotheses:
+    if name not in source.variables:
         key = f"grid.experiments[{index}]" + (".hypothesis" if experiment.hypothesis else "")
-        raise spec.error(key, name, f"task {task.name!r} has the hypotheses {', '.join(task.hypotheses)}")
+        raise spec.error(key, name, f"task {source.name!r} has the hypotheses {', '.join(source.variables)}")
     return name
 
 
@@ -235,9 +232,8 @@ def _check_settings(spec: SweepSpec, prompts: PromptReader) -> None:
         for experiment in spec.grid.experiments:
             if not setting.experiments or experiment.name in setting.experiments:
                 hypothesis = experiment.hypothesis or experiment.name
-                prompts.check_labels(key, experiment.task | setting.task, hypothesis)
-                _, own = prompts.read("task", experiment.task)
-                _, other = prompts.read(key, experiment.task | setting.task)
+                other = prompts.layout(key, experiment.task | setting.task, hypothesis)
+                own = prompts.layout("task", experiment.task, hypothesis)
                 try:
                     moved_positions(own, other, resolve_positions(spec.grid.positions, own), setting.name)
                 except TaskError as error:

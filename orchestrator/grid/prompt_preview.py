@@ -5,18 +5,16 @@ It needs no grid, so that it can be looked at before the positions of a spec are
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 from orchestrator.errors import SpecError
 from orchestrator.grid.axes import AxisError, resolve_positions
 from orchestrator.grid.expand import PromptReader
 from orchestrator.spec.schema import SweepSpec
-from workers.data.layout import PromptLayout, encode_prompts
+from workers.data.layout import PromptLayout
 from workers.data.model_info import ModelError
 from workers.data.tokenizer import Tokenizer
 from workers.tasks import TaskError
-from workers.tasks.blame import blamed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,20 +50,21 @@ def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> E
         tokenizer = Tokenizer.load(spec.model_path)
     except ModelError as error:
         raise SpecError(f"{spec.source}: key `model.path`: {error}") from error
-    task, layout = PromptReader(spec, tokenizer).read("task", (chosen or spec.grid.experiments[0]).task)
+    one = chosen or spec.grid.experiments[0]
+    source = PromptReader(spec, tokenizer).read("task", one.task)
+    hypothesis = one.hypothesis or one.name
+    if hypothesis not in source.variables:
+        hypothesis = next(iter(source.variables))
     try:
-        with blamed(task):
-            inputs = task.sample(random.Random(draw))
-            text, answer = task.prompt(inputs), task.answers[task.outcome(inputs)]
-            encoded = encode_prompts(task, tokenizer, [text], [task.positions(inputs)])
-        prompts = layout.place(task, encoded)
-    except TaskError as error:  # of this draw alone: the layout has tried others
+        layout, example = source.layout(hypothesis), source.example(hypothesis, draw)
+    except TaskError as error:
         raise SpecError(f"{spec.source}: key `task`: {error}") from error
+    prompts = example.prompts
     places = range(layout.n_tokens) if prompts.place_BP is None else prompts.place_BP[0].tolist()
     in_grid = {places[point] for point in _points_in_grid(spec, layout)}
     named = {name: places[point] for name, point in layout.named.items()}
     tokens = []
-    for index, token in enumerate(encoded.rows[0]):
+    for index, token in enumerate(prompts.ids_BT[0].tolist()):
         label = layout.tokens[index].strip(" ") if layout.is_indexed else ""
         tokens.append(
             PromptToken(
@@ -77,10 +76,10 @@ def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> E
             )
         )
     return ExamplePrompt(
-        task=task.name,
-        text=text,
-        answer=answer,
-        answers=tuple(task.answers.values()),
+        task=source.name,
+        text=example.text,
+        answer=example.answer,
+        answers=example.answers,
         tokens=tuple(tokens),
     )
 

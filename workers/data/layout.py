@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from workers.data.token_ids import Prompts, n_common_prefix
-from workers.data.tokenizer import Tokenizer
+from workers.data.token_ids import Prompts, TokenRows
+from workers.data.tokenizer import NoTokenError, Tokenizer
 from workers.tasks.base import LAST, AbstractTask, TaskError
 from workers.tasks.blame import blamed, place_of
 from workers.tasks.probing import probed
@@ -26,9 +27,17 @@ _N_PROBES: Final = 256  # prompts looked at; a job checks every prompt that it u
 class EncodedPrompts:
     """Prompts in tokens, and the token at which each named position lies, `last` among them."""
 
-    texts: Sequence[str]
-    rows: Sequence[Sequence[int]]
-    named: Sequence[Mapping[str, int]]
+    rows: TokenRows
+    named: Mapping[str, NDArray[np.int64]]  # by name: the token in each prompt
+
+    @classmethod
+    def of(cls, rows: TokenRows, places: Mapping[str, NDArray[np.int64]]) -> EncodedPrompts:
+        """The prompts with these places, and their last token's."""
+        return cls(rows=rows, named={**places, LAST: rows.length_B - 1})
+
+    def take(self, rows: NDArray[np.int64]) -> EncodedPrompts:
+        """The prompts numbered `rows`."""
+        return EncodedPrompts(rows=self.rows.take(rows), named={name: at[rows] for name, at in self.named.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,113 +66,47 @@ class PromptLayout:
         """Whether the point is the token of that index, in every prompt."""
         return self.is_indexed and point < self.n_tokens
 
-    def place(self, task: AbstractTask, encoded: EncodedPrompts) -> Prompts:
-        """The prompts with the places of all points. Raises: TaskError for one that does not fit this layout."""
-        for text, found in zip(encoded.texts, encoded.named, strict=True):
-            if found.keys() != self.named.keys():
-                raise TaskError(
-                    f"{place_of(task, type(task).positions)}task {task.name!r}: {text[-60:]!r} has the positions "
-                    f"{', '.join(found)}, and {_N_PROBES} others had {', '.join(self.named)}; name the same for each"
-                )
-        if self.is_indexed:
-            _check_equal_lengths(task, encoded)
-            if len(encoded.rows[0]) != self.n_tokens:
-                n_tokens = len(encoded.rows[0])
-                raise TaskError(f"task {task.name!r}: prompts of {n_tokens} tokens, {self.n_tokens} were planned")
-        for name, point in self.named.items():
-            if self.is_index(point):
-                _check_fixed(task, encoded, name, point)
+    def prompts(self, encoded: EncodedPrompts) -> Prompts:
+        """The prompts with the places of all points."""
         moving = [name for name, point in self.named.items() if not self.is_index(point)]
         if not moving:
-            return Prompts.of_rows(encoded.rows)
-        places = [[named[name] for name in moving] for named in encoded.named]
-        indices_BT = np.tile(np.arange(self.n_tokens if self.is_indexed else 0), (len(places), 1))
-        return Prompts.of_rows(encoded.rows, np.hstack([indices_BT, np.array(places)]))
+            return Prompts.of_tokens(encoded.rows)
+        indices_BT = np.tile(np.arange(self.n_tokens if self.is_indexed else 0), (len(encoded.rows), 1))
+        return Prompts.of_tokens(
+            encoded.rows, np.hstack([indices_BT, np.stack([encoded.named[name] for name in moving], axis=1)])
+        )
 
 
-def encode_prompts(
-    task: AbstractTask, tokenizer: Tokenizer, texts: Sequence[str], named: Sequence[Mapping[str, int]]
-) -> EncodedPrompts:
-    """`texts` in tokens; `named` says at which character of its text each named position lies.
-
-    Raises: TaskError for a position at no token of its prompt.
-    """
-    if not any(named):
-        rows = tokenizer.encode(texts)
-        return EncodedPrompts(texts=texts, rows=rows, named=[{LAST: len(row) - 1} for row in rows])
-    rows, places = [], []
-    for text, characters, (row, offsets) in zip(texts, named, tokenizer.encode_with_offsets(texts), strict=True):
-        found = {name: _token_at(task, text, offsets, name, at) for name, at in characters.items()}
-        rows.append(row)
-        places.append(found | {LAST: len(row) - 1})
-    return EncodedPrompts(texts=texts, rows=rows, named=places)
-
-
-def _token_at(task: AbstractTask, text: str, offsets: Sequence[tuple[int, int]], name: str, character: int) -> int:
-    for index, (start, end) in enumerate(offsets):
-        if start <= character < end:
-            return index
-    raise TaskError(
-        f"{place_of(task, type(task).positions)}task {task.name!r}: position {name!r} is given as character "
-        f"{character}, where {text[-60:]!r}, a prompt of {len(text)}, has no token"
-    )
-
-
-def read_layout(task: AbstractTask, tokenizer: Tokenizer) -> PromptLayout:
-    """The layout that the task's prompts share.
-
-    Raises: TaskError when the task's own code fails or contradicts itself, prompts differ in their number of tokens and
-    the task names no positions, or an answer is not one token.
-    """
-    with blamed(task):
-        texts, named = probed(task, _N_PROBES)
-    encoded = encode_prompts(task, tokenizer, texts, named)
-    is_indexed = len({len(row) for row in encoded.rows}) == 1
-    if not is_indexed and not named[0]:
-        _check_equal_lengths(task, encoded)
-    seen = {name: [places[name] for places in encoded.named] for name in encoded.named[0]}
-    tokens = [_label(set(column), tokenizer) for column in zip(*encoded.rows, strict=True)] if is_indexed else []
+def layout_of(encoded: EncodedPrompts, tokenizer: Tokenizer, answer_tokens: dict[Any, int]) -> PromptLayout:
+    """The layout that these prompts share."""
+    length_B = encoded.rows.length_B
+    is_indexed = bool((length_B == length_B[0]).all())
+    tokens = [_label(encoded.rows.column(at), tokenizer) for at in range(int(length_B[0]))] if is_indexed else []
     first_tokens = list(range(len(tokens)))
     points: dict[str, int] = {}
-    for name, places in seen.items():
-        if is_indexed and len(set(places)) == 1:
-            points[name] = places[0]
+    for name, place_B in encoded.named.items():
+        if is_indexed and (place_B == place_B[0]).all():
+            points[name] = int(place_B[0])
         else:
             points[name] = len(tokens)
             tokens.append(name)
-            first_tokens.append(min(places))
+            first_tokens.append(int(place_B.min()))
     return PromptLayout(
-        n_tokens=max(len(row) for row in encoded.rows),
+        n_tokens=int(length_B.max()),
         is_indexed=is_indexed,
         tokens=tuple(tokens),
         named=points,
         first_tokens=tuple(first_tokens),
-        n_prefix=n_common_prefix(Prompts.of_rows(encoded.rows)),
-        answer_tokens=_answer_tokens(task, texts[0], encoded.rows[0], tokenizer),
+        n_prefix=encoded.rows.n_common,
+        answer_tokens=answer_tokens,
     )
 
 
-def _check_equal_lengths(task: AbstractTask, encoded: EncodedPrompts) -> None:
-    """Raises: TaskError showing two prompts of unequal token count."""
-    first = encoded.rows[0]
-    for text, row in zip(encoded.texts, encoded.rows, strict=True):
-        if len(row) != len(first):
-            raise TaskError(
-                f"{place_of(task, type(task).prompt)}task {task.name!r}: "
-                f"prompts of unequal token count ({len(first)} and {len(row)}): "
-                f"{encoded.texts[0][-60:]!r} and {text[-60:]!r}; word the prompt so that every draw has as many "
-                "tokens, or name the places that count (`positions`)"
-            )
-
-
-def _check_fixed(task: AbstractTask, encoded: EncodedPrompts, name: str, index: int) -> None:
-    for text, places in zip(encoded.texts, encoded.named, strict=True):
-        if places[name] != index:
-            raise TaskError(
-                f"{place_of(task, type(task).positions)}task {task.name!r}: position {name!r} lies at token "
-                f"{places[name]} of {text[-60:]!r}, and at {index} of each of {_N_PROBES} prompts; let it move more "
-                "often, or never"
-            )
+def _label(ids_B: NDArray[np.int32], tokenizer: Tokenizer) -> str:
+    pieces = {tokenizer.piece(int(token)) for token in np.flatnonzero(np.bincount(ids_B))}
+    if len(pieces) == 1:
+        return next(iter(pieces))
+    return "digit" if all(piece.strip().isdigit() for piece in pieces) else "*"
 
 
 def moved_positions(own: PromptLayout, other: PromptLayout, positions: Sequence[int], setting: str) -> dict[int, int]:
@@ -194,20 +137,98 @@ def _moved(own: PromptLayout, other: PromptLayout, position: int, setting: str) 
     return moved
 
 
-def _label(column: set[int], tokenizer: Tokenizer) -> str:
-    pieces = {tokenizer.piece(token) for token in column}
-    if len(pieces) == 1:
-        return next(iter(pieces))
-    return "digit" if all(piece.strip().isdigit() for piece in pieces) else "*"
+# A task's prompts ---------------------------------------------------------------------------------------------------
+
+
+def read_layout(task: AbstractTask, tokenizer: Tokenizer) -> PromptLayout:
+    """The layout that the task's prompts share.
+
+    Raises: TaskError when the task's own code fails or contradicts itself, prompts differ in their number of tokens and
+    the task names no positions, or an answer is not one token.
+    """
+    with blamed(task):
+        texts, named = probed(task, _N_PROBES)
+    encoded = _encode(task, tokenizer, texts, named)
+    if not named[0]:
+        _check_equal_lengths(task, texts, encoded.rows)
+    return layout_of(encoded, tokenizer, _answer_tokens(task, texts[0], encoded.rows.row(0).tolist(), tokenizer))
+
+
+def encode_prompts(
+    task: AbstractTask,
+    tokenizer: Tokenizer,
+    layout: PromptLayout,
+    texts: Sequence[str],
+    named: Sequence[Mapping[str, int]],
+) -> Prompts:
+    """`texts` in tokens, with the places of all points; `named` says at which character each named position lies.
+
+    Raises: TaskError for a prompt that does not fit the task's layout, or a position at no token of its prompt.
+    """
+    for text, characters in zip(texts, named, strict=True):
+        if {*characters, LAST} != layout.named.keys():
+            raise TaskError(
+                f"{place_of(task, type(task).positions)}task {task.name!r}: {text[-60:]!r} has the positions "
+                f"{', '.join([*characters, LAST])}, and {_N_PROBES} others had {', '.join(layout.named)}; "
+                "name the same for each"
+            )
+    encoded = _encode(task, tokenizer, texts, named)
+    if layout.is_indexed:
+        _check_equal_lengths(task, texts, encoded.rows)
+        n_tokens = len(encoded.rows.row(0))
+        if n_tokens != layout.n_tokens:
+            raise TaskError(f"task {task.name!r}: prompts of {n_tokens} tokens, {layout.n_tokens} were planned")
+    for name, point in layout.named.items():
+        if layout.is_index(point):
+            _check_fixed(task, texts, encoded.named[name], name, point)
+    return layout.prompts(encoded)
+
+
+def _encode(
+    task: AbstractTask, tokenizer: Tokenizer, texts: Sequence[str], named: Sequence[Mapping[str, int]]
+) -> EncodedPrompts:
+    try:
+        return EncodedPrompts.of(*tokenizer.encode_placed(texts, named))
+    except NoTokenError as error:
+        text, character = texts[error.index], named[error.index][error.name]
+        raise TaskError(
+            f"{place_of(task, type(task).positions)}task {task.name!r}: position {error.name!r} is given as character "
+            f"{character}, where {text[-60:]!r}, a prompt of {len(text)}, has no token"
+        ) from error
+
+
+def _check_equal_lengths(task: AbstractTask, texts: Sequence[str], rows: TokenRows) -> None:
+    """Raises: TaskError showing two prompts of unequal token count."""
+    first = rows.length_B[0]
+    for text, length in zip(texts, rows.length_B, strict=True):
+        if length != first:
+            raise TaskError(
+                f"{place_of(task, type(task).prompt)}task {task.name!r}: "
+                f"prompts of unequal token count ({first} and {length}): "
+                f"{texts[0][-60:]!r} and {text[-60:]!r}; word the prompt so that every draw has as many "
+                "tokens, or name the places that count (`positions`)"
+            )
+
+
+def _check_fixed(task: AbstractTask, texts: Sequence[str], place_B: NDArray[np.int64], name: str, index: int) -> None:
+    for text, place in zip(texts, place_B, strict=True):
+        if place != index:
+            raise TaskError(
+                f"{place_of(task, type(task).positions)}task {task.name!r}: position {name!r} lies at token "
+                f"{place} of {text[-60:]!r}, and at {index} of each of {_N_PROBES} prompts; let it move more "
+                "often, or never"
+            )
 
 
 def _answer_tokens(task: AbstractTask, prompt: str, row: Sequence[int], tokenizer: Tokenizer) -> dict[Any, int]:
     found: dict[Any, int] = {}
     place = place_of(task, type(task).answers)
-    for value, text in task.answers.items():
-        continued = tokenizer.encode([prompt + text])[0]
-        if continued[: len(row)] != list(row) or len(continued) != len(row) + 1:
-            extra = continued[len(row) :] if continued[: len(row)] == list(row) else continued
+    texts = list(task.answers.values())
+    for (value, text), continued in zip(
+        task.answers.items(), tokenizer.encode_answered([prompt] * len(texts), texts), strict=True
+    ):
+        if continued[: len(row)] != row or len(continued) != len(row) + 1:
+            extra = continued[len(row) :] if continued[: len(row)] == row else continued
             pieces = [tokenizer.piece(token) for token in extra]
             raise TaskError(
                 f"{place}task {task.name!r}: answer {text!r} is not one token after the prompt but {pieces}; "

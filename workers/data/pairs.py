@@ -25,6 +25,7 @@ from workers.tasks.base import AbstractTask, TaskError
 from workers.tasks.blame import blamed, place_of
 from workers.tasks.probing import check_outcomes
 
+UNKNOWN: Final = -1  # in place of a token id: the prompt's own right answer is not known
 _MAX_DRAWS: Final = 10_000  # of one pair, before the labels are called one-sided
 
 Draw = Callable[[random.Random], Mapping[str, Any]]
@@ -39,6 +40,8 @@ class PairSet:
     label_B: NDArray[np.int64]  # token id of the counterfactual answer
     variable_B: NDArray[np.int64]
     value_B: NDArray[np.float64]  # that variable's value in the base run; NaN where it is no number, so has no order
+    base_answer_B: NDArray[np.int64] | None = None  # token ids of the prompts' own right answers, or UNKNOWN
+    source_answer_B: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.label_B)
@@ -51,6 +54,8 @@ class PairSet:
             label_B=self.label_B[rows],
             variable_B=self.variable_B[rows],
             value_B=self.value_B[rows],
+            base_answer_B=None if self.base_answer_B is None else self.base_answer_B[rows],
+            source_answer_B=None if self.source_answer_B is None else self.source_answer_B[rows],
         )
 
     @property
@@ -85,7 +90,9 @@ def make_pairs(
     draw = draw or task.sample
     with blamed(task):
         drawn = [_draw_pair(task, hypothesis, rng, draw, want_first=index % 2 == 0) for index in range(n_pairs)]
+        answers = [[layout.answer_tokens.get(task.outcome(inputs), UNKNOWN) for inputs in pair[:2]] for pair in drawn]
     bases, sources, outcomes, variables, values = zip(*drawn, strict=True)
+    answer_BP = np.array(answers, dtype=np.int64)
     base, source = (_encode(task, tokenizer, layout, inputs) for inputs in (bases, sources))
     return PairSet(
         base=base,
@@ -93,6 +100,8 @@ def make_pairs(
         label_B=np.array([layout.answer_tokens[outcome] for outcome in outcomes], dtype=np.int64),
         variable_B=np.array(variables, dtype=np.int64),
         value_B=np.array(values, dtype=np.float64),
+        base_answer_B=answer_BP[:, 0],
+        source_answer_B=answer_BP[:, 1],
     )
 
 
@@ -159,17 +168,16 @@ def _encode(
 ) -> Prompts:
     with blamed(task):
         texts = [task.prompt(inputs) for inputs in draws]
-        encoded = encode_prompts(task, tokenizer, texts, [task.positions(inputs) for inputs in draws])
-    return layout.place(task, encoded)
+        return encode_prompts(task, tokenizer, layout, texts, [task.positions(inputs) for inputs in draws])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSet:
     """Single prompts with their right answers: what the gate measures the model's task accuracy on."""
 
-    inputs: tuple[Mapping[str, Any], ...]
     prompts: Prompts
     label_B: NDArray[np.int64]
+    inputs: tuple[Mapping[str, Any], ...] = ()  # a task's draws
 
 
 def make_prompts(
@@ -182,4 +190,4 @@ def make_prompts(
         for inputs in draws:
             check_outcomes(task, inputs)
         labels = [layout.answer_tokens[task.outcome(inputs)] for inputs in draws]
-    return PromptSet(inputs=draws, prompts=_encode(task, tokenizer, layout, draws), label_B=np.array(labels))
+    return PromptSet(prompts=_encode(task, tokenizer, layout, draws), label_B=np.array(labels), inputs=draws)

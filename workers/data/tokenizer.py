@@ -1,23 +1,44 @@
-"""A checkpoint's tokenizer, read from its tokenizer.json without torch or transformers: one for planning and jobs."""
+"""A checkpoint's tokenizer, read from its tokenizer.json without torch or transformers: one for planning and jobs.
+
+It is the one encoder of prompts, whoever makes them: text to token ids, a named character to the token that holds it,
+an answer to the tokens that follow the prompt. In a chat (`in_chat`) each prompt is a user's message in the
+checkpoint's chat template, and characters still count from the message's own start.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer as HFTokenizer
 
+from workers.data.chat import ChatFrame, read_chat_frame
 from workers.data.model_info import ModelError
+from workers.data.token_ids import TokenRows
+
+# A character, or a span of characters [start, end)
+Character = int | tuple[int, int]
+
+
+class NoTokenError(ValueError):
+    """No token of text number `index` holds the place called `name`."""
+
+    def __init__(self, index: int, name: str) -> None:
+        super().__init__(index, name)
+        self.index, self.name = index, name
 
 
 class Tokenizer:
-    """Text to token ids, special tokens added as the checkpoint's tokenizer.json says."""
+    """Text to token ids, special tokens added as the checkpoint's tokenizer.json says, or as its chat template does."""
 
-    def __init__(self, backend: HFTokenizer, path: Path) -> None:
+    def __init__(self, backend: HFTokenizer, path: Path, chat: ChatFrame | None = None) -> None:
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
-        self.path = path
+        self.path, self.chat = path, chat
 
     @classmethod
     def load(cls, model_path: Path) -> Tokenizer:
@@ -33,14 +54,68 @@ class Tokenizer:
         except Exception as error:  # the tokenizers library raises plain Exception
             raise ModelError(f"{path}: not a tokenizer of the tokenizers library ({error})") from error
 
+    def in_chat(self, system: str) -> Tokenizer:
+        """The tokenizer that reads each text as a user's message, behind the `system` message where that is not empty.
+
+        Raises: ModelError when the checkpoint has no chat template, or one that says more than the message's frame.
+        """
+        return Tokenizer(self._backend, self.path, read_chat_frame(self.path.parent, system))
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text."""
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts))]
+        return [encoding.ids for encoding in self._encoded(texts, with_offsets=False)]
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """The token ids of each text, and each token's first and one-past-last character; (0, 0) for special tokens."""
-        return [(encoding.ids, list(encoding.offsets)) for encoding in self._backend.encode_batch(list(texts))]
+    def encode_placed(
+        self, texts: Sequence[str], named: Sequence[Mapping[str, Character]]
+    ) -> tuple[TokenRows, dict[str, NDArray[np.int64]]]:
+        """The token ids of each text, and for each name the token of every text that holds the place of that name.
+
+        A character that is several tokens lies at the first of them; a span ends at the last token of its last
+        character. All texts have the same names. Raises: NoTokenError.
+        """
+        names = list(named[0]) if named else []
+        encodings = self._encoded(texts, with_offsets=bool(names))
+        places = {name: np.empty(len(texts), dtype=np.int64) for name in names}
+        for index, (text, encoding, characters) in enumerate(zip(texts, encodings, named, strict=True)):
+            for name, place in characters.items():
+                token = self._token_at(text, encoding, place)
+                if token is None:
+                    raise NoTokenError(index, name)
+                places[name][index] = token
+        return TokenRows.of([encoding.ids for encoding in encodings]), places
+
+    def encode_answered(self, texts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text with its answer behind it."""
+        if self.chat is None:
+            return self.encode([text + answer for text, answer in zip(texts, answers, strict=True)])
+        replies = [
+            self.chat.framed(text) + self.chat.reply(answer) for text, answer in zip(texts, answers, strict=True)
+        ]
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(replies, add_special_tokens=False)]
 
     def piece(self, token: int) -> str:
         """The vocabulary's text of one token, a leading blank shown as a blank."""
         return (self._backend.id_to_token(token) or "").replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")
+
+    def _encoded(self, texts: Sequence[str], *, with_offsets: bool) -> list[Any]:
+        encode = self._backend.encode_batch if with_offsets else self._backend.encode_batch_fast
+        if self.chat is None:
+            return encode(list(texts))
+        return encode([self.chat.framed(text) for text in texts], add_special_tokens=False)
+
+    def _token_at(self, text: str, encoding: Any, place: Character) -> int | None:
+        """The token that holds the character, or the last one of the span."""
+        character = place if isinstance(place, int) else place[1] - 1
+        first, shift = (0, 0) if self.chat is None else self.chat.move(text)
+        if not first <= character < len(text):
+            return None
+        token: int | None = encoding.char_to_token(character + shift)
+        if token is None or isinstance(place, int):
+            return token
+        while token + 1 < len(encoding) and _holds(encoding.token_to_chars(token + 1), character + shift):
+            token += 1
+        return token
+
+
+def _holds(span: tuple[int, int] | None, character: int) -> bool:
+    return span is not None and span[0] <= character < span[1]

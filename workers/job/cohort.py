@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib
 import logging
-import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from workers.data.layout import PromptLayout, moved_positions, read_layout
-from workers.data.pairs import Draw, PairSet, PromptSet, make_pairs, make_prompts
+from workers.data.layout import moved_positions
+from workers.data.pairs import PairSet, PromptSet
+from workers.data.source import AbstractPairSource, Keep
+from workers.data.sources import open_source
 from workers.data.token_ids import n_common_prefix
 from workers.data.tokenizer import Tokenizer
 from workers.engine.base import AbstractEngine, TokenBatch
@@ -31,27 +33,19 @@ from workers.methods.alignment import CellFacts, Column
 from workers.methods.base import FitContext, to_device
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import METHODS
-from workers.tasks import AbstractTask, TaskError, load_task
+from workers.tasks import TaskError
 
 log = logging.getLogger(__name__)
 
 _EVALUATION_BATCH: Final = 64
-_POOL_FACTOR: Final = 4  # prompts looked at for each pair that keeps to right or wrong answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
-    """A task with its layout in the model's tokens, and the model's own accuracy on it."""
+    """Where the pairs come from, and the model's own accuracy on their prompts."""
 
-    task: AbstractTask
-    layout: PromptLayout
-    prompts: PromptSet
-    right_B: Tensor  # whether the model answers each prompt right
-
-    @property
-    def gate(self) -> GateResult:
-        """The model's task accuracy as counts."""
-        return GateResult(n_correct=int(self.right_B.sum()), n_total=len(self.right_B))
+    source: AbstractPairSource
+    gate: GateResult
 
 
 class Workbench:
@@ -59,26 +53,24 @@ class Workbench:
 
     def __init__(self, job: Job, language_model: LanguageModel, tokenizer: Tokenizer, monitor: JobMonitor) -> None:
         self.job, self.language_model, self.tokenizer, self.monitor = job, language_model, tokenizer, monitor
-        self._tasks: dict[str, TaskData] = {}
+        self._sources: dict[str, AbstractPairSource] = {}
+        self._gates: dict[str, GateResult] = {}
         self._suffix_refused: str | None = None  # why; empty: it is exact; None: not tried yet
 
-    def task_data(self, settings: Mapping[str, Any], n_prompts: int) -> TaskData:
-        """The task of these settings, run on `n_prompts` fresh prompts. Raises: TaskError."""
-        name = canonical_json([dict(settings), n_prompts])
-        if name not in self._tasks:
-            task = load_task(self._with_file(settings))
-            layout = read_layout(task, self.tokenizer)
-            prompts = make_prompts(task, self.tokenizer, layout, n_prompts=n_prompts, split="gate")
-            self._tasks[name] = TaskData(task=task, layout=layout, prompts=prompts, right_B=self.answers_right(prompts))
-        return self._tasks[name]
-
-    def _with_file(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The settings with the sweep's own copy of the user's file that defines the task, where one does."""
-        digest = settings.get("file_sha256")
-        return {**settings, "file": str(self.job.sweep_folder.task_file(digest))} if digest else settings
+    def task_data(self, settings: Mapping[str, Any], hypothesis: str, n_prompts: int) -> TaskData:
+        """The source of these settings, its gate measured on `n_prompts` prompts. Raises: TaskError."""
+        name = canonical_json(dict(settings))
+        if name not in self._sources:
+            self._sources[name] = open_source(settings, self.tokenizer, self.job.sweep_folder)
+        source = self._sources[name]
+        gate = canonical_json([name, source.gate_group(hypothesis), n_prompts])
+        if gate not in self._gates:
+            right_B = self.answers_right(source.prompts(hypothesis, n_prompts=n_prompts))
+            self._gates[gate] = GateResult(n_correct=int(right_B.sum()), n_total=len(right_B))
+        return TaskData(source=source, gate=self._gates[gate])
 
     @torch.no_grad()
-    def answers_right(self, prompts: PromptSet) -> Tensor:
+    def answers_right(self, prompts: PromptSet) -> NDArray[np.bool_]:
         """Whether the model answers each prompt right."""
         model = self.language_model
         batch = TokenBatch.of(prompts.prompts, model.device)
@@ -88,7 +80,7 @@ class Workbench:
             last_logits(model.model, part.filling, input_ids=part.ids_BT, use_cache=False).argmax(dim=-1)
             for part in parts
         ]
-        return (torch.cat(said) == label_B).cpu()
+        return (torch.cat(said) == label_B).cpu().numpy()
 
     def _suffix_is_exact(self) -> bool:
         """Whether the fast engine may be used, which takes the model in the form that it was found exact in; where not,
@@ -121,18 +113,9 @@ def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, 
     """The fitted columns of the cohort. Raises: Interrupted, NotApplicable, TaskError, torch.OutOfMemoryError."""
     stream = cohort.stream
     with bench.monitor.phase("data"):
-        data = bench.task_data(stream.task, int(stream.data["n_test"]))
-        hypothesis = data.task.hypotheses[stream.hypothesis]
+        source = bench.task_data(stream.task, stream.hypothesis, int(stream.data["n_test"])).source
         train, validation = (
-            make_pairs(
-                data.task,
-                hypothesis,
-                bench.tokenizer,
-                data.layout,
-                n_pairs=int(stream.data[size]),
-                split=split,
-                seed=stream.seed,
-            )
+            source.pairs(stream.hypothesis, n_pairs=int(stream.data[size]), split=split, seed=stream.seed)
             for split, size in (("train", "n_train"), ("validation", "n_eval"))
         )
     layers, positions = [cell.place.layer for cell in cohort.cells], [cell.place.position for cell in cohort.cells]
@@ -140,7 +123,7 @@ def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, 
         cohort=cohort,
         engine=bench.engine(stream.engine, layers, positions, train, validation),
         hidden_size=bench.language_model.hidden_size,
-        variables=hypothesis.variables,
+        variables=source.variables[stream.hypothesis],
         train=train,
         validation=validation,
         device=bench.language_model.device,
@@ -169,7 +152,7 @@ def evaluate_cohort(
     for setting in settings:
         with bench.monitor.phase("evaluation"):
             data, counts = evaluate_setting(bench, cohort, columns, setting)
-        variables = data.task.hypotheses[cohort.stream.hypothesis].variables
+        variables = data.source.variables[cohort.stream.hypothesis]
         ended = time.time()
         times = {"started": utc(started), "ended": utc(ended), "gpu_seconds": (ended - started) / n_cells}
         times["peak_memory_bytes"] = bench.monitor.progress.peak_memory_bytes
@@ -191,44 +174,19 @@ def evaluate_setting(
     """The setting's task, and the counts of every cell on its test pairs. Raises: TaskError."""
     stream = cohort.stream
     n_test = int(stream.data["n_test"])
-    own = bench.task_data(stream.task, n_test)
-    data = bench.task_data({**stream.task, **setting.task}, n_test)
-    hypothesis = data.task.hypotheses[stream.hypothesis]
-    pairs = make_pairs(
-        data.task,
-        hypothesis,
-        bench.tokenizer,
-        data.layout,
-        n_pairs=n_test,
-        split="test" if setting.keep == "all" else f"test {setting.keep}",
-        seed=stream.seed,
-        draw=None if setting.keep == "all" else _draw_kept(bench, data, setting, n_test),
-    )
-    moved = moved_positions(own.layout, data.layout, [column.position for column in columns], setting.name)
+    own = bench.task_data(stream.task, stream.hypothesis, n_test)
+    data = bench.task_data({**stream.task, **setting.task}, stream.hypothesis, n_test)
+    keep = None if setting.keep == "all" else Keep(which=setting.keep, is_right=bench.answers_right)
+    try:
+        pairs = data.source.pairs(stream.hypothesis, n_pairs=n_test, split="test", seed=stream.seed, keep=keep)
+    except TaskError as error:
+        raise TaskError(f"setting {setting.name!r}: {error}") from error
+    own_layout, layout = (source.layout(stream.hypothesis) for source in (own.source, data.source))
+    moved = moved_positions(own_layout, layout, [column.position for column in columns], setting.name)
     layers = [layer for column in columns for layer in column.layers]
     engine = bench.engine(stream.engine, layers, list(moved.values()), pairs)
     batch = to_device(pairs, bench.language_model.device)
     return data, count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved)
-
-
-def _draw_kept(bench: Workbench, data: TaskData, setting: Setting, n_test: int) -> Draw:
-    """A sampling of prompts that the model answers right (`correct`) or wrong (`incorrect`)."""
-    prompts = make_prompts(
-        data.task, bench.tokenizer, data.layout, n_prompts=_POOL_FACTOR * n_test, split=f"pool {setting.keep}"
-    )
-    right_B = bench.answers_right(prompts).tolist()
-    pool = [
-        inputs for inputs, right in zip(prompts.inputs, right_B, strict=True) if right == (setting.keep == "correct")
-    ]
-    if len(pool) < 2:
-        raise TaskError(
-            f"setting {setting.name!r}: the model gives {len(pool)} {setting.keep} answers among {len(right_B)} prompts"
-        )
-
-    def draw(rng: random.Random) -> Mapping[str, Any]:
-        return pool[rng.randrange(len(pool))]
-
-    return draw
 
 
 def save_alignments(job: Job, cohort: Cohort, columns: Sequence[Column]) -> None:

@@ -41,7 +41,7 @@ from workers.files.progress import (
     fingerprint,
 )
 from workers.files.versions import NewerFile
-from workers.job.cohort import Workbench, evaluate_cohort, fit_cohort, halves, save_alignments, saved_columns
+from workers.job.cohort import TaskData, Workbench, evaluate_cohort, fit_cohort, halves, save_alignments, saved_columns
 from workers.job.memory import cells_that_fit
 from workers.job.monitor import JobMonitor
 from workers.job.remaining import Work, work_of
@@ -179,7 +179,7 @@ class _JobRun:
 
     def _run_cohort(self, item: _Item) -> None:
         cohort, started = item.work.cohort, time.time()
-        gate = self.bench.task_data(cohort.stream.task, int(cohort.stream.data["n_test"])).gate
+        gate = self._data(cohort).gate
         if gate.accuracy < self.job.gate_task_accuracy:
             reason = f"task accuracy {gate.accuracy:.4f} is below the gate's {self.job.gate_task_accuracy:.4f}"
             self._skip(item.work, reason, gate)
@@ -214,8 +214,7 @@ class _JobRun:
     def _skip(self, work: Work, reason: str, gate: GateResult | None) -> None:
         """Record cells that cannot be run. `gate` is given where the gate is why: it may be lowered one day."""
         cohort = work.cohort
-        data = self.bench.task_data(cohort.stream.task, int(cohort.stream.data["n_test"]))
-        variables = data.task.hypotheses[cohort.stream.hypothesis].variables
+        variables = self._data(cohort).source.variables[cohort.stream.hypothesis]
         rows: list[dict[str, Any]] = [
             cell_row(cohort, cell, setting.name, variables, gate) | {"status": "skipped", "reason": reason}
             for setting in work.settings
@@ -224,6 +223,10 @@ class _JobRun:
         self.writer.add(rows)
         self.monitor.cohort_done(cohort, rows, ())
         log.warning("%s: %d cells skipped: %s", cohort.experiment, len(cohort.cells), reason)
+
+    def _data(self, cohort: Cohort) -> TaskData:
+        stream = cohort.stream
+        return self.bench.task_data(stream.task, stream.hypothesis, int(stream.data["n_test"]))
 
     def _smaller(self, item: _Item, error: Exception) -> list[_Item]:
         """The same cells in less memory: half the micro-batch, then half the cohort. Raises: `error` in the end."""

@@ -14,7 +14,7 @@ from workers.tasks.base import AbstractTask, TaskError
 from workers.tasks.price_tagging import PriceTagging
 from workers.tasks.user_file import line_of, tasks_of_file
 
-__all__ = ["TASKS", "AbstractTask", "TaskError", "load_task"]
+__all__ = ["TASKS", "AbstractTask", "TaskError", "find_task", "load_task", "make_task"]
 
 TASKS: dict[str, type[AbstractTask]] = {
     PriceTagging.name: PriceTagging,
@@ -29,15 +29,26 @@ def load_task(settings: Mapping[str, Any]) -> AbstractTask:
     `name` picks the class of that name in it. Every other key is a setting of the task.
     Raises: TaskError naming the key, its value and what would be right.
     """
+    return make_task(*find_task(settings))
+
+
+def find_task(settings: Mapping[str, Any]) -> tuple[type[AbstractTask], dict[str, Any], Path | None]:
+    """The task's class, the settings that it is asked for, and the user's file that defines it. Raises: TaskError."""
     options = dict(settings)
     name = options.pop("name", None)
     path, digest = options.pop("file", None), options.pop("file_sha256", None)
-    known = TASKS if path is None else tasks_of_file(Path(path), digest)
-    if name is None and len(known) == 1 and path is not None:
+    file = None if path is None else Path(path)
+    known = TASKS if file is None else tasks_of_file(file, digest)
+    if name is None and len(known) == 1 and file is not None:
         name = next(iter(known))
     if name not in known:
         raise TaskError(f"name: got {name!r}; {_instead(str(name), known)}")
-    kind = known[name]
+    return known[name], options, file
+
+
+def make_task(kind: type[AbstractTask], options: Mapping[str, Any], file: Path | None) -> AbstractTask:
+    """The task of this class with these settings. Raises: TaskError."""
+    name = kind.name
     allowed = {field.name for field in fields(kind)}
     for key in options:
         if key not in allowed:
@@ -47,7 +58,7 @@ def load_task(settings: Mapping[str, Any]) -> AbstractTask:
     except TaskError:
         raise
     except Exception as error:  # a user's __post_init__ may raise anything
-        place = f"{path}{line_of(error, Path(path))}: " if path else ""
+        place = f"{file}{line_of(error, file)}: " if file else ""
         cause = f"{place}{type(error).__name__}: {error}"
         raise TaskError(f"task {name!r} refuses its settings {options}: {cause}") from error
     _check_plain(task)

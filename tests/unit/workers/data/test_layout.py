@@ -145,11 +145,14 @@ def test_a_missing_or_broken_tokenizer_is_named(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
 
 
-def test_token_offsets_point_into_the_text(tokenizer: Tokenizer) -> None:
-    """Each token's characters, in order, nothing for the token that the tokenizer adds."""
+def test_each_character_lies_in_the_token_that_holds_it(tokenizer: Tokenizer) -> None:
+    """Every character of a prompt, by name: read back from their tokens, the text is whole and in order."""
     task = load_task({"name": "price_tagging"})
     text = task.prompt(task.sample(random.Random(0)))
-    ((ids, offsets),) = tokenizer.encode_with_offsets([text])
+    rows, places = tokenizer.encode_placed([text], [{f"c{index}": index for index in range(len(text))}])
+    ids = rows.row(0).tolist()
     assert [ids] == tokenizer.encode([text])
-    assert offsets[0] == (0, 0)
-    assert "".join(text[start:end] for start, end in offsets) == text
+    tokens = [int(places[f"c{index}"][0]) for index in range(len(text))]
+    assert tokens == sorted(tokens)
+    assert "".join(tokenizer.piece(ids[token]) for token in dict.fromkeys(tokens)) == text
+    assert tokens[0] == 1  # behind the token that the tokenizer adds
