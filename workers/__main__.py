@@ -24,8 +24,11 @@ def main(arguments: list[str]) -> int:
     stop.install()
     try:
         job = Job.load(Path(arguments[0]))
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"{arguments[0]}: {error}\n")
+    except OSError as error:
+        sys.stderr.write(f"{arguments[0]}: {error.strerror}\n")
+        return EXIT_BAD_INPUT
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
         return EXIT_BAD_INPUT
     from workers.job.run import run_job  # torch is imported only once there is a job to run
 

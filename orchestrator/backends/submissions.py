@@ -6,20 +6,24 @@ its token finds the jobs again, because a backend submits nothing twice under on
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
 from orchestrator.errors import StorageError, SweepBusy
+from workers.files.document import NO_OTHER_KEYS, Format
 from workers.files.folder import SweepFolder, replace_file, visible_files
+from workers.files.job import Job
+from workers.files.versions import NewerFile
 
+SUBMISSION_SCHEMA_VERSION: Final = 1
+_FILE_NAME: Final = re.compile(r"r[0-9]+\.json")
 _ABANDONED_S: Final = 600.0  # planning takes seconds; a claim this old on another host is a dead process
 
 
@@ -35,6 +39,8 @@ class Stage(StrEnum):
 class Submission:
     """One call of submit or resume."""
 
+    __pydantic_config__ = NO_OTHER_KEYS
+
     number: int
     token: str
     backend: str
@@ -48,6 +54,7 @@ class Submission:
     handles: Mapping[str, str] = field(default_factory=dict)  # job -> the scheduler's id
     followup: str = ""  # the scheduler's id of the job that resumes the sweep once these have ended
     message: str = ""
+    schema: int = SUBMISSION_SCHEMA_VERSION
 
     @property
     def place(self) -> tuple[str, str]:
@@ -64,18 +71,39 @@ class Submission:
         return f"r{self.number}-{index:04d}"
 
 
+SUBMISSION_FORMAT: Final = Format(
+    kind=Submission, name="a submission's record", version=SUBMISSION_SCHEMA_VERSION, unversioned=1
+)
+
+
 def read_submissions(folder: SweepFolder) -> list[Submission]:
     """Every submission, first come first. Raises: StorageError for a record that is none."""
     found = []
     for path in visible_files(folder.submissions, ".json"):
+        if not _FILE_NAME.fullmatch(path.name):
+            continue
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            found.append(Submission(**{**raw, "stage": Stage(raw["stage"]), "jobs": tuple(raw["jobs"])}))
+            found.append(SUBMISSION_FORMAT.read(path))
         except FileNotFoundError:
             continue  # withdrawn in this moment
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise StorageError(f"{path}: not a submission's record ({error}); restore it or move it away") from error
+        except NewerFile as error:
+            raise StorageError(str(error)) from error
+        except (OSError, ValueError) as error:
+            what = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            raise StorageError(f"{what}; restore the file, or move it away: its jobs are then unknown") from error
     return sorted(found, key=lambda submission: submission.number)
+
+
+def read_job(folder: SweepFolder, name: str) -> Job:
+    """The job in the job file of `name`, which a submission names. Raises: StorageError."""
+    path = folder.job_file(name)
+    try:
+        return Job.load(path)
+    except NewerFile as error:
+        raise StorageError(str(error)) from error
+    except (OSError, ValueError) as error:
+        what = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise StorageError(f"{what}; restore the file, or move its submission's record away") from error
 
 
 def claim_submission(folder: SweepFolder, *, backend: str, options: Mapping[str, Any], reason: str) -> Submission:
@@ -112,7 +140,7 @@ def claim_submission(folder: SweepFolder, *, backend: str, options: Mapping[str,
 def save(folder: SweepFolder, submission: Submission, **changes: Any) -> Submission:
     """The submission with `changes`, as now written. Raises: OSError."""
     changed = replace(submission, **changes)
-    replace_file(_path(folder, changed.number), _text(changed))
+    replace_file(_path(folder, changed.number), SUBMISSION_FORMAT.text(changed))
     return changed
 
 
@@ -127,7 +155,7 @@ def _create(folder: SweepFolder, submission: Submission) -> bool:
     """Whether this call created the record, whole at once; of several processes one does."""
     path = _path(folder, submission.number)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    replace_file(temporary, _text(submission))
+    replace_file(temporary, SUBMISSION_FORMAT.text(submission))
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -153,7 +181,3 @@ def _is_alive(submission: Submission) -> bool:
 
 def _path(folder: SweepFolder, number: int) -> Any:
     return folder.submissions / f"r{number}.json"
-
-
-def _text(submission: Submission) -> str:
-    return json.dumps(asdict(submission), indent=1) + "\n"

@@ -22,7 +22,7 @@ from cluster.backend import (
     SubmissionIncomplete,
 )
 from orchestrator.backends.registry import open_cluster, options_of
-from orchestrator.backends.submissions import Stage, Submission, claim_submission, save, withdraw
+from orchestrator.backends.submissions import Stage, Submission, claim_submission, read_job, save, withdraw
 from orchestrator.errors import SpecError, StorageError, SweepBusy
 from orchestrator.grid.expand import Grid
 from orchestrator.jobs.retry import Mode, Selection, select
@@ -183,9 +183,9 @@ def hand_over(
 def hand_over_again(folder: SweepFolder, cluster: AbstractCluster, submission: Submission) -> Submission:
     """An unconfirmed submission, confirmed: the same token submits nothing twice.
 
-    Raises: as `hand_over`; OSError, ValueError (a job file is unreadable).
+    Raises: as `hand_over`; StorageError (a job file cannot be read).
     """
-    jobs = [Job.load(folder.job_file(name)) for name in submission.jobs]
+    jobs = [read_job(folder, name) for name in submission.jobs]
     estimates = [PlannedJob(parts=(), predicted_s=job.predicted_s).upper_s for job in jobs]
     requests = [request_of(folder, job, upper_s) for job, upper_s in zip(jobs, estimates, strict=True)]
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from orchestrator.backends.submissions import read_job
 from orchestrator.grid.expand import Grid, Strand, wanted_settings
 from orchestrator.plan.calibration import calibration
 from orchestrator.plan.costs import DEVICES, Calibration, CostModel
@@ -13,8 +14,9 @@ from orchestrator.plan.packing import Part, PlannedJob, makespan_s, pack
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import JobStatus, SweepStatus
-from workers.files.folder import SweepFolder, visible_files
-from workers.files.job import Cohort, Job, JobCell, RunOptions
+from workers.files.checkpoints import checkpoints, cohort_name
+from workers.files.folder import SweepFolder
+from workers.files.job import Cohort, JobCell, RunOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,9 +189,9 @@ def _with_checkpoints(
     for job in sorted(past, key=lambda job: -job.submission):
         if job.name not in stems:
             continue
-        groups = [_unfinished(cohort, keys, taken) for cohort in Job.load(folder.job_file(job.name)).cohorts]
+        groups = [_unfinished(cohort, keys, taken) for cohort in read_job(folder, job.name).cohorts]
         groups = [group for group in groups if group.cells and group.cells[0].key in places]
-        fitting = [group for group in groups if group.key()[:24] in stems[job.name]] or groups
+        fitting = [group for group in groups if cohort_name(group.key()) in stems[job.name]] or groups
         for group in fitting:
             strand = places[group.cells[0].key]
             taken.update(cell.key for cell in group.cells)
@@ -204,9 +206,8 @@ def _unfinished(cohort: Cohort, keys: Collection[str], taken: Collection[str]) -
 
 
 def _checkpoints_by_job(folder: SweepFolder) -> Mapping[str, set[str]]:
-    """The first 24 digits of the cohort keys that each job has left a checkpoint of."""
+    """The cohorts (`cohort_name`) that each job has left a checkpoint of."""
     found: dict[str, set[str]] = {}
-    for path in visible_files(folder.checkpoints, ".safetensors"):
-        stem, _, attempt = path.name.removesuffix(".safetensors").partition(".")
-        found.setdefault(attempt.rpartition("-")[0], set()).add(stem)
+    for name in checkpoints(folder.checkpoints):
+        found.setdefault(name.job, set()).add(name.cohort)
     return found

@@ -10,13 +10,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from cluster import backend as cluster_backend
 from cluster.backend import AbstractCluster, ClusterError, JobState
 from orchestrator.backends.registry import open_cluster
-from orchestrator.backends.submissions import Submission, read_submissions
-from orchestrator.errors import StorageError
+from orchestrator.backends.submissions import Submission, read_job, read_submissions
 from orchestrator.grid.expand import Grid, wanted_settings
 from orchestrator.spec.schema import CoarseSection
 from orchestrator.status.cell_state import CellState
@@ -24,9 +24,9 @@ from orchestrator.status.coarse_to_fine import left_out
 from orchestrator.status.job_state import judged, left_over
 from orchestrator.status.states import Attempt, CellStatus, JobStatus, SweepStatus
 from orchestrator.store.store import RowState, Store
-from workers.files.folder import SweepFolder, visible_files
+from workers.files.folder import SweepFolder
 from workers.files.job import MAIN_SETTING, Setting
-from workers.files.progress import AttemptState, Progress, read_progress
+from workers.files.progress import PROGRESS_FORMAT, AttemptState, Progress, attempts_in
 
 _HEARTBEATS_MISSED: Final = 10  # after so many a running attempt is no longer taken at its word
 _FRESH_S: Final = 30.0  # but not sooner: clocks differ, file systems lag
@@ -144,7 +144,7 @@ class StatusReader:
     def _job_statuses(
         self, submissions: Sequence[Submission], settled: Mapping[str, CellStatus]
     ) -> tuple[list[JobStatus], list[str], list[str]]:
-        attempts = self._attempts()
+        attempts, set_aside = self._attempts()
         known = [
             (submission, self._from_files(submission, name, attempts.get(name, []), settled))
             for submission in submissions
@@ -152,7 +152,7 @@ class StatusReader:
             if submission.is_unconfirmed or name in submission.handles
         ]
         polled, notes, watch = self._poll(known)
-        return [self._judged(submission, job, polled) for submission, job in known], notes, watch
+        return [self._judged(submission, job, polled) for submission, job in known], [*set_aside, *notes], watch
 
     def _judged(
         self, submission: Submission, job: JobStatus, polled: Mapping[str, cluster_backend.JobStatus]
@@ -231,35 +231,43 @@ class StatusReader:
             self._jobs[name] = _read_job_file(self._folder, name)
         return self._jobs[name]
 
-    def _attempts(self) -> dict[str, list[tuple[int, Progress | None]]]:
-        """Every attempt's number and record, by job."""
+    def _attempts(self) -> tuple[dict[str, list[tuple[int, Progress | None]]], list[str]]:
+        """Every attempt's number and record, by job; and what was set aside."""
         found: dict[str, list[tuple[int, Progress | None]]] = {}
-        for path in visible_files(self._folder.progress, ".json"):
-            job, _, number = path.stem.rpartition("-")
-            progress = self._ended.get(path.name) or read_progress(path)
+        notes = []
+        for path, job, number in attempts_in(self._folder):
+            progress = self._ended.get(path.name)
+            if progress is None:
+                progress, note = _heartbeat(path)
+                notes += [note] if note else []
             if progress and progress.state is not AttemptState.RUNNING:
                 self._ended[path.name] = progress
-            found.setdefault(job, []).append((int(number), progress))
-        return {job: sorted(runs, key=lambda run: run[0]) for job, runs in found.items()}
+            found.setdefault(job, []).append((number, progress))
+        return {job: sorted(runs, key=lambda run: run[0]) for job, runs in found.items()}, notes
+
+
+def _heartbeat(path: Path) -> tuple[Progress | None, str]:
+    """What a progress file says, None where it is only claimed yet; or why it is set aside."""
+    try:
+        return PROGRESS_FORMAT.read(path), ""
+    except OSError:
+        return None, ""
+    except ValueError as error:
+        is_claimed = path.exists() and path.stat().st_size == 0
+        return None, "" if is_claimed else f"{error}; set aside, its attempt is shown by its cluster and its rows alone"
 
 
 def _read_job_file(folder: SweepFolder, name: str) -> JobFile:
-    """The job file of `name` without building its cells. Raises: StorageError."""
-    path = folder.job_file(name)
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return JobFile(
-            name=name,
-            label=raw["label"],
-            keys=tuple(cell["key"] for cohort in raw["cohorts"] for cell in cohort["cells"]),
-            predicted_s=raw["predicted_s"],
-            n_gpus=raw["n_gpus"],
-            heartbeat_s=raw["options"]["heartbeat_s"],
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(
-            f"{path}: not a job file ({error}); restore it, or move its submission's record away"
-        ) from error
+    """What a status needs of the job file of `name`. Raises: StorageError."""
+    job = read_job(folder, name)
+    return JobFile(
+        name=name,
+        label=job.label,
+        keys=tuple(cell.key for cohort in job.cohorts for cell in cohort.cells),
+        predicted_s=job.predicted_s,
+        n_gpus=job.n_gpus,
+        heartbeat_s=job.options.heartbeat_s,
+    )
 
 
 def _used_s(job: JobStatus) -> float:

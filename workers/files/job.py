@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from workers.files.document import NO_OTHER_KEYS, Format
 from workers.files.folder import SweepFolder
 from workers.files.place import Place
 
-JOB_SCHEMA_VERSION: Final = 2
-_READ_VERSIONS: Final = (1, JOB_SCHEMA_VERSION)  # 1: a cell has `layer` and `position` beside its key
+JOB_SCHEMA_VERSION: Final = 2  # 1: a cell has `layer` and `position` beside its key
 MAIN_SETTING: Final = "main"  # the setting that a cell is trained for; others only evaluate what it learned
 
 
@@ -41,6 +42,8 @@ class Stream:
     settings (and the hash of a user's file); `data` the sizes `n_train`, `n_eval`, `n_test`; `method` the method's
     name and every setting of it; `engine` is `suffix` or `reference`.
     """
+
+    __pydantic_config__ = NO_OTHER_KEYS
 
     model: Mapping[str, Any]
     task: Mapping[str, Any]
@@ -75,6 +78,8 @@ class Cell:
 class JobCell:
     """A cell as a job file names it: where to intervene, and how people call the place."""
 
+    __pydantic_config__ = NO_OTHER_KEYS
+
     key: str
     place: Place
     token: str  # the token's text at that position, or `digit` where it varies
@@ -83,6 +88,8 @@ class JobCell:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cohort:
     """Cells of one job that share a data stream and are trained side by side. `experiment` is the display name."""
+
+    __pydantic_config__ = NO_OTHER_KEYS
 
     experiment: str
     stream: Stream
@@ -101,6 +108,8 @@ class Setting:
     (`correct`), wrong (`incorrect`) or either (`all`); `experiments` limits it to these (empty: every one).
     """
 
+    __pydantic_config__ = NO_OTHER_KEYS
+
     name: str
     task: Mapping[str, Any] = field(default_factory=dict)
     keep: str = "all"
@@ -110,6 +119,8 @@ class Setting:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How a worker runs a job; none of it changes a result."""
+
+    __pydantic_config__ = NO_OTHER_KEYS
 
     device: str = "auto"  # auto | cpu | cuda
     threads: int = 1  # CPU threads of torch in one worker
@@ -123,6 +134,8 @@ class RunOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One job file: cells packed to about the target length, run by one process on one GPU (or `n_gpus` of them)."""
+
+    __pydantic_config__ = NO_OTHER_KEYS
 
     job: str  # unique in the sweep: letters, digits, '-' and '.'
     sweep: str
@@ -151,40 +164,20 @@ class Job:
 
     def to_json(self) -> str:
         """The job file's text."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Job:
-        """The job that `to_json` wrote, here or in an earlier version. Raises: ValueError when the text is none."""
-        raw = json.loads(text)
-        if not isinstance(raw, dict) or raw.get("schema") not in _READ_VERSIONS:
-            found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
-            right = " or ".join(map(str, _READ_VERSIONS))
-            raise ValueError(f"not a job file of schema {right} (found {found!r})")
-        try:
-            raw["cohorts"] = tuple(
-                Cohort(
-                    experiment=cohort["experiment"],
-                    stream=Stream(**cohort["stream"]),
-                    cells=tuple(_cell(cell) for cell in cohort["cells"]),
-                )
-                for cohort in raw["cohorts"]
-            )
-            raw["settings"] = tuple(
-                Setting(**{**setting, "experiments": tuple(setting["experiments"])}) for setting in raw["settings"]
-            )
-            raw["options"] = RunOptions(**raw["options"])
-            return cls(**raw | {"schema": JOB_SCHEMA_VERSION})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a job file as the planner writes it ({type(error).__name__}: {error})") from error
+        return JOB_FORMAT.text(self)
 
     @classmethod
     def load(cls, path: Path) -> Job:
-        """The job in the file at `path`. Raises: OSError, ValueError (no job file)."""
-        return cls.from_json(path.read_text(encoding="utf-8"))
+        """The job in the file at `path`. Raises: OSError, NewerFile, NotThisFile."""
+        return JOB_FORMAT.read(path)
 
 
-def _cell(raw: Mapping[str, Any]) -> JobCell:
-    """A cell of a job file. Raises: KeyError, TypeError."""
-    place = raw["place"] if "place" in raw else {"layer": raw["layer"], "position": raw["position"]}
-    return JobCell(key=raw["key"], place=Place(**place), token=raw["token"])
+def _with_places(raw: dict[str, Any]) -> None:
+    """Make a cell of version 1 one of version 2."""
+    for cell in (cell for cohort in raw["cohorts"] for cell in cohort["cells"]):
+        cell["place"] = {"layer": cell.pop("layer"), "position": cell.pop("position")}
+
+
+JOB_FORMAT: Final = Format(
+    kind=Job, name="a job file", version=JOB_SCHEMA_VERSION, upgrades=types.MappingProxyType({1: _with_places})
+)

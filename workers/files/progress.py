@@ -7,16 +7,19 @@ copy and an orphan on a lost node, say) never share a file. The file is replaced
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from workers.files.folder import SweepFolder
+from workers.files.document import Format
+from workers.files.folder import SweepFolder, visible_files
+
+PROGRESS_SCHEMA_VERSION: Final = 1
+_FILE_NAME: Final = re.compile(r"(?P<job>[A-Za-z0-9.-]+)-(?P<attempt>\d{4,})\.json")
 
 
 class AttemptState(StrEnum):
@@ -111,6 +114,7 @@ class Progress:
     failure: Failure | None = None
     cell_failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = ()  # what the worker changed on its own: a halved micro-batch, a fallen-back engine
+    schema: int = PROGRESS_SCHEMA_VERSION
 
     @property
     def is_trained(self) -> bool:
@@ -124,22 +128,10 @@ class Progress:
 
     def to_json(self) -> str:
         """The progress file's text."""
-        return json.dumps(asdict(self), indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Progress:
-        """The record that `to_json` wrote. Raises: ValueError, TypeError, KeyError when the text is none."""
-        raw: dict[str, Any] = json.loads(text)
-        raw["state"] = AttemptState(raw["state"])
-        raw["failure"] = _failure(raw["failure"]) if raw["failure"] else None
-        raw["cell_failures"] = tuple(_failure(item) for item in raw["cell_failures"])
-        raw["running_cells"] = tuple(raw["running_cells"])
-        raw["notes"] = tuple(raw["notes"])
-        return cls(**raw)
+        return PROGRESS_FORMAT.text(self)
 
 
-def _failure(raw: dict[str, Any]) -> Failure:
-    return Failure(**{**raw, "kind": FailureClass(raw["kind"])})
+PROGRESS_FORMAT: Final = Format(kind=Progress, name="a progress file", version=PROGRESS_SCHEMA_VERSION, unversioned=1)
 
 
 def claim_attempt(folder: SweepFolder, job: str) -> int:
@@ -155,9 +147,17 @@ def claim_attempt(folder: SweepFolder, job: str) -> int:
             return attempt
 
 
+def attempts_in(folder: SweepFolder) -> Iterator[tuple[Path, str, int]]:
+    """Every progress file with its job and the attempt's number, by name; other files are passed over."""
+    for path in visible_files(folder.progress, ".json"):
+        match = _FILE_NAME.fullmatch(path.name)
+        if match:
+            yield path, match["job"], int(match["attempt"])
+
+
 def read_progress(path: Path) -> Progress | None:
-    """The record in a progress file, or None where it is only claimed yet, torn or gone."""
+    """The record in a progress file, or None where it is only claimed yet, torn, gone or of a newer version."""
     try:
-        return Progress.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, KeyError):
+        return PROGRESS_FORMAT.read(path)
+    except (OSError, ValueError):
         return None

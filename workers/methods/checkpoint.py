@@ -1,20 +1,33 @@
-"""Mid-training checkpoints of a cohort: safetensors, one file an attempt, the furthest one is gone on from.
+"""Mid-training checkpoints of a cohort: safetensors, one file an attempt; a training resumes from the furthest one.
 
 A checkpoint belongs to a group of cells (`Cohort.key`) whatever job they are in. Two attempts that race never share a
 file, and as a training is deterministic either one's file is a valid state of both.
+
+Version 2 has a checksum of its tensors: a flipped bit would be trained on without a word. Version 1 had neither that
+nor a version. A checkpoint of any other version is set aside, and its cells begin again.
 """
 
 from __future__ import annotations
 
+import logging
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from workers.files.folder import replace_file, visible_files
+from workers.files.checkpoints import checkpoint_path, checkpoints, cohort_name
+from workers.files.folder import replace_file
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_VERSION: Final = 2
+_READ: Final = frozenset({"1", str(CHECKPOINT_VERSION)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,22 +43,28 @@ class CheckpointFile:
 
     def __init__(self, folder: Path, cohort_key: str, name: str) -> None:
         self._folder = folder
-        self._stem = cohort_key[:24]
-        self._own = folder / f"{self._stem}.{name}.safetensors"
+        self._cohort = cohort_name(cohort_key)
+        self._own = checkpoint_path(folder, cohort_key, name)
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Replace this attempt's checkpoint. Raises: OSError."""
         tensors = {name: tensor.contiguous().cpu() for name, tensor in checkpoint.tensors.items()}
-        replace_file(self._own, save(tensors, metadata={"step": str(checkpoint.step)}))
+        digest = checksum(checkpoint.step, tensors)
+        notes = {"version": str(CHECKPOINT_VERSION), "step": str(checkpoint.step), "crc32": digest}
+        replace_file(self._own, save(tensors, metadata=notes))
 
     def furthest(self) -> Checkpoint | None:
-        """The checkpoint of these cells with the most steps, of any attempt; unreadable ones are passed over."""
-        found = [(step, path) for path in self._files() if (step := _step_of(path)) is not None]
-        for step, path in sorted(found, reverse=True):
+        """The checkpoint of these cells with the most steps, of any attempt; the log names those that are set aside."""
+        found = [(int(notes["step"]), path, notes) for path in self._files() if (notes := _notes_of(path))]
+        for step, path, notes in sorted(found, key=lambda one: one[:2], reverse=True):
             try:
-                return Checkpoint(step=step, tensors=load_file(path))
-            except (OSError, SafetensorError):
+                tensors = load_file(path)
+            except (OSError, SafetensorError) as error:
+                log.warning("%s: set aside: %s", path, error)
                 continue
+            if notes.get("crc32") in (None, checksum(step, tensors)):
+                return Checkpoint(step=step, tensors=tensors)
+            log.warning("%s: set aside: its checksum is wrong", path)
         return None
 
     def remove(self) -> None:
@@ -54,12 +73,30 @@ class CheckpointFile:
             path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        return [path for path in visible_files(self._folder, ".safetensors") if path.name.startswith(self._stem)]
+        return [name.path for name in checkpoints(self._folder) if name.cohort == self._cohort]
 
 
-def _step_of(path: Path) -> int | None:
+def checksum(step: int, tensors: Mapping[str, Tensor]) -> str:
+    """The CRC-32 of the step and of the names, types, shapes and bytes of tensors on the CPU, in hexadecimal digits."""
+    crc = zlib.crc32(str(step).encode())
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), crc)
+        if tensor.numel():
+            crc = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
+
+
+def _notes_of(path: Path) -> Mapping[str, str] | None:
+    """The metadata of a checkpoint of a known version, None where the file is set aside."""
     try:
         with safe_open(path, framework="pt") as file:
-            return int(file.metadata()["step"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            notes: dict[str, str] = dict(file.metadata() or {})
+        int(notes["step"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        log.warning("%s: set aside: it is torn, or no checkpoint (%s)", path, error)
         return None
+    version = notes.get("version", "1")
+    if version in _READ:
+        return notes
+    log.warning("%s: set aside: version %s; this causalsweep reads %s", path, version, ", ".join(sorted(_READ)))
+    return None

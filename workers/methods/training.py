@@ -13,6 +13,7 @@ Shapes, by suffix: C cells at one position, B pairs, D hidden size, V variables.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from abc import ABC, abstractmethod
@@ -32,6 +33,8 @@ from workers.methods.checkpoint import Checkpoint
 from workers.methods.rotation import AbstractRotation, ParametrizedRotation, TangentRotation
 
 ROTATIONS: Final[Mapping[str, type[Any]]] = {"suffix": TangentRotation, "reference": ParametrizedRotation}
+
+log = logging.getLogger(__name__)
 
 
 class AbstractMasks(ABC):
@@ -241,11 +244,8 @@ def _batches_from(training: Training) -> Iterator[Batch]:
 
 
 def train(context: FitContext, make_masks: Callable[[int], AbstractMasks]) -> list[Column]:
-    """The cohort's cells, trained side by side; goes on from the furthest checkpoint. Raises: Interrupted."""
-    training = Training(context, make_masks)
-    checkpoint = context.checkpoint.furthest()
-    if checkpoint is not None:
-        training.load(checkpoint)
+    """The cohort's cells, trained side by side from the furthest checkpoint on. Raises: Interrupted."""
+    training = _resumed(context, make_masks)
     monitor, n_cells = context.monitor, len(context.cohort.cells)
     monitor.resumed(cell_steps=training.step * n_cells)
     eval_every = context.settings["eval_every"]
@@ -262,6 +262,22 @@ def train(context: FitContext, make_masks: Callable[[int], AbstractMasks]) -> li
         if monitor.checkpoint_due():
             training.save()
     return training.fitted()
+
+
+def _resumed(context: FitContext, make_masks: Callable[[int], AbstractMasks]) -> Training:
+    """The training as the furthest checkpoint left it; from its beginning where there is none that fits."""
+    training = Training(context, make_masks)
+    checkpoint = context.checkpoint.furthest()
+    if checkpoint is None:
+        return training
+    try:
+        training.load(checkpoint)
+    except (KeyError, RuntimeError, ValueError) as error:  # another version's tensors, other names or shapes
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        log.warning("a checkpoint of %d steps is set aside, its cells begin again: %s", checkpoint.step, error)
+        return Training(context, make_masks)
+    return training
 
 
 @torch.no_grad()

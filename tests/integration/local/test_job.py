@@ -214,8 +214,8 @@ def test_a_cohort_that_would_not_be_done_in_time_is_not_begun(
     [
         (None, "No such file or directory"),
         ("{", "j.json: Expecting property name"),
-        ('{"schema": 9}', "not a job file of schema 1 (found 9)"),
-        ('{"schema": 1}', "KeyError: 'cohorts'"),
+        ('{"schema": 9}', "format version 9"),
+        ('{"schema": 1}', "not a job file: key `job`: Field required"),
     ],
 )
 def test_a_bad_job_file_is_bad_input(tmp_path: Path, text: str | None, message: str) -> None:

@@ -111,27 +111,32 @@ def test_a_job_file_of_the_version_before_is_read() -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda raw: raw.update(schema=3), r"not a job file of schema 1 or 2 \(found 3\)"),
-        (lambda raw: raw.pop("schema"), r"not a job file of schema 1 or 2 \(found None\)"),
-        (lambda raw: raw.pop("cohorts"), "KeyError: 'cohorts'"),
-        (lambda raw: raw.pop("model_path"), "model_path"),
-        (lambda raw: raw.update(speed=1), "speed"),
-        (lambda raw: raw["options"].update(threds=1), "threds"),
-        (lambda raw: raw["cohorts"][0]["cells"][0].pop("key"), "key"),
-        (lambda raw: raw["cohorts"][0]["cells"][0]["place"].update(head=1), "head"),
-        (lambda raw: raw.update(cohorts=None), "TypeError"),
+        (lambda raw: raw.update(schema=3), r"j\.json: format version 3, .* up to 2; a newer one wrote it"),
+        (lambda raw: raw.pop("schema"), r"j\.json: not a job file: key `schema`: a version from 1 to 2 is right"),
+        (lambda raw: raw.pop("cohorts"), r"j\.json: not a job file: key `cohorts`: Field required"),
+        (lambda raw: raw.pop("model_path"), "key `model_path`: Field required"),
+        (lambda raw: raw.update(speed=1), "key `speed`: got 1; "),
+        (lambda raw: raw["options"].update(threds=1), r"key `options\.threds`: got 1; "),
+        (lambda raw: raw["cohorts"][0]["cells"][0].pop("key"), r"key `cohorts\.0\.cells\.0\.key`: Field required"),
+        (lambda raw: raw["cohorts"][0]["stream"].update(seed="42"), r"key `cohorts\.0\.stream\.seed`: got '42'; "),
+        (lambda raw: raw["cohorts"][0]["cells"][0]["place"].update(head=1), r"cells\.0\.place\.head`: got 1; "),
+        (lambda raw: raw.update(cohorts=None), "key `cohorts`: got None; "),
     ],
 )
-def test_a_file_that_is_no_job_is_a_value_error(edit: Any, message: str) -> None:
-    """Another schema, a missing or an unknown key, at any depth: one kind of error that names it."""
+def test_a_file_that_is_no_job_is_a_value_error(tmp_path: Path, edit: Any, message: str) -> None:
+    """Another schema, a missing or an unknown key, a value of another type, at any depth: file and key are named."""
     raw = json.loads(JOB.to_json())
     edit(raw)
+    path = tmp_path / "j.json"
+    path.write_text(json.dumps(raw), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        Job.from_json(json.dumps(raw))
+        Job.load(path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
-def test_a_text_that_is_no_job_is_a_value_error_too(text: str) -> None:
-    """Empty, torn, another JSON value."""
-    with pytest.raises(ValueError, match=r"Expect|not a job file"):
-        Job.from_json(text)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"\0" * 512])
+def test_a_text_that_is_no_job_is_a_value_error_too(tmp_path: Path, content: bytes) -> None:
+    """Empty, torn, another JSON value, no text at all, zeros: the file is named."""
+    path = tmp_path / "j.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"j\.json: not a job file: "):
+        Job.load(path)

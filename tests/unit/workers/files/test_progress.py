@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,12 @@ import pytest
 
 from workers.files.folder import SweepFolder
 from workers.files.progress import (
+    PROGRESS_SCHEMA_VERSION,
     AttemptState,
     Failure,
     FailureClass,
     Progress,
+    attempts_in,
     claim_attempt,
     fingerprint,
     read_progress,
@@ -88,6 +91,30 @@ def test_a_record_that_is_not_there_yet_is_none(tmp_path: Path, text: str | None
     if text is not None:
         path.write_text(text)
     assert read_progress(path) is None
+
+
+def test_a_record_without_a_version_is_of_the_first_one(tmp_path: Path) -> None:
+    """Progress files said no version at first, and had every key that they have now."""
+    raw = json.loads(progress().to_json())
+    del raw["schema"]
+    (tmp_path / "p.json").write_text(json.dumps(raw))
+    assert read_progress(tmp_path / "p.json") == progress()
+
+
+def test_a_record_of_a_newer_version_is_none(tmp_path: Path) -> None:
+    """Nobody here can say what it means."""
+    (tmp_path / "p.json").write_text(progress(schema=PROGRESS_SCHEMA_VERSION + 1).to_json())
+    assert read_progress(tmp_path / "p.json") is None
+
+
+def test_attempts_are_found_among_strays(folder: SweepFolder) -> None:
+    """Notes, a conflicted copy, what NFS leaves behind, a folder: no attempts."""
+    claim_attempt(folder, "r1-0001")
+    claim_attempt(folder, "r1-0001")
+    for name in ("notes.json", "r1-0001-0001 (conflicted copy).json", ".nfs000001.json", "r1-0001-x.json"):
+        (folder.progress / name).write_text("{}")
+    (folder.progress / "r2-0001-0001.json").mkdir()
+    assert [(job, number) for _, job, number in attempts_in(folder)] == [("r1-0001", 1), ("r1-0001", 2)]
 
 
 # Fingerprints ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from workers.files.checkpoints import checkpoints
 from workers.methods.checkpoint import Checkpoint, CheckpointFile
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -73,8 +76,6 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, n_bytes: int) -> None:
 
 def test_a_file_that_is_none_of_ours_is_passed_over(tmp_path: Path) -> None:
     """Valid safetensors without a step."""
-    from safetensors.torch import save_file
-
     write(tmp_path, "j-0001", 3)
     save_file({"x": torch.zeros(1)}, tmp_path / f"{KEY[:24]}.z-0001.safetensors")
     assert furthest_step(tmp_path) == 3
@@ -87,3 +88,50 @@ def test_removing_drops_every_attempts_file_of_these_cells_alone(tmp_path: Path)
     other = write(tmp_path, "j-0001", 5, key=OTHER)
     CheckpointFile(tmp_path, KEY, "j-0002").remove()
     assert list(tmp_path.iterdir()) == [other]
+
+
+def rewritten(path: Path, **notes: str | None) -> None:
+    """The checkpoint at `path` with some of its metadata replaced, or left out where None."""
+    with safe_open(path, framework="pt") as file:
+        before = file.metadata()
+    after = {name: value for name, value in (before | notes).items() if value is not None}
+    save_file(load_file(path), path, metadata=after)
+
+
+def test_a_checkpoint_of_the_first_version_is_gone_on_from(tmp_path: Path) -> None:
+    """It had neither a version nor a checksum."""
+    rewritten(write(tmp_path, "j-0001", 3), version=None, crc32=None)
+    assert furthest_step(tmp_path) == 3
+
+
+@pytest.mark.parametrize("version", ["3", "0", "next"])
+def test_a_checkpoint_of_an_unknown_version_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, version: str
+) -> None:
+    """The log names the file and both versions; the cells begin again, or at the next checkpoint."""
+    path = write(tmp_path, "j-0001", 3)
+    rewritten(path, version=version)
+    assert furthest_step(tmp_path) is None
+    assert f"{path}: set aside: version {version}; this causalsweep reads 1, 2" in caplog.text
+    write(tmp_path, "j-0002", 2)
+    assert furthest_step(tmp_path) == 2
+
+
+def test_a_flipped_bit_is_not_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In the tensors, or in the number of steps: the checkpoint is set aside."""
+    path = write(tmp_path, "j-0001", 3)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    rewritten(write(tmp_path, "j-0002", 4), step="5")
+    assert furthest_step(tmp_path) is None
+    assert caplog.text.count("its checksum is wrong") == 2
+
+
+def test_strays_among_the_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    """A conflicted copy and a folder are no checkpoints, for the worker and for the planner."""
+    path = write(tmp_path, "r1-0001-0001", 3)
+    path.with_name(path.name.replace(".safetensors", " (conflicted copy).safetensors")).write_bytes(b"")
+    path.with_name(path.name.replace("r1-0001-0001", "r1-0001-0002")).mkdir()
+    assert [(name.path, name.cohort, name.job) for name in checkpoints(tmp_path)] == [(path, KEY[:24], "r1-0001")]
+    assert furthest_step(tmp_path) == 3
