@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_ADAPTERS: Final[dict[Any, TypeAdapter[Any]]] = {}  # by the type that they read; making one takes milliseconds
 
 
 def put_json(path: Path, value: Any) -> None:
@@ -37,6 +45,34 @@ def get_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+
+
+def get_record(path: Path, kind: type[_T]) -> _T | None:
+    """The record of type `kind` in `path`; None where there is none. One that is empty, torn or of another make counts
+    as none, and the log names it: a reader must not fall with a file. Raises: OSError (a folder that cannot be read).
+    """
+    try:
+        value: _T = _adapter(kind).validate_json(path.read_bytes(), strict=True)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, problem["loc"]))
+        log.warning("%s: not readable, taken as absent: %s%s", path, f"key `{key}`: " if key else "", problem["msg"])
+        return None
+    return value
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+def records_in(folder: Path) -> list[Path]:
+    """The files of a backend in `folder`, by name: strays, temporary files and folders are passed over."""
+    found = sorted(folder.glob("[!.]*.json"))
+    return [path for path in found if "(" not in path.name and " " not in path.name and path.is_file()]
 
 
 def _written_aside(path: Path, value: Any) -> Path:

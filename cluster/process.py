@@ -103,10 +103,5 @@ def exit_text(code: int) -> str:
 
 
 def request_to_json(request: JobRequest) -> dict[str, Any]:
-    """The request as plain JSON values."""
+    """The request as plain JSON values, from which `cluster.files.get_record` makes it again."""
     return {**asdict(request), "log": str(request.log)}
-
-
-def request_from_json(raw: Mapping[str, Any]) -> JobRequest:
-    """The request that `request_to_json` wrote."""
-    return JobRequest(**{**raw, "argv": tuple(raw["argv"]), "log": Path(raw["log"])})

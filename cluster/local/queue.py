@@ -13,15 +13,14 @@ A handle is `TOKEN.INDEX`. A job is claimed by creating its run record, which on
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from cluster.backend import Control, JobRequest, JobState, JobStatus
-from cluster.files import create_json, get_json, put_json
-from cluster.process import ProcessId, exit_text, request_from_json, request_to_json
+from cluster.files import create_json, get_record, put_json, records_in
+from cluster.process import ProcessId, exit_text, request_to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +49,6 @@ class RunRecord:
     exit_code: int = 0  # as in Popen.returncode
     cancelled: bool = False
     error: str = ""  # why the command could not be started
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> RunRecord:
-        """The record that `asdict` and JSON made."""
-        child = ProcessId(**raw["child"]) if raw["child"] else None
-        runner = ProcessId(**raw["runner"])
-        return cls(**{**raw, "runner": runner, "child": child, "slots": tuple(raw["slots"])})
 
     def is_running(self) -> bool:
         """Whether it occupies its slots: not ended, and the runner or the command itself lives here."""
@@ -87,6 +79,27 @@ class RunRecord:
         if self.runner.boot != ProcessId.boot_id():
             return JobState.NODE_FAIL, "this machine was restarted while it ran"
         return JobState.FAILED, "its processes are gone and left no exit code: killed from outside"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """What one call of submit asked for."""
+
+    requests: tuple[JobRequest, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What the user wants of a job."""
+
+    action: Control
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limit:
+    """How many jobs may run at once."""
+
+    n_jobs: int | None
 
 
 class Queue:
@@ -140,30 +153,29 @@ class Queue:
 
     def has_dispatcher(self) -> bool:
         """Whether somebody is there to start what waits."""
-        raw = get_json(self.root / "dispatcher.json")
-        return raw is not None and ProcessId(**raw).is_alive()
+        dispatcher = get_record(self.root / "dispatcher.json", ProcessId)
+        return dispatcher is not None and dispatcher.is_alive()
 
     def has_settings(self) -> bool:
         """Whether anything was ever submitted here."""
         return (self.root / "settings.json").exists()
 
     def settings(self) -> Settings:
-        """The settings of the latest submission."""
-        raw = get_json(self.root / "settings.json")
-        return Settings(workers=raw["workers"], devices=tuple(raw["devices"]))
+        """The settings of the latest submission; one job at a time where they cannot be read."""
+        return get_record(self.root / "settings.json", Settings) or Settings(workers=1)
 
     def limit(self) -> int | None:
         """How many jobs may run at once now, None where nobody said."""
-        raw = get_json(self.root / "limit.json")
-        return raw["n_jobs"] if raw else None
+        limit = get_record(self.root / "limit.json", _Limit)
+        return limit.n_jobs if limit else None
 
     def batch(self, token: str) -> list[JobRequest]:
         """The requests of one submission, none where there was no such."""
         if token not in self._batches:
-            raw = get_json(self.root / "queue" / f"{token}.json")
-            if raw is None:
+            batch = get_record(self.root / "queue" / f"{token}.json", _Batch)
+            if batch is None:
                 return []
-            self._batches[token] = [request_from_json(item) for item in raw["requests"]]
+            self._batches[token] = list(batch.requests)
         return self._batches[token]
 
     def request(self, handle: str) -> JobRequest | None:
@@ -174,14 +186,12 @@ class Queue:
 
     def order(self, handle: str) -> Control | None:
         """The last order for a job; None where there is none or it was released."""
-        raw = get_json(self.root / "orders" / f"{handle}.json")
-        action = Control(raw["action"]) if raw else None
-        return None if action is Control.RELEASE else action
+        order = get_record(self.root / "orders" / f"{handle}.json", _Order)
+        return None if order is None or order.action is Control.RELEASE else order.action
 
     def run(self, handle: str) -> RunRecord | None:
-        """The run record of a job, or None while it waits."""
-        raw = get_json(self._run(handle))
-        return RunRecord.from_json(raw) if raw else None
+        """The run record of a job, or None while it waits, and where it cannot be read."""
+        return get_record(self._run(handle), RunRecord)
 
     def claimed(self) -> set[str]:
         """The handles of all jobs that were ever started."""
@@ -202,6 +212,8 @@ class Queue:
         record = self.run(handle)
         if record is not None:
             return record.status()
+        if self._run(handle).exists():
+            return JobStatus(state=JobState.UNKNOWN, detail=f"{self._run(handle)}: not readable; restore or remove it")
         if self.request(handle) is None:
             return JobStatus(state=JobState.UNKNOWN, detail="never submitted here")
         match self.order(handle):
@@ -217,9 +229,9 @@ class Queue:
 
     def tokens(self) -> list[str]:
         """Every submission's token, oldest first."""
-        files = [(path.stat().st_mtime_ns, path.stem) for path in (self.root / "queue").glob("[!.]*.json")]
+        files = [(path.stat().st_mtime_ns, path.stem) for path in records_in(self.root / "queue")]
         return [token for _, token in sorted(files)]
 
 
 def _stems(folder: Path) -> Iterator[str]:
-    return (path.name.removesuffix(".json") for path in folder.glob("[!.]*.json"))
+    return (path.name.removesuffix(".json") for path in records_in(folder))

@@ -21,11 +21,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from cluster.backend import Control, JobRequest, JobState, JobStatus
-from cluster.files import create_json, get_json, put_json
-from cluster.process import request_from_json, request_to_json
+from cluster.backend import ClusterUsageError, Control, JobRequest, JobState, JobStatus
+from cluster.files import create_json, get_record, put_json, records_in
+from cluster.process import request_to_json
 
 LIMIT: Final = "limit.json"
 
@@ -56,12 +56,6 @@ class Submission:
     def handles(self) -> dict[str, str]:
         """Each request's handle by its name."""
         return {request.name: self.handle(index) for index, request in enumerate(self.requests)}
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Submission:
-        """The submission that `Record.add` wrote."""
-        requests = tuple(request_from_json(item) for item in raw["requests"])
-        return cls(**{**raw, "options": RayJobOptions(**raw["options"]), "requests": requests})
 
 
 class Phase(StrEnum):
@@ -117,17 +111,6 @@ class DispatcherState:
     nodes: tuple[NodeReport, ...] = ()
     jobs: tuple[JobRecord, ...] = ()
 
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> DispatcherState:
-        """The state that `Record.put_state` wrote."""
-        return cls(
-            phase=Phase(raw["phase"]),
-            updated=raw["updated"],
-            message=raw["message"],
-            nodes=tuple(NodeReport(**node) for node in raw["nodes"]),
-            jobs=tuple(JobRecord(**{**job, "state": JobState(job["state"])}) for job in raw["jobs"]),
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
@@ -162,7 +145,10 @@ class Record:
     # ------------------------------------------------------------------ what callers write
 
     def add(self, token: str, requests: Sequence[JobRequest], options: RayJobOptions) -> Submission:
-        """The submission of this token: the one that is there, or this one, now written. Raises: OSError."""
+        """The submission of this token: the one that is there, or this one, now written.
+
+        Raises: OSError, ClusterUsageError (the one that is there cannot be read).
+        """
         name = self.name(token)
         raw = {
             "name": name,
@@ -172,7 +158,10 @@ class Record:
             "requests": [request_to_json(request) for request in requests],
         }
         create_json(self.path(name), raw)
-        return Submission.from_json(get_json(self.path(name)))
+        submission = self.submission(name)
+        if submission is None:
+            raise ClusterUsageError(f"{self.path(name)}: not readable; restore it, or remove it and submit again")
+        return submission
 
     def give_order(self, name: str, order: Order) -> None:
         """Write down what is wanted of some jobs; orders are obeyed as they were given."""
@@ -205,43 +194,39 @@ class Record:
     # ------------------------------------------------------------------ what they say
 
     def submission(self, name: str) -> Submission | None:
-        """The submission of this name, or None where there was none. Raises: OSError, ValueError."""
-        raw = get_json(self.path(name))
-        return Submission.from_json(raw) if raw else None
+        """The submission of this name, or None where there was none that can be read. Raises: OSError."""
+        return get_record(self.path(name), Submission)
 
     def submissions(self) -> list[Submission]:
         """Every submission of the sweep, oldest first."""
-        found = (self.submission(path.stem) for path in self.root.glob("[!.]*.json") if path.name != LIMIT)
+        found = (self.submission(path.stem) for path in records_in(self.root) if path.name != LIMIT)
         return sorted((one for one in found if one), key=lambda one: (one.submitted, one.name))
 
     def state(self, name: str) -> DispatcherState | None:
         """What the dispatcher said last, or None where it has not begun."""
-        raw = get_json(self._state_path(name))
-        return DispatcherState.from_json(raw) if raw else None
+        return get_record(self._state_path(name), DispatcherState)
 
     def end(self, name: str) -> JobStatus | None:
         """What became of the jobs that were active when the dispatcher died, or None where that is not known."""
-        raw = get_json(self._end_path(name))
-        return JobStatus(state=JobState(raw["state"]), detail=raw["detail"]) if raw else None
+        return get_record(self._end_path(name), JobStatus)
 
     def states(self) -> Iterator[tuple[str, DispatcherState]]:
         """Every dispatcher of the sweep that ever began."""
-        for path in sorted((self.root / "state").glob("[!.]*.json")):
+        for path in records_in(self.root / "state"):
             state = self.state(path.stem)
             if state is not None:
                 yield path.stem, state
 
     def orders(self, name: str, seen: set[str]) -> list[Order]:
         """The orders that were given since, oldest first; their files are added to `seen`."""
-        fresh = [path for path in sorted((self.root / "orders" / name).glob("[!.]*.json")) if path.name not in seen]
+        fresh = [path for path in records_in(self.root / "orders" / name) if path.name not in seen]
         seen.update(path.name for path in fresh)
-        read = [get_json(path) for path in fresh]
-        return [Order(action=Control(raw["action"]), indices=tuple(raw["indices"])) for raw in read if raw]
+        return [order for path in fresh if (order := get_record(path, Order))]
 
     def limit(self) -> int | None:
         """How many jobs of the sweep may run at once; None: as many as fit."""
-        raw = get_json(self.root / LIMIT)
-        return raw["n_jobs"] if raw else None
+        limit = get_record(self.root / LIMIT, dict[str, int | None])
+        return limit.get("n_jobs") if limit else None
 
     def _end_path(self, name: str) -> Path:
         return self.root / "ends" / f"{name}.json"

@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster.backend import ClusterUnavailable, JobRequest
-from cluster.files import create_json, get_json, put_json
-from cluster.process import request_from_json, request_to_json
+from cluster.backend import ClusterUnavailable, ClusterUsageError, JobRequest
+from cluster.files import create_json, get_record, put_json, records_in
+from cluster.process import request_to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class Record:
 
     def held(self) -> set[str]:
         """The handles of the jobs that the user holds."""
-        return set(get_json(self.root / "held.json") or ())
+        return set(get_record(self.root / "held.json", list[str]) or ())
 
     def set_held(self, handles: set[str]) -> None:
         """Write down which jobs the user holds."""
@@ -116,8 +116,8 @@ class Record:
 
     def limit(self) -> int | None:
         """How many jobs may run at once, None where nobody said."""
-        raw = get_json(self.root / "limit.json")
-        return raw["n_jobs"] if raw else None
+        limit = get_record(self.root / "limit.json", dict[str, int | None])
+        return limit.get("n_jobs") if limit else None
 
     def has_limit(self) -> bool:
         """Whether somebody said how many jobs may run at once, or that it does not matter."""
@@ -148,8 +148,12 @@ class Submission:
         (self.folder / "requests.json").unlink()
 
     def requests(self) -> list[JobRequest]:
-        """The requests, in the order of submission."""
-        return [request_from_json(raw) for raw in get_json(self.folder / "requests.json")]
+        """The requests, in the order of submission. Raises: ClusterUsageError (they cannot be read)."""
+        path = self.folder / "requests.json"
+        requests = get_record(path, list[JobRequest])
+        if requests is None:
+            raise ClusterUsageError(f"{path}: not readable; restore it, or cancel the sweep's SLURM jobs and resume")
+        return requests
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -167,8 +171,8 @@ class Submission:
         return self.folder / "chunks" / f"{first:06d}.json"
 
     def chunks(self) -> list[Chunk]:
-        """The arrays, sent or about to be, in order."""
-        return [Chunk(**get_json(path)) for path in sorted((self.folder / "chunks").glob("[!.]*.json"))]
+        """The arrays, sent or about to be, in order; the log names one that cannot be read."""
+        return [chunk for path in records_in(self.folder / "chunks") if (chunk := get_record(path, Chunk))]
 
     def put_chunk(self, chunk: Chunk) -> None:
         """Write down an array, or what became of it."""
@@ -199,6 +203,9 @@ class Submission:
     def runs(self, indices: Collection[int]) -> dict[int, RunRecord]:
         """The latest run of each of these requests that ever ran."""
         latest: dict[int, Path] = {}
-        for path in sorted((self.folder / "runs").glob("[!.]*.json")):
-            latest[int(path.name.partition("-")[0])] = path
-        return {index: RunRecord(**get_json(latest[index])) for index in indices if index in latest}
+        for path in records_in(self.folder / "runs"):
+            index = path.name.partition("-")[0]
+            if index.isdigit():
+                latest[int(index)] = path
+        found = {index: get_record(latest[index], RunRecord) for index in indices if index in latest}
+        return {index: record for index, record in found.items() if record is not None}

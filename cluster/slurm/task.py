@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Final
 
 from cluster.backend import ClusterError, JobRequest
-from cluster.files import get_json
+from cluster.files import get_record
 from cluster.process import (
     ENV_BACKEND,
     ENV_DEADLINE,
@@ -49,8 +49,10 @@ def run_task(chunk_file: str) -> None:
     """Run the jobs of this task of the array described in `chunk_file`. Raises: SystemExit (not all ended with 0)."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     path = Path(chunk_file)
-    submission = Submission(path.parents[1])
-    task = ArrayTask(submission, Chunk(**get_json(path)), os.environ)
+    submission, chunk = Submission(path.parents[1]), get_record(path, Chunk)
+    if chunk is None:
+        raise SystemExit(f"{path}: not readable: the jobs of this task are not known; resume the sweep")
+    task = ArrayTask(submission, chunk, os.environ)
     code = task.run()
     if code:
         raise SystemExit(code)
