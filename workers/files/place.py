@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from workers.files.document import NO_OTHER_KEYS
+
 BLOCK_OUTPUT: Final = "block_output"  # the residual stream after a decoder block: the site of a cell that names none
 
 
@@ -17,6 +19,8 @@ class Place:
     or the number of a named position. `site` is the activation inside the block, and `unit` which part of it (a head,
     say); None where the site has no parts.
     """
+
+    __pydantic_config__ = NO_OTHER_KEYS
 
     layer: int
     position: int
