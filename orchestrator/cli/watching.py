@@ -148,18 +148,23 @@ def errors(
 
 def _latest(sweep: Sweep) -> Path:
     from orchestrator.errors import SweepNotFound
+    from workers.files.folder import visible_files
 
-    found = sorted(sweep.folder.logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    found = sorted(visible_files(sweep.folder.logs, ".log"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise SweepNotFound(f"{sweep.spec.name}: no job has begun yet, so there is no log")
     return found[-1]
 
 
 def _text(path: Path) -> str:
+    from orchestrator.errors import StorageError
+
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""  # the job waits
+    except OSError as error:
+        raise StorageError(f"{path}: not readable: {error.strerror}") from error
 
 
 def _growth(sweep: Sweep, path: Path, job: str, offset: int) -> Iterator[str]:
