@@ -15,7 +15,7 @@ from orchestrator.errors import SpecError
 
 CELL_FIELDS: Final = ("experiment", "hypothesis", "layer", "position", "token", "seed", "method")
 _NUMBERS: Final = frozenset({"layer", "position", "seed"})
-_RANGE: Final = re.compile(r"^\s*(-?\d+)\s*\.\.\s*(-?\d+)\s*$")
+_RANGE: Final = re.compile(r"^\s*(-?\d{1,18})\s*\.\.\s*(-?\d{1,18})\s*$")
 
 
 def parse_range(text: str) -> tuple[int, int] | None:

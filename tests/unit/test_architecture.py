@@ -1,7 +1,7 @@
 """The direction of imports.
 
 Between packages: causalsweep -> orchestrator -> workers' plain types and cluster; workers and cluster know neither each
-other nor the orchestrator; each heavy library has its place. Between the rooms of a package: the arrows of ARROWS. A
+other nor the orchestrator; all may use `values`; each heavy library has its place. Between the rooms of a package: the arrows of ARROWS. A
 room may import what its arrows lead to, directly or over other rooms. Files and functions stay short.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-PACKAGES = ("causalsweep", "orchestrator", "workers", "cluster")
+PACKAGES = ("causalsweep", "orchestrator", "workers", "cluster", "values")
 HEAVY = {"torch", "transformers", "ray", "submitit"}
 # Where a library may be imported.
 HOME = {
@@ -30,9 +30,10 @@ HOME = {
 # What each package may import of the others.
 SIBLINGS = {
     "causalsweep": {"orchestrator"},
-    "orchestrator": {"workers", "cluster"},
-    "workers": set(),
-    "cluster": set(),
+    "orchestrator": {"workers", "cluster", "values"},
+    "workers": {"values"},
+    "cluster": {"values"},
+    "values": set(),
 }
 # The rooms of a package and the rooms directly below each. A new room gets a line here.
 ARROWS: dict[str, dict[str, set[str]]] = {
@@ -65,9 +66,10 @@ ARROWS: dict[str, dict[str, set[str]]] = {
     "cluster": {
         "testbed": {"process"},
         "ray": {"slurm"},
-        "slurm": {"process"},
-        "local": {"process"},
+        "slurm": {"process", "options"},
+        "local": {"process", "options"},
         "process": {"backend"},
+        "options": {"backend"},
         "backend": {"files"},
         "files": set(),
     },
