@@ -1,8 +1,9 @@
 """The direction of imports.
 
 Between packages: causalsweep -> orchestrator -> workers' plain types and cluster; workers and cluster know neither each
-other nor the orchestrator; all may use `values`; each heavy library has its place. Between the rooms of a package: the arrows of ARROWS. A
-room may import what its arrows lead to, directly or over other rooms. Files and functions stay short.
+other nor the orchestrator; all may use `values`, which knows none of them; each heavy library has its place. Between
+the rooms of a package: the arrows of ARROWS. A room may import what its arrows lead to, directly or over other rooms.
+Files and functions stay short.
 """
 
 from __future__ import annotations
