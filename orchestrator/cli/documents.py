@@ -32,6 +32,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "calibration": asdict(plan.calibration) if plan.calibration else None,
         "totals": asdict(plan.totals),
         "reference": asdict(plan.reference),
+        "memory": asdict(plan.memory) if plan.memory else None,
         "jobs": [
             {"label": job.label, "n_cells": job.n_cells, "predicted_s": job.predicted_s, "upper_s": job.upper_s}
             for job in plan.jobs

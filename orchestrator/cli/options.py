@@ -28,7 +28,11 @@ Set: TypeAlias = Annotated[
 On: TypeAlias = Annotated[str, typer.Option("--on", metavar="local|slurm|ray|ray-slurm", help="Where the jobs run.")]
 Where: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="KEY=VALUE", help="Only these: layer=0..3, experiment!=a,b; may be repeated."),
+    typer.Option(
+        "--where",
+        metavar="KEY=VALUE",
+        help="Only these: layer=0..3, site=head_output, experiment!=a,b; may be repeated.",
+    ),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]

@@ -30,6 +30,7 @@ Output = Annotated[
     Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file; default: standard output.")
 ]
 SHOWN = ("experiment", "setting", "method", "seed", "layer", "position", "token", "status", "iia", "iia_normalized")
+PLACE = ("site", "unit", "place")  # shown where some cell is not at the output of a block
 
 
 def results(
@@ -48,7 +49,7 @@ def results(
     """
     frame = load(source, sweeps).results(where=where or ())
     if form is Format.TABLE and not as_json and output is None:
-        frame = frame[list(SHOWN)]
+        frame = frame[_shown(frame)]
     _write(frame, Format.JSON if as_json else form, output)
 
 
@@ -138,6 +139,17 @@ def doctor(
     findings = load(source, sweeps, sets).doctor(on=on)
     print_json(doctor_document(findings)) if as_json else out.print(doctor_view(findings))
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+def _shown(frame: pd.DataFrame) -> list[str]:
+    """The columns of the table for people; those of the site only where they tell cells apart."""
+    from workers.files.place import BLOCK_OUTPUT
+
+    if (frame["site"] == BLOCK_OUTPUT).all():
+        return list(SHOWN)
+    told = [name for name in PLACE if frame[name].notna().any()]
+    at = SHOWN.index("layer") + 1
+    return [*SHOWN[:at], *told, *SHOWN[at:]]
 
 
 def _write(frame: pd.DataFrame, form: Format, output: Path | None) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from orchestrator.status.cell_state import CellState
 from workers.files.job import MAIN_SETTING
+from workers.files.place import BLOCK_OUTPUT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,19 @@ def plan_view(plan: Plan) -> Group:
     basis = "the table's throughput, nothing measured yet; off by a factor perhaps"
     if plan.calibration:
         basis = f"{plan.calibration.n_cells:,} measured cells of this model on this kind of device"
-    return Group(cells, table, f"estimates rest on {basis}")
+    return Group(cells, table, f"estimates rest on {basis}", *_memory_lines(plan))
+
+
+def _memory_lines(plan: Plan) -> list[str]:
+    """What cells take beside the model's weights; the site is named where it is not the common one."""
+    memory = plan.memory
+    if memory is None:
+        return []
+    where = f" ({memory.site}, {memory.width:,} wide)" if memory.site != BLOCK_OUTPUT else ""
+    cell, cohort = (f"{size / 1e9:,.2f} GB" for size in (memory.cell_bytes, memory.cohort_bytes))
+    return [
+        f"memory beside the weights: up to {cell} a cell{where}, {cohort} a cohort; a worker cuts what does not fit"
+    ]
 
 
 def _totals_row(engine: str, totals: Totals) -> list[str]:

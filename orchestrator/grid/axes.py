@@ -1,4 +1,4 @@
-"""The layers and positions that a spec's text means: indices, negative ones, ranges, `all`, names, tokens' labels."""
+"""The layers, positions and units that a spec means: indices, negative ones, ranges, `all`, names, tokens' labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from workers.data.layout import PromptLayout
 
 
 class AxisError(ValueError):
-    """A layer or position that is not there; `axis`, `got` and `right` say which, and what is."""
+    """A layer, position or unit that is not there; `axis`, `got` and `right` say which, and what is."""
 
     def __init__(self, axis: str, got: int | str, right: str) -> None:
         super().__init__(axis, got, right)
@@ -52,6 +52,25 @@ def resolve_positions(items: Sequence[int | str], layout: PromptLayout) -> list[
         if not layout.is_indexed and (isinstance(item, int) or parse_range(item)):
             raise AxisError("positions", item, no_index)
     return _resolve("positions", items, layout.n_tokens, range(len(layout.tokens)), labelled)
+
+
+def resolve_units(items: Sequence[int | str], n_units: int, name: str) -> list[int]:
+    """The units of a site that `items` name, ascending; `name` is what a unit is called. Raises: AxisError.
+
+    One that is named twice is refused: a list that overlaps is rarely what was meant.
+    """
+    axis = f"{name}s"
+
+    def unknown(label: str) -> list[int]:
+        raise AxisError(axis, label, f"an index from 0 to {n_units - 1}, a range such as 0..3, or `all` is right")
+
+    found: set[int] = set()
+    for item in items:
+        named = set(_resolve(axis, [item], n_units, range(n_units), unknown))
+        if named & found:
+            raise AxisError(axis, item, f"{name} {min(named & found)} is named before; name each once")
+        found |= named
+    return sorted(found)
 
 
 def _resolve(

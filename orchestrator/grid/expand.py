@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.errors import SpecError
-from orchestrator.grid.axes import AxisError, resolve_layers, resolve_positions
+from orchestrator.grid.axes import resolve_positions
+from orchestrator.grid.places import check_methods, places_of
 from orchestrator.spec.filters import CellFilter
 from orchestrator.spec.schema import Experiment, SweepSpec
 from workers.data.layout import PromptLayout, moved_positions
@@ -69,6 +70,9 @@ def cell_fields(strand: Strand, cell: JobCell) -> dict[str, Any]:
         "experiment": strand.experiment,
         "hypothesis": strand.stream.hypothesis,
         "layer": cell.place.layer,
+        "site": cell.place.site,
+        "unit": cell.place.unit,
+        "place": None,
         "position": cell.place.position,
         "token": cell.token,
         "seed": strand.stream.seed,
@@ -84,7 +88,7 @@ def wanted_settings(settings: Sequence[Setting], experiment: str) -> list[str]:
 
 
 def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
-    """The grid of a spec: no cell twice, in the order of experiments, methods, seeds, layers, positions.
+    """The grid of a spec: no cell twice, in the order of experiments, methods, seeds, sites, layers, positions, units.
 
     `folder`: the sweep's own, which has what an earlier plan made of the spec's files.
     Raises: SpecError naming file, key, value and what would be right.
@@ -95,6 +99,7 @@ def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     except ModelError as error:
         raise SpecError(f"{spec.source}: key `model.path`: {error}") from error
     methods = _methods(spec)
+    check_methods(spec, methods)
     prompts = PromptReader(spec, tokenizer, folder)
     strands: list[Strand] = []
     for index in range(len(spec.grid.experiments)):
@@ -124,12 +129,8 @@ def _strands(
     hypothesis = _hypothesis(spec, index, source)
     layout = prompts.layout(f"grid.experiments[{index}]", experiment.task, hypothesis)
     science = source.science()
-    try:
-        layers = resolve_layers(spec.grid.layers, model.n_layers)
-        positions = resolve_positions(spec.grid.positions, layout)
-    except AxisError as error:
-        raise spec.error(f"grid.{error.axis}", error.got, error.right) from error
-    places = [Place(layer=layer, position=position) for layer in layers for position in positions]
+    places = places_of(spec, model, layout)
+    positions = {place.position for place in places}
     for method in methods:
         for seed in spec.grid.seeds:
             stream = Stream(
@@ -148,7 +149,7 @@ def _strands(
                 variables=source.variables[hypothesis],
                 n_tokens=layout.n_tokens,
                 n_prefix=layout.n_prefix,
-                first_tokens={at: layout.first_tokens[at] for at in positions if not layout.is_index(at)},
+                first_tokens={at: layout.first_tokens[at] for at in sorted(positions) if not layout.is_index(at)},
                 cells=tuple(
                     JobCell(key=key_of(place), place=place, token=layout.tokens[place.position]) for place in places
                 ),
@@ -160,17 +161,16 @@ def cell_keys(stream: Stream) -> Callable[[Place], str]:
     fixed = {name: f'"{name}":{canonical_json(value)}'.replace("%", "%%") for name, value in stream.science().items()}
     templates: dict[tuple[str, ...], str] = {}  # by the names that a place adds
 
-    def template(names: tuple[str, ...]) -> str:
-        slots = {name: f'"{name}":%s' for name in names}
+    def template(science: Mapping[str, int | str]) -> str:
+        slots = {name: f'"{name}":' + ('"%s"' if isinstance(value, str) else "%d") for name, value in science.items()}
         return "{" + ",".join(text for _, text in sorted((fixed | slots).items())) + "}"
 
     def key(place: Place) -> str:
         science = place.science()
         names = tuple(science)
         if names not in templates:
-            templates[names] = template(names)
-        values = tuple(value if type(value) is int else canonical_json(value) for value in science.values())
-        return hashlib.sha256((templates[names] % values).encode("ascii")).hexdigest()
+            templates[names] = template(science)
+        return hashlib.sha256((templates[names] % tuple(science.values())).encode("ascii")).hexdigest()
 
     return key
 

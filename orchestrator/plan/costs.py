@@ -10,7 +10,9 @@ prefix, computed once a job), and for each cell forward and backward through wha
 
     (T - K) (N + l_max + 1)   +   sum over cells of 2 (T - p) (N - 1 - l)
 
-and each cell's rotation costs some d^3 operations a step. Cells of one position run in one call, whatever their layer.
+and each cell's rotation costs some d^3 operations a step, d the width of its site. A site inside block l costs that
+block once more, for the position's token or for all tokens from it on (`workers.data.sites.OwnBlock`). Cells of one
+position run in one call, whatever their layer and site.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any, Final
 
 from orchestrator.grid.expand import Strand
 from workers.data.model_info import ModelInfo
+from workers.data.sites import SITES, OwnBlock, width_of
 from workers.files.job import JobCell
 from workers.files.place import Place
 from workers.methods.settings import METHODS
@@ -87,6 +90,14 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _SiteRates:
+    """What a cell at a site costs whatever its layer and position."""
+
+    cell_s: float  # in the suffix engine rotation, head and the token's own block; in the reference source and base
+    own_tail_s: float = 0.0  # of the own block, for each token from the intervention's position on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Rates:
     """Seconds of one strand's cells, as coefficients: over the whole training and the evaluations after it."""
 
@@ -94,7 +105,7 @@ class _Rates:
     n_tokens: int
     first_tokens: Mapping[int, int]  # of the prompts' positions that are not tokens' indices
     shared_s: float  # of a cohort, whatever its cells
-    cell_s: float  # of each cell: in the suffix engine rotation and head, in the reference source and base
+    sites: Mapping[tuple[str, bool], _SiteRates]  # by site, and whether a cell is at the whole of it
     cell_block_s: float  # of each block after the intervention, for each cell
     tail_s: float  # likewise, for each token from the intervention's position on
     block_s: float  # of each block after the intervention, and once more, for all cells of a position together
@@ -105,7 +116,12 @@ class _Rates:
         position = places[0].position
         n_tail_tokens = self.n_tokens - self.first_tokens.get(position, position)
         tails = (self.cell_block_s + self.tail_s * n_tail_tokens) * sum(n_after)
-        return self.cell_s * len(places) + tails + self.block_s * (max(n_after) + 1)
+        if len(self.sites) == 1:
+            at = [*self.sites.values()] * len(places)
+        else:
+            at = [self.sites[place.site, place.unit is None] for place in places]
+        cells = sum([site.cell_s for site in at]) + n_tail_tokens * sum([site.own_tail_s for site in at])
+        return cells + tails + self.block_s * (max(n_after) + 1)
 
 
 class CostModel:
@@ -162,40 +178,53 @@ class CostModel:
         model, device = self._model, self._device
         steps, batch, test_pairs = self._work(strand)
         pairs = steps * batch
-        d, rate = model.hidden_size, self._model_flops * device.suffix_share
-        block, head = 2.0 * model.n_layer_parameters, 2.0 * model.vocab_size * d
+        rate = self._model_flops * device.suffix_share
+        block, head = 2.0 * model.n_layer_parameters, 2.0 * model.vocab_size * model.hidden_size
         shared_blocks = model.n_layers + max(cell.place.layer for cell in strand.cells) + 1
         shared = (
             (pairs + test_pairs / _EVALUATIONS) * block * (strand.n_tokens - strand.n_prefix) * shared_blocks / rate
         )
-        rotation = _ROTATION_D3 * d**3 / device.tf32_flops + _ROTATION_D2 * d**2 * batch / device.float32_flops
-        rotation /= device.suffix_share
-        tail_pairs = test_pairs
-        if self._fits(strand) == "by gradient":
-            tail_pairs += 2 * pairs
-        else:  # on activations of the shared forward, or not at all: no tail before it is evaluated
-            rotation = 0.0
+        trains = self._fits(strand) == "by gradient"  # else no tail and no rotation before it is evaluated
+        tail_pairs = test_pairs + (2 * pairs if trains else 0)
+        tail_s = self._scale * tail_pairs * block / rate
+        sites = {}
+        for place in _kinds(strand):
+            own_block = SITES[place.site].own_block
+            step_s = device.cell_s + (self._rotation_s(place, batch) if trains else 0.0)
+            cell_s = self._scale * (tail_pairs * head / rate + steps * step_s)
+            sites[place.site, place.unit is None] = _SiteRates(
+                cell_s=cell_s + (tail_s if own_block is OwnBlock.TOKEN else 0.0),
+                own_tail_s=tail_s if own_block is OwnBlock.TOKENS else 0.0,
+            )
         return _Rates(
             last_layer=model.n_layers - 1,
             n_tokens=strand.n_tokens,
             first_tokens=strand.first_tokens,
             shared_s=self._scale * (shared + steps * shared_blocks / 2 * device.call_s + self._data_s(strand)),
-            cell_s=self._scale * (tail_pairs * head / rate + steps * (rotation + device.cell_s)),
+            sites=sites,
             cell_block_s=0.0,
-            tail_s=self._scale * tail_pairs * block / rate,
+            tail_s=tail_s,
             block_s=self._scale * steps * device.call_s,
         )
+
+    def _rotation_s(self, place: Place, batch: int) -> float:
+        """Seconds that a cell's rotation takes a step."""
+        d, device = width_of(self._model, place), self._device
+        retraction_s = _ROTATION_D3 * d**3 / device.tf32_flops
+        return (retraction_s + _ROTATION_D2 * d**2 * batch / device.float32_flops) / device.suffix_share
 
     def _reference(self, strand: Strand) -> _Rates:
         steps, batch, test_pairs = self._work(strand)
         model, pairs = self._model, steps * batch
         token_s = 2.0 * model.n_layer_parameters / (self._model_flops * self._device.reference_share)
+        cell_s = self._scale * token_s * (pairs + test_pairs) * 2 * strand.n_tokens * model.n_layers
+        rates = _SiteRates(cell_s=cell_s)
         return _Rates(
             last_layer=model.n_layers - 1,
             n_tokens=strand.n_tokens,
             first_tokens=strand.first_tokens,
             shared_s=self._scale * self._data_s(strand),
-            cell_s=self._scale * token_s * (pairs + test_pairs) * 2 * strand.n_tokens * model.n_layers,
+            sites={(place.site, place.unit is None): rates for place in _kinds(strand)},
             cell_block_s=self._scale * token_s * pairs * strand.n_tokens,
             tail_s=0.0,
             block_s=0.0,
@@ -225,3 +254,8 @@ class CostModel:
             steps = 0
         in_training = steps // method["eval_every"] if method.get("eval_every") else 0
         return steps, batch, data["n_test"] * _EVALUATIONS * self._n_tests(strand) + data["n_eval"] * in_training
+
+
+def _kinds(strand: Strand) -> Iterable[Place]:
+    """A place of each kind that the strand's cells have: one a site, and one of its units where cells are at units."""
+    return {(cell.place.site, cell.place.unit is None): cell.place for cell in strand.cells}.values()

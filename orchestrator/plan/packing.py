@@ -1,7 +1,7 @@
 """Cells -> jobs of about the target length: a stream's cells together, longest first, no GPU of the cluster idle.
 
-A strand is cut between positions, and between layers of a position only where one position alone is longer than the
-target: the engine runs all layers of a position in one call, and what a cell's numbers are, to the last bit, must not
+A strand is cut between positions, and between the cells of a position only where one position alone is longer than the
+target: the engine runs all cells of a position in one call, and what a cell's numbers are, to the last bit, must not
 depend on how many GPUs there are. A job that holds several strands' cells loads the model once.
 
 1. Cut each strand into parts that fit a job of the given length; fill jobs with them, best fit, longest first.
@@ -98,9 +98,8 @@ def pack(
 
 def makespan_s(jobs: Iterable[PlannedJob], n_gpus: int) -> float:
     """Seconds until the last of `jobs` ends, each given to the GPU that is free first, longest first."""
-    longest_first = sorted((job.predicted_s for job in jobs), reverse=True)
-    free = [0.0] * max(1, min(n_gpus, len(longest_first)))
-    for seconds in longest_first:
+    free = [0.0] * n_gpus
+    for seconds in sorted((job.predicted_s for job in jobs), reverse=True):
         heapq.heapreplace(free, free[0] + seconds)
     return max(free)
 
@@ -188,7 +187,7 @@ def _deal(
 
 
 def _part(strand: Strand, cells: Iterable[JobCell], costs: CostModel) -> Part:
-    ordered = tuple(sorted(cells, key=lambda cell: (cell.place.position, cell.place.layer)))
+    ordered = tuple(sorted(cells, key=lambda cell: cell.place.rank))
     return Part(strand=strand, cells=ordered, seconds=costs.cohort_s(strand, ordered))
 
 
@@ -223,6 +222,6 @@ def _split(job: PlannedJob, costs: CostModel) -> list[PlannedJob]:
     if part.whole or len(part.cells) == 1:
         return [job]
     columns = _columns(part.strand, part.cells, costs, math.inf)
-    if len(columns) == 1:  # its layers run in one call: alone they would round otherwise, and for some minutes less
+    if len(columns) == 1:  # its cells run in one call: alone they would round otherwise, and for some minutes less
         return [job]
     return [_job([half], costs) for half in _deal(part.strand, columns, costs, 2)]

@@ -10,6 +10,7 @@ from orchestrator.grid.expand import Grid, Strand, wanted_settings
 from orchestrator.plan.calibration import calibration
 from orchestrator.plan.costs import DEVICES, Calibration, CostModel
 from orchestrator.plan.machines import Machines
+from orchestrator.plan.memory import Memory, memory_of
 from orchestrator.plan.packing import Part, PlannedJob, makespan_s, pack
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.status.cell_state import CellState
@@ -56,6 +57,7 @@ class Plan:
     calibration: Calibration | None  # None: the table's throughput, nothing measured yet
     jobs: tuple[PlannedJob, ...]
     totals: Totals
+    memory: Memory | None
     reference: Totals  # the same cells with everything recomputed for each, as the paper did
 
 
@@ -85,6 +87,7 @@ class Planner:
             calibration=self.calibration,
             jobs=tuple(jobs),
             totals=self.totals(jobs),
+            memory=memory_of(self.grid.model, jobs),
             reference=self.reference(keys),
         )
 

@@ -13,9 +13,11 @@ from typing import Any, Final
 
 from orchestrator.errors import SpecError
 
-CELL_FIELDS: Final = ("experiment", "hypothesis", "layer", "position", "token", "seed", "method")
-_NUMBERS: Final = frozenset({"layer", "position", "seed"})
-_RANGE: Final = re.compile(r"^\s*(-?\d{1,18})\s*\.\.\s*(-?\d{1,18})\s*$")
+CELL_FIELDS: Final = (
+    *("experiment", "hypothesis", "layer", "site", "unit", "place", "position", "token", "seed", "method"),
+)
+_NUMBERS: Final = frozenset({"layer", "unit", "position", "seed"})
+_RANGE: Final = re.compile(r"^\s*(-?\d+)\s*\.\.\s*(-?\d+)\s*$")
 
 
 def parse_range(text: str) -> tuple[int, int] | None:
@@ -35,7 +37,7 @@ class _Condition:
 
     def holds(self, value: Any) -> bool:
         text = value.strip() if isinstance(value, str) else value
-        inside = text in self.values or any(low <= value <= high for low, high in self.ranges)
+        inside = text in self.values or (value is not None and any(low <= value <= high for low, high in self.ranges))
         return inside is not self.negated
 
 

@@ -6,6 +6,7 @@ tokenizer and the task. Every problem reads `FILE: key `a.b`: got VALUE; WHAT WO
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,27 +14,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from orchestrator.errors import SpecError, wrong_value
-from orchestrator.spec.filters import CellFilter
+from orchestrator.spec.filters import CellFilter, parse_range
 from orchestrator.spec.problems import describe
 from orchestrator.spec.text import apply_overrides, read_mapping, to_yaml
-from values.numbers import (
-    MAX_NAME,
-    Confidence,
-    Count,
-    CountOrNone,
-    Gpus,
-    Hours,
-    Nodes,
-    Seconds,
-    Seed,
-    Share,
-    Threads,
-    unbounded,
-)
-from values.problems import dotted
+from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING, RunOptions, Setting
+from workers.files.place import BLOCK_OUTPUT
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Seconds = Annotated[float, Field(gt=0)]
 
 
 def _listed(value: Any) -> Any:
@@ -54,7 +44,31 @@ def _place(value: Any) -> Any:
 
 Places = Annotated[tuple[Annotated[Any, BeforeValidator(_place)], ...], BeforeValidator(_listed), Field(min_length=1)]
 
-Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)]
+
+def _site(value: Any) -> Any:
+    """A site, or one with its units that are cells: `block_output`, `{head_output: all}`, `{query: [0, 3..5]}`."""
+    named = {value: ()} if isinstance(value, str) else value
+    if not isinstance(named, dict) or len(named) != 1:
+        raise ValueError("a site, or one with its units, is right: `block_output`, `{head_output: all}`")
+    ((name, units),) = named.items()
+    if name not in SITES:
+        close = difflib.get_close_matches(str(name), SITES, n=1)
+        instead = f"did you mean `{close[0]}`?" if close else f"one of {', '.join(SITES)} is right"
+        raise ValueError(f"no site {name!r}; {instead}")
+    unit = SITES[name].unit_name
+    for item in _listed(units):
+        if isinstance(item, bool) or not (isinstance(item, int) or item == "all" or parse_range(str(item))):
+            raise ValueError(f"unit {item!r}; an index, a range such as 3..5 or `all` is right")
+        if item != "all" and not unit:
+            raise ValueError(f"`{name}` has no units; `{name}` alone is right")
+    if unit and not SITES[name].all_is_one and not _listed(units):
+        raise ValueError(f"`{name}` has units; `{{{name}: all}}` is right, or some {unit}s: `{{{name}: [0, 2..3]}}`")
+    return value
+
+
+Sites = Annotated[tuple[Annotated[Any, BeforeValidator(_site)], ...], BeforeValidator(_listed), Field(min_length=1)]
+
+Seeds = Annotated[tuple[Annotated[int, Field(strict=True)], ...], BeforeValidator(_listed), Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -91,14 +105,14 @@ class Method(BaseModel):
 
 
 class CoarseSection(_Section):
-    """Coarse to fine: begin with every so manyth layer and position, then add places next to one that may be the best.
+    """Coarse to fine: begin with every n-th layer and position, then add places next to one that may be the best.
 
     `confidence`: of all intervals of a map together.
     """
 
     layers: Count = 2
     positions: Count = 2
-    confidence: Confidence = 0.95
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
 
 class GridSection(_Section):
@@ -109,6 +123,7 @@ class GridSection(_Section):
     ]
     layers: Places
     positions: Places
+    sites: Sites = (BLOCK_OUTPUT,)
     seeds: Seeds = (42,)
     methods: Annotated[tuple[Annotated[Method, BeforeValidator(_named)], ...], BeforeValidator(_listed)] = ()
     exclude: tuple[dict[str, Any], ...] = ()
@@ -124,12 +139,21 @@ class GridSection(_Section):
             if experiment.baseline and experiment.baseline not in names:
                 right = f"no experiment {experiment.baseline!r}; one of {', '.join(names)} is right"
                 raise ValueError(f"experiments[{index}].baseline: {right}")
+        sites = [name for name, _ in self.named_sites()]
+        for index, site in enumerate(sites):
+            if site in sites[:index]:
+                raise ValueError(f"sites[{index}]: `{site}` is there twice; give all its units in one entry")
         for index, entry in enumerate(self.exclude):
             try:
                 CellFilter.from_mapping(entry)
             except ValueError as error:
                 raise ValueError(f"exclude[{index}]: {error}") from None
         return self
+
+    def named_sites(self) -> tuple[tuple[str, tuple[int | str, ...]], ...]:
+        """Each site with its units as the spec gives them; none where it gives the site alone."""
+        pairs = [next(iter(site.items())) if isinstance(site, dict) else (site, ()) for site in self.sites]
+        return tuple((name, tuple(_listed(units))) for name, units in pairs)
 
 
 class DataSection(_Section):
@@ -143,7 +167,7 @@ class DataSection(_Section):
 class GateSection(_Section):
     """Below this task accuracy the cells are recorded as skipped, not run."""
 
-    task_accuracy: Share = 0.8
+    task_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.8
 
 
 class SettingSection(_Section):
@@ -158,8 +182,8 @@ class SettingSection(_Section):
 class JobsSection(_Section):
     """How cells are packed into jobs, and when a job that nobody sees counts as lost."""
 
-    target_h: Hours = 1.5
-    gpus: Gpus = 1
+    target_h: Annotated[float, Field(gt=0, le=24 * 28)] = 1.5
+    gpus: Count = 1
     lost_after_s: Seconds = 300.0
 
 
@@ -167,9 +191,9 @@ class RunSection(_Section):
     """How a worker runs a job; none of it changes a result. The same keys as `workers.files.job.RunOptions`."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Threads = 1
-    micro_batch: CountOrNone = 0
-    max_cohort: CountOrNone = 0
+    threads: Count = 1
+    micro_batch: Annotated[int, Field(ge=0, strict=True)] = 0
+    max_cohort: Annotated[int, Field(ge=0, strict=True)] = 0
     checkpoint_every_s: Seconds = 120.0
     heartbeat_s: Seconds = 2.0
     save_alignments: Literal["none", "subspace", "full"] = "subspace"
@@ -182,8 +206,8 @@ class RunSection(_Section):
 class ClusterSection(_Section):
     """The machines to plan for."""
 
-    nodes: Nodes = 1
-    gpus_per_node: Gpus = 1
+    nodes: Count = 1
+    gpus_per_node: Count = 1
     gpu: str = "a100"
 
 
@@ -265,9 +289,6 @@ def load_spec(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
 
 def parse_spec(raw: Mapping[str, Any], *, source: str, folder: Path) -> SweepSpec:
     """The spec of plain values; relative paths are taken from `folder`. Raises: SpecError listing every problem."""
-    problems = [wrong_value(source, dotted(key), got, f"{right} is right") for key, got, right in unbounded(raw)]
-    if problems:
-        raise SpecError("\n".join(problems))
     try:
         spec = SweepSpec.model_validate(raw)
     except ValidationError as error:

@@ -1,10 +1,10 @@
 """Coarse to fine: which cells of a map are worth their cost, decided from the results so far.
 
-A map (one experiment and method) begins with every n-th layer and position, first and last included. When all of
+A map (one experiment, method and site) begins with every n-th layer and position, first and last included. When all of
 these are settled, the places next to one that may be the map's best are added, and so on until there are none. A place
 may be the best while its upper bound reaches the best one's lower bound: Wilson intervals of its pairs, each at the
-level at which all intervals of the map hold at once with the stated confidence (Bonferroni). Of several seeds the
-highest counts, and a chosen place is run with all of them.
+level at which all intervals of the map hold at once with the stated confidence (Bonferroni). Of several seeds and
+units the highest counts, and a chosen place is run with all of them.
 
 The choice is a function of the grid and the rows: made again from the same results it is the same, whatever ran first.
 """
@@ -20,7 +20,6 @@ from orchestrator.spec.schema import CoarseSection
 from orchestrator.store.statistics import wilson_interval
 from orchestrator.store.store import RowState
 from workers.files.job import MAIN_SETTING
-from workers.files.place import Place
 from workers.methods.settings import method_label
 
 WAITS: Final = "coarse to fine: to be decided when the cells chosen so far are done"
@@ -42,7 +41,7 @@ class Bounds(NamedTuple):
 
 @dataclass(slots=True)
 class Map:
-    """The places of one experiment and method, and the cell keys of each, one a seed."""
+    """The places of one experiment, method and site, and the cell keys of each: one a seed and unit."""
 
     layers: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -80,15 +79,14 @@ def left_out(
 
 
 def _maps(grid: Grid) -> list[Map]:
-    by_name: dict[tuple[str, str], dict[Place, list[str]]] = {}
+    by_name: dict[tuple[str, str, str], dict[tuple[int, int], list[str]]] = {}
     for strand, cell in grid.cells():
-        cells = by_name.setdefault((strand.experiment, method_label(strand.stream.method)), {})
-        cells.setdefault(cell.place, []).append(cell.key)
+        name = (strand.experiment, method_label(strand.stream.method), cell.place.site)
+        by_name.setdefault(name, {}).setdefault((cell.place.layer, cell.place.position), []).append(cell.key)
     maps = []
     for cells in by_name.values():
-        layers = sorted({place.layer for place in cells})
-        positions = sorted({place.position for place in cells})
-        keys = {Point(layers.index(at.layer), positions.index(at.position)): keys for at, keys in cells.items()}
+        layers, positions = (sorted({point[axis] for point in cells}) for axis in (0, 1))
+        keys = {Point(layers.index(layer), positions.index(at)): keys for (layer, at), keys in cells.items()}
         maps.append(Map(layers, positions, keys))
     return maps
 

@@ -1,9 +1,8 @@
 """The direction of imports.
 
 Between packages: causalsweep -> orchestrator -> workers' plain types and cluster; workers and cluster know neither each
-other nor the orchestrator; all may use `values`, which knows none of them; each heavy library has its place. Between
-the rooms of a package: the arrows of ARROWS. A room may import what its arrows lead to, directly or over other rooms.
-Files and functions stay short.
+other nor the orchestrator; each heavy library has its place. Between the rooms of a package: the arrows of ARROWS. A
+room may import what its arrows lead to, directly or over other rooms. Files and functions stay short.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-PACKAGES = ("causalsweep", "orchestrator", "workers", "cluster", "values")
+PACKAGES = ("causalsweep", "orchestrator", "workers", "cluster")
 HEAVY = {"torch", "transformers", "ray", "submitit"}
 # Where a library may be imported.
 HOME = {
@@ -27,15 +26,13 @@ HOME = {
     "transformers": ("workers/",),
     "submitit": ("cluster/slurm/",),
     "ray": ("cluster/ray/",),
-    "ruamel": ("orchestrator/spec/text.py",),
 }
 # What each package may import of the others.
 SIBLINGS = {
     "causalsweep": {"orchestrator"},
-    "orchestrator": {"workers", "cluster", "values"},
-    "workers": {"values"},
-    "cluster": {"values"},
-    "values": set(),
+    "orchestrator": {"workers", "cluster"},
+    "workers": set(),
+    "cluster": set(),
 }
 # The rooms of a package and the rooms directly below each. A new room gets a line here.
 ARROWS: dict[str, dict[str, set[str]]] = {
@@ -68,10 +65,9 @@ ARROWS: dict[str, dict[str, set[str]]] = {
     "cluster": {
         "testbed": {"process"},
         "ray": {"slurm"},
-        "slurm": {"process", "options"},
-        "local": {"process", "options"},
+        "slurm": {"process"},
+        "local": {"process"},
         "process": {"backend"},
-        "options": {"backend"},
         "backend": {"files"},
         "files": set(),
     },
@@ -211,7 +207,7 @@ def test_packages_import_only_what_lies_below(package: str) -> None:
 
 @pytest.mark.parametrize(("library", "homes"), HOME.items())
 def test_heavy_library_stays_at_home(library: str, homes: tuple[str, ...]) -> None:
-    """Torch and transformers are the workers' alone; SLURM's and Ray's have a backend each; ruamel a file."""
+    """Torch and transformers are the workers' alone; submitit and ray have one backend each."""
     found = [path for package in PACKAGES for path in offenders(package, {library})]
     assert [path for path in found if not path.startswith(homes)] == []
 

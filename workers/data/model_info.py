@@ -16,6 +16,8 @@ _BLOCK_BYTES: Final = 1 << 12
 _NOT_GATED: Final = frozenset(  # two matrices in the MLP, not three
     {"gpt2", "gpt_neo", "gpt_neox", "gptj", "codegen", "opt", "phi", "bloom", "falcon"}
 )
+_PARALLEL: Final = frozenset({"gptj", "codegen", "phi", "cohere", "cohere2"})  # attention and MLP side by side
+_PARALLEL_BY_DEFAULT: Final = frozenset({"gpt_neox", "falcon"})
 
 
 class ModelError(ValueError):
@@ -41,6 +43,10 @@ class ModelInfo:
     n_experts: int = 1  # MLPs of this size in a block
     n_experts_a_token: int = 1
     shared_size: int = 0  # of the MLP beside the experts that every token passes
+    query_head_size: int = 0  # where it is another than `head_size`
+    value_head_size: int = 0  # likewise
+    parallel_blocks: bool = False  # attention and MLP both read the block's input
+    compressed_keys: bool = False  # all heads share a compressed form of keys and values
 
     @property
     def n_layer_parameters(self) -> int:
@@ -93,6 +99,11 @@ def read_model_info(path: Path) -> ModelInfo:
         n_experts=max(1, n_experts),
         n_experts_a_token=_size(config, path, "num_experts_per_tok", default=1) if n_experts else 1,
         shared_size=shared_size if n_experts else 0,
+        query_head_size=_size(config, path, "qk_nope_head_dim", default=0)
+        + _size(config, path, "qk_rope_head_dim", default=0),
+        value_head_size=_size(config, path, "v_head_dim", default=0),
+        parallel_blocks=_has_parallel_blocks(config),
+        compressed_keys=bool(config.get("kv_lora_rank")),
     )
 
 
@@ -100,6 +111,14 @@ def _kv_heads(config: Mapping[str, Any], path: Path, n_heads: int) -> int:
     if config.get("multi_query") and not config.get("new_decoder_architecture"):
         return 1
     return _size(config, path, "num_key_value_heads", "num_kv_heads", default=n_heads)
+
+
+def _has_parallel_blocks(config: Mapping[str, Any]) -> bool:
+    kind = config.get("model_type")
+    if config.get("new_decoder_architecture") or kind in _PARALLEL:
+        return True
+    named = (config[key] for key in ("use_parallel_residual", "parallel_attn") if key in config)
+    return bool(next(named, kind in _PARALLEL_BY_DEFAULT))
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from workers.files.document import NO_OTHER_KEYS
 
@@ -27,10 +27,15 @@ class Place:
     site: str = BLOCK_OUTPUT
     unit: int | None = None
 
-    def science(self) -> dict[str, Any]:
+    @property
+    def rank(self) -> tuple[int, int, str, int]:
+        """What places are sorted by: position, layer, site, unit. Cells of one position share a forward pass."""
+        return (self.position, self.layer, self.site, -1 if self.unit is None else self.unit)
+
+    def science(self) -> dict[str, int | str]:
         """The place's part of a cell key, names ascending. The site that every cell had before there were sites is left
         out, so that the keys of earlier versions stay."""
-        found: dict[str, Any] = {"layer": self.layer, "position": self.position}
+        found: dict[str, int | str] = {"layer": self.layer, "position": self.position}
         if self.site != BLOCK_OUTPUT:
             found["site"] = self.site
         if self.unit is not None:
@@ -39,9 +44,17 @@ class Place:
 
 
 def span_label(places: Sequence[Place]) -> str:
-    """Some places for people: `L0..15 p80..81`."""
-    layers = _span("L", [place.layer for place in places])
-    return f"{layers} {_span('p', [place.position for place in places])}"
+    """Some places for people: `L0..15 p80..81`, `L9 h3..8 p81`, `L2 query h0 p81`, `L0..3 3 sites p81`."""
+    sites = sorted({place.site for place in places})
+    units = [place.unit for place in places if place.unit is not None]
+    parts = [_span("L", [place.layer for place in places])]
+    if len(sites) > 1:
+        parts.append(f"{len(sites)} sites")
+    elif sites != [BLOCK_OUTPUT] and not (units and sites == ["head_output"]):
+        parts.append(sites[0])
+    if units:
+        parts.append(_span("h" if sites != ["mlp_neurons"] else "n", units))
+    return " ".join([*parts, _span("p", [place.position for place in places])])
 
 
 def _span(letter: str, numbers: Sequence[int]) -> str:

@@ -198,6 +198,6 @@ def save_alignments(job: Job, cohort: Cohort, columns: Sequence[Column]) -> None
 
 def halves(cohort: Cohort) -> list[Cohort]:
     """The cohort in two, whole positions kept together where there are several."""
-    cells = sorted(cohort.cells, key=lambda cell: (cell.place.position, cell.place.layer))
+    cells = sorted(cohort.cells, key=lambda cell: cell.place.rank)
     middle = len(cells) // 2
     return [replace(cohort, cells=tuple(part)) for part in (cells[:middle], cells[middle:]) if part]

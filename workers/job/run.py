@@ -27,6 +27,7 @@ from workers.data.tokenizer import Tokenizer
 from workers.engine.model import check_device, load_model, pick_device
 from workers.files.gather import gather_after_job
 from workers.files.job import Cohort, Job
+from workers.files.place import BLOCK_OUTPUT
 from workers.files.progress import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -146,6 +147,7 @@ class _JobRun:
         self.monitor.begin(to_train, n_done_before=self.job.n_cells - n_left)
         if not work:
             return
+        check_sites(self.job)
         check_device(self.job.options.device, self.monitor.device)
         model_path = Path(self.job.model_path)
         tokenizer = Tokenizer.load(model_path)
@@ -244,6 +246,13 @@ class _JobRun:
         log.warning("%s", note)
         self.monitor.update(notes=(*self.monitor.progress.notes, note))
         return rest
+
+
+def check_sites(job: Job) -> None:
+    """Raises: ModelError for a site that the engines cannot intervene on: it is never run at another one."""
+    sites = {cell.place.site for cohort in job.cohorts for cell in cohort.cells} - {BLOCK_OUTPUT}
+    if sites:
+        raise ModelError(f"grid.sites: got {', '.join(sorted(sites))}; this version runs cells at {BLOCK_OUTPUT} alone")
 
 
 def _divergences(columns: list[Column]) -> tuple[Failure, ...]:

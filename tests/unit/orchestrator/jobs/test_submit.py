@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.backend import ClusterUnavailable, ClusterUsageError, NothingSent
@@ -57,6 +59,45 @@ def test_grown_grid_runs_the_new_cells_only(load: LoadSweep, world: World) -> No
     grown.submit()
     assert not set(keys_of(newest_jobs(grown))) & set(old)
     assert len(keys_of(newest_jobs(grown))) == 4
+
+
+def test_a_sweep_of_the_version_before_grows_by_sites(load: LoadSweep, world: World) -> None:
+    """Its cells.parquet and job files know no sites: its rows stay, and only the cells at new sites are run."""
+    sweep = load()
+    sweep.submit()
+    for job in jobs_of(sweep):
+        finish(world, job)
+    old = set(keys_of(jobs_of(sweep)))
+    as_before_sites(sweep)
+    grid = {"experiments": ["left_boundary", "bracket_identity"], "layers": [0, 1], "positions": "80..81"}
+    grown = load(grid=grid | {"sites": ["block_output", {"head_output": "2..3"}]})
+    plan = grown.plan()
+    assert (plan.n_cells, plan.n_done, plan.n_to_run) == (24, 8, 16)
+    grown.submit()
+    assert not set(keys_of(newest_jobs(grown))) & old
+    assert len(keys_of(newest_jobs(grown))) == 16
+    assert set(grown.results()["cell_key"]) == old
+
+
+def test_jobs_and_requests_name_the_heads_of_their_cells(load: LoadSweep, world: World) -> None:
+    """As clusters show them."""
+    grid = {"experiments": ["left_boundary"], "layers": 1, "positions": 81, "sites": {"head_output": "1..3"}}
+    load(grid=grid).submit()
+    assert world.requests["r1-0001"].label.startswith("left_boundary L1 h1..3 p81 s42")
+
+
+def as_before_sites(sweep: Sweep) -> None:
+    """Write the sweep's cells.parquet and job files anew as the version before sites wrote them."""
+    table = pq.read_table(sweep.folder.cells)
+    older = table.drop_columns(["site", "unit", "place"])
+    metadata = table.schema.metadata | {b"schema_version": b"1"}
+    pq.write_table(older.replace_schema_metadata(metadata), sweep.folder.cells)
+    for path in sweep.folder.jobs.glob("*.json"):
+        raw = json.loads(path.read_text()) | {"schema": 1}
+        for cell in (cell for cohort in raw["cohorts"] for cell in cohort["cells"]):
+            place = cell.pop("place")
+            cell |= {"layer": place["layer"], "position": place["position"]}
+        path.write_text(json.dumps(raw))
 
 
 def test_other_science_under_the_same_name_is_refused(load: LoadSweep, world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,45 @@ COUNTER = Device(
 )
 STEPS = 3 * 313  # 20,000 pairs in batches of 64
 PAIRS = STEPS * 64
+
+
+def test_the_width_of_a_site_decides_its_rotation() -> None:
+    """A head's rotation is of the head's size, and the own block of a site inside it runs for its token."""
+    places = {
+        "block_output": Place(layer=1, position=80),
+        "head": Place(layer=1, position=80, site="head_output", unit=0),
+        "neurons": Place(layer=1, position=80, site="mlp_neurons"),
+        "query": Place(layer=1, position=80, site="query", unit=1),
+    }
+    strand = strand_at(list(places.values()))
+    costs = CostModel(SMALL, COUNTER, dtype="float32")
+    seconds = {name: costs.column_s(strand, [place]) for name, place in places.items()}
+
+    def rotation(width: int) -> float:
+        return STEPS * (10 * width**3 + 18 * width**2 * 64)
+
+    own_token = 2 * SMALL.n_layer_parameters * (2 * PAIRS + 3000)
+    assert seconds["head"] - seconds["block_output"] == pytest.approx(rotation(16) - rotation(64) + own_token)
+    assert seconds["neurons"] - seconds["block_output"] == pytest.approx(rotation(128) - rotation(64) + own_token)
+    assert seconds["query"] == pytest.approx(seconds["head"])
+
+
+@pytest.mark.parametrize("site", ["block_input", "key", "value"])
+def test_sites_that_later_tokens_attend_to_cost_their_block_for_all_of_these(site: str) -> None:
+    """A changed key reaches the tokens behind it in its own block: two of them at position 80 of 82."""
+    unit = None if site == "block_input" else 0
+    inside, token = Place(layer=1, position=80, site=site, unit=unit), Place(layer=1, position=80, site="mlp_output")
+    strand = strand_at([inside, token])
+    costs = CostModel(SMALL, COUNTER, dtype="float32")
+    rotation = STEPS * sum(sign * (10 * d**3 + 18 * d**2 * 64) for sign, d in ((1, 16 if unit == 0 else 64), (-1, 64)))
+    one_token = 2 * SMALL.n_layer_parameters * (2 * PAIRS + 3000)
+    assert costs.column_s(strand, [inside]) - costs.column_s(strand, [token]) == pytest.approx(rotation + one_token)
+
+
+def strand_at(places: Sequence[Place]) -> Strand:
+    """A strand with a cell at each of these places."""
+    cells = tuple(JobCell(key=f"k{index}", place=place, token="") for index, place in enumerate(places))
+    return replace(strand_of(), cells=cells)
 
 
 def costs_of(engine: str = "") -> CostModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,8 @@ from tests.unit.orchestrator.conftest import LoadSweep
 from tests.unit.orchestrator.fake_cluster import World, jobs_of, set_state, write_progress, write_shard
 from tests.unit.orchestrator.plan.test_packing import SMALL
 from tests.unit.orchestrator.specs import strand_of
+from workers.files.job import JobCell
+from workers.files.place import Place
 from workers.files.progress import AttemptState
 
 N_PAIRS = 1000
@@ -184,3 +187,20 @@ def test_a_sweep_goes_on_from_round_to_round(load: LoadSweep, world: World, mode
     frame = sweep.cells()
     assert (frame["state"] == "left_out").sum() == 13
     assert load(grid=grid).status().counts == {CellState.DONE: 7, CellState.MISSING: 13}
+
+
+def test_each_site_is_a_map_of_its_own_and_the_best_head_counts() -> None:
+    """What is chosen at one site says nothing of another; a chosen place is run with all its heads."""
+    heads = [Place(layer=layer, position=0, site="head_output", unit=unit) for layer in range(5) for unit in (0, 1)]
+    plain = [Place(layer=layer, position=0) for layer in range(5)]
+    cells = tuple(
+        JobCell(key=f"{place.site} {place.layer} {place.unit}", place=place, token="") for place in [*plain, *heads]
+    )
+    grid = Grid(model=SMALL, strands=(replace(strand_of(), cells=cells),))
+    good = {"block_output 0 None", "head_output 4 1", "head_output 3 0"}
+    rounds = waves(grid, lambda cell: 900 if cell in good else 500, CoarseSection(layers=4, positions=1))
+    first = {f"{place.site} {place.layer} {place.unit}" for place in [*plain, *heads] if place.layer in (0, 4)}
+    assert rounds[0] == first
+    assert rounds[1] == {"block_output 1 None", "head_output 3 0", "head_output 3 1"}
+    assert rounds[2] == {"head_output 2 0", "head_output 2 1"}
+    assert len(rounds) == 3
