@@ -1,7 +1,8 @@
 """Processes: who one is, and how a job's command is started, signalled and ended. What the backends share.
 
 Linux only: a process is told from a later one with the same number by its start time in /proc (proc(5), field 22 of
-`stat`) and by the boot of its machine.
+`stat`) and by the boot of its machine. Read here, and not by psutil: its `create_time()` is a time of day, so that a
+clock which is set makes a living process another one, and a job would be run beside itself.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 
@@ -39,19 +40,13 @@ class CausalModel:
         self.order = self._topological_order()
 
     def _topological_order(self) -> tuple[str, ...]:
-        order: list[str] = []
-        waiting = list(self.functions)
-        while waiting:
-            ready = [
-                name
-                for name in waiting
-                if all(parent in order or parent in self.inputs for parent in self.parents[name])
-            ]
-            if not ready:
-                raise CausalModelError(f"variables {', '.join(waiting)} depend on each other in a circle")
-            order += ready
-            waiting = [name for name in waiting if name not in ready]
-        return tuple(order)
+        """The variables, each after its parents."""
+        inner = {name: [one for one in parents if one in self.functions] for name, parents in self.parents.items()}
+        try:
+            return tuple(TopologicalSorter(inner).static_order())
+        except CycleError as error:
+            circle = ", ".join(name for name in self.functions if name in error.args[1])
+            raise CausalModelError(f"variables {circle} depend on each other in a circle") from None
 
     def run(self, inputs: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The value of every variable, those in `fixed` held at the value given (an intervention).

@@ -8,29 +8,24 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 from cluster.backend import AbstractCluster, ClusterUsageError, Control, Finding, JobRequest, JobState, JobStatus
+from cluster.local.options import LocalBlock
 from cluster.local.processes import ensure_dispatcher
 from cluster.local.queue import Queue, Settings
+from cluster.options import checked
 from cluster.process import signal_group
-
-OPTIONS: Final = ("workers",)
 
 
 @final
 class LocalCluster(AbstractCluster):
-    """This machine. Options: `workers`, how many jobs run side by side (default: one a GPU, or a CPU where none is)."""
+    """This machine. Options: those of LocalBlock."""
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         """Raises: ClusterUsageError."""
-        for key in options:
-            if key not in OPTIONS:
-                raise ClusterUsageError(f"local.{key}: unknown option; known: {', '.join(OPTIONS)}")
         self.devices = visible_gpus()
-        workers = options.get("workers", len(self.devices) or os.cpu_count() or 1)
-        if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-            raise ClusterUsageError(f"local.workers: {workers!r}; it must be a whole number of 1 or more")
+        workers = checked(LocalBlock, options, "local").workers or len(self.devices) or os.cpu_count() or 1
         self.settings = Settings(workers=workers, devices=self.devices)
         self.folder = folder.absolute()
         self.queue = Queue(self.folder)

@@ -29,6 +29,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+import psutil
+
 from cluster.backend import ClusterUnavailable
 from cluster.files import get_json, put_json
 from cluster.process import ENV_DEADLINE
@@ -244,14 +246,9 @@ def _end_descendants() -> None:
 
 
 def _signal_descendants(signum: int) -> None:
-    pids = [os.getpid()]
-    for pid in pids:
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            with suppress(OSError):
-                pids += map(int, path.read_text().split())
-    for pid in pids[1:]:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signum)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            process.send_signal(signum)
 
 
 def _has_children() -> bool:

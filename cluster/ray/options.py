@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any
 
-from cluster.backend import ClusterUsageError
+from pydantic import AfterValidator, Field
+
+from cluster.options import Block, checked
 from cluster.ray.record import RayJobOptions
+from values.numbers import Amount, CountOrNone
 
-JOB_OPTIONS: Final = {
-    "cpus_per_job": "CPUs that each job reserves (1)",
-    "max_restarts": "runs after the first of a job that lost its process or node (5)",
-    "resources": "custom resources that each job needs, {name: amount} ({})",
-}
-OPTIONS: Final = {
-    "address": "the dashboard's URL, http://HOST:8265 as `ray start --head` prints it (required)",
-    **JOB_OPTIONS,
-}
+_ADDRESS = "the dashboard's URL, http://HOST:8265 as `ray start --head` prints it, never `auto`"
+
+
+class RayJobBlock(Block):
+    """How each job runs."""
+
+    cpus_per_job: Amount = 1.0  # CPUs that each job reserves
+    max_restarts: CountOrNone = 5  # runs after the first of a job that lost its process or node
+    resources: dict[str, Amount] = Field(default_factory=dict)  # custom resources that each job needs, {name: amount}
+
+    def job_options(self) -> RayJobOptions:
+        """As a submission's record has it."""
+        return RayJobOptions(
+            cpus_per_job=self.cpus_per_job, max_restarts=self.max_restarts, resources=dict(self.resources)
+        )
+
+
+class RayBlock(RayJobBlock):
+    """A cluster that runs already."""
+
+    address: Annotated[
+        str, Field(pattern=r"^https?://[^/\s]+/?$", description=_ADDRESS), AfterValidator(lambda url: url.rstrip("/"))
+    ]
 
 
 def parse_options(raw: Mapping[str, Any]) -> tuple[str, RayJobOptions]:
     """The address, and how each job runs. Raises: ClusterUsageError, naming the option."""
-    for key in raw:
-        if key not in OPTIONS:
-            raise ClusterUsageError(f"ray.{key}: unknown option; known: {', '.join(OPTIONS)}")
-    address = raw.get("address", "")
-    if not isinstance(address, str) or not re.fullmatch(r"https?://[^/\s]+/?", address):
-        raise ClusterUsageError(f"ray.address: {address!r}; it must be {OPTIONS['address']}, never `auto`")
-    return address.rstrip("/"), parse_job_options(raw, "ray")
-
-
-def parse_job_options(raw: Mapping[str, Any], block: str) -> RayJobOptions:
-    """How each job runs, by those keys of `raw` that say so. Raises: ClusterUsageError, naming the option."""
-    cpus, restarts = raw.get("cpus_per_job", 1), raw.get("max_restarts", 5)
-    resources = raw.get("resources", {})
-    if not _is_number(cpus) or cpus < 0:
-        raise ClusterUsageError(f"{block}.cpus_per_job: {cpus!r}; it must be a number of 0 or more")
-    if not isinstance(restarts, int) or isinstance(restarts, bool) or restarts < 0:
-        raise ClusterUsageError(f"{block}.max_restarts: {restarts!r}; it must be a whole number of 0 or more")
-    if not isinstance(resources, Mapping) or not all(_is_number(amount) for amount in resources.values()):
-        raise ClusterUsageError(f"{block}.resources: {resources!r}; it must map names to numbers")
-    named = {str(name): float(amount) for name, amount in resources.items()}
-    return RayJobOptions(cpus_per_job=float(cpus), max_restarts=restarts, resources=named)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    block = checked(RayBlock, raw, "ray")
+    return block.address, block.job_options()

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
+from pydantic import ConfigDict
+
 from cluster.backend import (
     AbstractCluster,
     ClusterUnavailable,
@@ -19,40 +21,44 @@ from cluster.backend import (
     JobStatus,
 )
 from cluster.files import create_json, get_json
+from cluster.options import checked
 from cluster.ray.allocation import read_allocation, token_path
 from cluster.ray.checking import installed_ray
-from cluster.ray.options import JOB_OPTIONS, parse_job_options
+from cluster.ray.options import RayJobBlock
 from cluster.ray.reading import QUIET_S, give_orders, poll, set_limit
 from cluster.ray.record import Phase, Record, Submission
 from cluster.slurm.commands import Refused, ask, require
 from cluster.slurm.options import parse_options
 from cluster.slurm.queue import Queue
 from cluster.slurm.site import Site
+from values.numbers import Nodes
 
-OPTIONS: Final = {
-    "nodes": "nodes of the allocation (1)",
-    **JOB_OPTIONS,
-}
 _SLURM_ONLY: Final = ("array_parallelism", "max_submitted", "warn_s", "followup")
+
+
+class RaySlurmBlock(RayJobBlock):
+    """The `ray_slurm:` block: the allocation's nodes, each job's options, and those of `slurm:` beside them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    nodes: Nodes = 1
 
 
 @final
 class RaySlurmCluster(AbstractCluster):
-    """A Ray cluster for each submission inside a SLURM allocation. Options: OPTIONS, and those of `slurm:` for the
-    allocation, where `gpus` and `cpus` are a node's, and `time` is required."""
+    """A Ray cluster for each submission inside a SLURM allocation. Options: those of RaySlurmBlock, and of `slurm:` for
+    the allocation, where `gpus` and `cpus` are a node's, and `time` is required."""
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         """Raises: ClusterUsageError (an option is unknown, missing or wrong)."""
         for key in _SLURM_ONLY:
             if key in options:
                 raise ClusterUsageError(f"ray_slurm.{key}: has no meaning here: the allocation is one SLURM job")
-        self._n_nodes = options.get("nodes", 1)
-        if not isinstance(self._n_nodes, int) or isinstance(self._n_nodes, bool) or self._n_nodes < 1:
-            raise ClusterUsageError(f"ray_slurm.nodes: {self._n_nodes!r}; it must be a whole number of 1 or more")
+        block = checked(RaySlurmBlock, options, "ray_slurm")
         if "time" not in options:
             raise ClusterUsageError("ray_slurm.time: missing; how long the allocation may last, as in '12:00:00'")
-        self._options = parse_job_options(options, "ray_slurm")
-        self._slurm = parse_options({key: value for key, value in options.items() if key not in OPTIONS})
+        self._n_nodes, self._options = block.nodes, block.job_options()
+        self._slurm = parse_options(block.model_extra or {}, "ray_slurm")
         self._record = Record(folder.resolve())
         self._queue = Queue()
         self.watch = tuple(line for one in self._record.submissions() for line in self._watch(one))

@@ -38,7 +38,7 @@ _UNSURE: Final = (JobState.UNKNOWN, JobState.COMPLETED)
 
 @final
 class SlurmCluster(AbstractCluster):
-    """A SLURM cluster that sees the sweep's folder. Options: options.OWN, and sbatch's own by their long names."""
+    """A SLURM cluster that sees the sweep's folder. Options: SlurmBlock's, and sbatch's own by their long names."""
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         """Raises: ClusterUsageError (an option is unknown, reserved or wrong)."""

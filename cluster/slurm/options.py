@@ -8,23 +8,16 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from cluster.backend import ClusterError, ClusterUsageError
+from cluster.options import Block, checked
 from cluster.slurm.commands import ask
 from cluster.slurm.parse import duration_s
+from values.numbers import Count, Cpus, GpusOrNone, Seconds, WarningSeconds
 
-OWN: Final = {
-    "gpus": "GPUs of one SLURM job, N or TYPE:N (default 1); with more than 1 it runs as many jobs; 0: none",
-    "cpus": "CPUs of one SLURM job (sbatch's cpus-per-task)",
-    "time": "a time limit in place of the planner's estimate",
-    "setup": "shell lines to run on the node before each SLURM job, e.g. `module load cuda`",
-    "array_parallelism": "jobs of the sweep that run at once (default: as many as fit)",
-    "max_submitted": "jobs that you may have in the queue, where SLURM does not say so itself",
-    "warn_s": "seconds between the warning and the time limit or the preemption (default 120)",
-    "avoid": "nodes not to use while there are others; causalsweep adds those on which workers died",
-    "followup": "sbatch options for the small follow-up job of --auto, e.g. {partition: cpu}",
-}
 RESERVED: Final = {
     "array": "causalsweep makes the arrays; use array_parallelism",
     "job-name": "it carries the mark by which a submission is found again",
@@ -55,7 +48,43 @@ RESERVED: Final = {
     "chdir": "jobs use absolute paths",
     "kill-on-invalid-dep": "jobs have no dependencies of yours",
 }
-_GPUS: Final = re.compile(r"(?:(?P<type>[A-Za-z][\w.-]*):)?(?P<n>\d+)")
+_GPUS: Final = re.compile(r"(?:(?P<type>[A-Za-z][\w.-]*):)?(?P<n>\d{1,9})")
+
+
+def _gpus(value: Any) -> tuple[str, int]:
+    match = _GPUS.fullmatch(str(value))
+    if match is None:
+        raise ValueError("a number, or TYPE:NUMBER as in a100:8")
+    return match["type"] or "", int(match["n"])
+
+
+def _time_s(value: Any) -> float:
+    seconds = duration_s(str(value)) if not isinstance(value, bool) else 0.0
+    if not 0.0 < seconds < math.inf:
+        raise ValueError("minutes, or HOURS:MINUTES:SECONDS in quotes, or DAYS-HOURS")
+    return seconds
+
+
+def _lines(description: str) -> Any:
+    return Field(strict=False, description=description)
+
+
+class SlurmBlock(Block):
+    """causalsweep's own options of the block; every other one is sbatch's."""
+
+    model_config = ConfigDict(extra="allow")
+
+    gpus: Annotated[tuple[str, GpusOrNone], BeforeValidator(_gpus)] = ("", 1)  # of one SLURM job, N or TYPE:N; 0: none
+    cpus: Cpus | None = None  # of one SLURM job (sbatch's cpus-per-task)
+    time: Annotated[Seconds, BeforeValidator(_time_s)] | None = None  # a limit in place of the planner's estimate
+    setup: Annotated[tuple[str, ...], _lines("a list of shell lines")] = ()  # run on the node before each SLURM job
+    array_parallelism: Count | None = None  # jobs of the sweep that run at once
+    max_submitted: Count | None = None  # jobs that one may have in the queue, where SLURM does not say so itself
+    warn_s: WarningSeconds = 120  # between the warning and the time limit or the preemption
+    avoid: Annotated[tuple[str, ...], _lines("a list of nodes, by the names that `sinfo -N` shows")] = ()
+    followup: dict[str, Any] = Field(  # of the small job of --auto
+        default_factory=dict, description="a mapping of sbatch options, such as {partition: cpu}"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,37 +120,22 @@ class SlurmOptions:
         return max(1, math.ceil(min(self.time_s or time_s + self.warn_s, most_s) / 60))
 
 
-def parse_options(raw: Mapping[str, Any]) -> SlurmOptions:
+def parse_options(raw: Mapping[str, Any], block: str = "slurm") -> SlurmOptions:
     """The block as checked. Raises: ClusterUsageError naming the key, the value and what would be right."""
-    if "warn_s" in raw and (not _is_count(raw["warn_s"]) or raw["warn_s"] < 10):
-        raise _wrong("warn_s", raw["warn_s"], "whole seconds, 10 or more")
-    for key in ("array_parallelism", "max_submitted"):
-        if raw.get(key) is not None and not (_is_count(raw[key]) and raw[key] > 0):
-            raise _wrong(key, raw[key], "a whole number of 1 or more")
-    setup = raw.get("setup", ())
-    if isinstance(setup, str) or not all(isinstance(line, str) for line in setup):
-        raise _wrong("setup", setup, "a list of shell lines")
-    avoid = raw.get("avoid", ())
-    if isinstance(avoid, str) or not all(isinstance(node, str) for node in avoid):
-        raise _wrong("avoid", avoid, "a list of nodes, by the names that `sinfo -N` shows")
-    followup = raw.get("followup", {})
-    if not isinstance(followup, Mapping):
-        raise _wrong("followup", followup, "a mapping of sbatch options, such as {partition: cpu}")
-    match = _GPUS.fullmatch(str(raw.get("gpus", 1)))
-    if match is None:
-        raise _wrong("gpus", raw["gpus"], "a number, or TYPE:NUMBER as in a100:8")
-    passed = {"cpus-per-task": str(raw["cpus"])} if _positive(raw, "cpus") else {}
+    own = checked(SlurmBlock, raw, block)
+    gpu_type, n_gpus = own.gpus
+    cpus: dict[str, str | bool] = {} if own.cpus is None else {"cpus-per-task": str(own.cpus)}
     return SlurmOptions(
-        n_gpus=int(match["n"]),
-        gpu_type=match["type"] or "",
-        time_s=_time_s(raw.get("time")),
-        setup=tuple(setup),
-        array_parallelism=raw.get("array_parallelism"),
-        max_submitted=raw.get("max_submitted"),
-        warn_s=raw.get("warn_s", 120),
-        avoid=tuple(avoid),
-        sbatch=passed | _passed_through({key: value for key, value in raw.items() if key not in OWN}, "slurm"),
-        followup=_passed_through(followup, "slurm.followup"),
+        n_gpus=n_gpus,
+        gpu_type=gpu_type,
+        time_s=own.time or 0.0,
+        setup=own.setup,
+        array_parallelism=own.array_parallelism,
+        max_submitted=own.max_submitted,
+        warn_s=own.warn_s,
+        avoid=own.avoid,
+        sbatch=cpus | _passed_through(own.model_extra or {}, block),
+        followup=_passed_through(own.followup, f"{block}.followup"),
     )
 
 
@@ -134,8 +148,12 @@ def _passed_through(raw: Mapping[str, Any], where: str) -> dict[str, str | bool]
             raise ClusterUsageError(f"{where}.{key}: cannot be set: {RESERVED[name]}")
         known = known_options()
         if known and name not in known:
-            near = difflib.get_close_matches(name, [*OWN, *known], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"besides sbatch's own there are {', '.join(OWN)}"
+            near = difflib.get_close_matches(name, [*SlurmBlock.model_fields, *known], n=1)
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else f"besides sbatch's own there are {', '.join(SlurmBlock.model_fields)}"
+            )
             raise ClusterUsageError(f"{where}.{key}: sbatch has no such option; {hint}")
         if value is None or value is False:
             continue
@@ -152,26 +170,3 @@ def known_options() -> frozenset[str]:
         return frozenset(re.findall(r"--([a-z][a-z-]+)", ask("sbatch", "--help", timeout_s=10)))
     except ClusterError:
         return frozenset()
-
-
-def _time_s(value: Any) -> float:
-    if value is None:
-        return 0.0
-    seconds = duration_s(str(value)) if not isinstance(value, bool) else 0.0
-    if not 0.0 < seconds < math.inf:
-        raise _wrong("time", value, "minutes, or HOURS:MINUTES:SECONDS in quotes, or DAYS-HOURS")
-    return seconds
-
-
-def _positive(raw: Mapping[str, Any], key: str) -> bool:
-    if key in raw and not (_is_count(raw[key]) and raw[key] > 0):
-        raise _wrong(key, raw[key], "a whole number of 1 or more")
-    return key in raw
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _wrong(key: str, value: Any, right: str) -> ClusterUsageError:
-    return ClusterUsageError(f"slurm.{key}: {value!r}; it must be {right}")

@@ -183,7 +183,7 @@ def duration_s(text: str) -> float:
     """
     if text.upper() in ("UNLIMITED", "INFINITE"):
         return float("inf")
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    match = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9})(?::(\d{1,9}))?(?::(\d{1,9}))?", text)
     if match is None:
         return 0.0
     days, *parts = (int(part) if part else None for part in match.groups())

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from cluster.backend import ClusterError, ClusterUsageError, JobRequest
 from cluster.slurm.commands import Refused, ask
 from cluster.slurm.options import SlurmOptions
@@ -97,13 +99,9 @@ def is_local(folder: Path) -> bool:
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that a folder lies on (or will lie on), as /proc/mounts names it."""
-    best, kind = "", ""
-    for line in Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
-        mount, name = line.split()[1:3]
-        if folder.is_relative_to(mount) and len(mount) >= len(best):
-            best, kind = mount, name
-    return kind
+    """The type of the file system that a folder lies on (or will lie on), empty where nobody says."""
+    mounts = [one for one in psutil.disk_partitions(all=True) if folder.is_relative_to(one.mountpoint)]
+    return max(reversed(mounts), key=lambda one: len(one.mountpoint)).fstype if mounts else ""  # the last one covers
 
 
 def _chosen(partitions: list[dict[str, str]], options: SlurmOptions) -> dict[str, str]:

@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
+
+import psutil
 
 from cluster.process import ProcessId
 
@@ -20,7 +21,7 @@ MARK: Final = "CAUSALSWEEP_TESTBED"  # environment of all that a testbed starts:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as /proc shows it."""
+    """A process as it is now. Each word of `command` ends with a blank."""
 
     identity: ProcessId
     parent: int
@@ -30,15 +31,14 @@ class Process:
 
 def processes() -> Iterator[Process]:
     """Every process that lives, as far as this user may look."""
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-        folder = Path("/proc", str(pid))
-        try:
-            stat = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            environ = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-            command = (folder / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-            yield Process(ProcessId.of(pid), int(stat[1]), frozenset(environ), command)
-        except OSError:
-            continue  # it ended meanwhile, or is somebody else's
+    for process in psutil.process_iter(["ppid", "environ", "cmdline"]):
+        seen = process.info
+        if seen["environ"] is None or seen["cmdline"] is None:
+            continue  # somebody else's
+        environ = frozenset(f"{name}={value}" for name, value in seen["environ"].items())
+        command = "".join(f"{word} " for word in seen["cmdline"])
+        with suppress(ProcessLookupError):  # it ended meanwhile
+            yield Process(ProcessId.of(process.pid), seen["ppid"], environ, command)
 
 
 def family(*marks: str) -> list[Process]:

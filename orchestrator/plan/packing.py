@@ -98,8 +98,9 @@ def pack(
 
 def makespan_s(jobs: Iterable[PlannedJob], n_gpus: int) -> float:
     """Seconds until the last of `jobs` ends, each given to the GPU that is free first, longest first."""
-    free = [0.0] * n_gpus
-    for seconds in sorted((job.predicted_s for job in jobs), reverse=True):
+    longest_first = sorted((job.predicted_s for job in jobs), reverse=True)
+    free = [0.0] * max(1, min(n_gpus, len(longest_first)))
+    for seconds in longest_first:
         heapq.heapreplace(free, free[0] + seconds)
     return max(free)
 

@@ -17,7 +17,7 @@ CELL_FIELDS: Final = (
     *("experiment", "hypothesis", "layer", "site", "unit", "place", "position", "token", "seed", "method"),
 )
 _NUMBERS: Final = frozenset({"layer", "unit", "position", "seed"})
-_RANGE: Final = re.compile(r"^\s*(-?\d+)\s*\.\.\s*(-?\d+)\s*$")
+_RANGE: Final = re.compile(r"^\s*(-?\d{1,18})\s*\.\.\s*(-?\d{1,18})\s*$")
 
 
 def parse_range(text: str) -> tuple[int, int] | None:

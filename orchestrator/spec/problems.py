@@ -13,25 +13,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.errors import wrong_value
+from values.problems import dotted, right
 
-_RIGHT: Mapping[str, str] = {
-    "int_type": "a whole number is right",
-    "int_parsing": "a whole number is right",
-    "int_from_float": "a whole number is right",
-    "float_type": "a number is right",
-    "float_parsing": "a number is right",
-    "bool_type": "true or false is right",
-    "string_type": "text is right",
-    "dict_type": "a mapping is right",
-    "model_type": "a mapping is right",
-    "model_attributes_type": "a mapping is right",
-    "tuple_type": "a list is right",
+_SENTENCES: Mapping[str, str] = {
     "too_short": "at least one is needed",
     "string_pattern_mismatch": "letters, digits, '.', '_' and '-' are right, the first a letter or digit",
-    "greater_than": "more than {gt} is right",
-    "greater_than_equal": "{ge} or more is right",
-    "less_than_equal": "{le} or less is right",
-    "literal_error": "one of {expected} is right",
+    "string_too_long": "at most {max_length} characters are right: files and jobs are named after it",
 }
 
 
@@ -41,7 +28,7 @@ def describe(error: ValidationError, model: type[BaseModel], source: str) -> str
 
 
 def _line(problem: ErrorDetails, model: type[BaseModel], source: str) -> str:
-    key = _dotted(problem["loc"])
+    key = dotted(problem["loc"])
     if problem["type"] == "missing":
         return f"{source}: key `{key}`: missing; {_what_for(key)}"
     if problem["type"] == "extra_forbidden":
@@ -52,15 +39,8 @@ def _line(problem: ErrorDetails, model: type[BaseModel], source: str) -> str:
         if colon and re.fullmatch(r"[\w.\[\]]+", place):
             return f"{source}: key `{f'{key}.{place}' if key else place}`: {rest}"
         return wrong_value(source, key, problem["input"], text)
-    right = _RIGHT.get(problem["type"], problem["msg"]).format(**problem.get("ctx", {}))
-    return wrong_value(source, key, problem["input"], right)
-
-
-def _dotted(place: tuple[int | str, ...]) -> str:
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.lstrip(".")
+    sentence = _SENTENCES.get(problem["type"], f"{right(problem)} is right").format(**problem.get("ctx", {}))
+    return wrong_value(source, key, problem["input"], sentence)
 
 
 def _what_for(key: str) -> str:

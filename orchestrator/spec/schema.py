@@ -17,13 +17,26 @@ from orchestrator.errors import SpecError, wrong_value
 from orchestrator.spec.filters import CellFilter, parse_range
 from orchestrator.spec.problems import describe
 from orchestrator.spec.text import apply_overrides, read_mapping, to_yaml
+from values.numbers import (
+    MAX_NAME,
+    Confidence,
+    Count,
+    CountOrNone,
+    Gpus,
+    Hours,
+    Nodes,
+    Seconds,
+    Seed,
+    Share,
+    Threads,
+    unbounded,
+)
+from values.problems import dotted
 from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING, RunOptions, Setting
 from workers.files.place import BLOCK_OUTPUT
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Count = Annotated[int, Field(ge=1, strict=True)]
-Seconds = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
 
 
 def _listed(value: Any) -> Any:
@@ -68,7 +81,7 @@ def _site(value: Any) -> Any:
 
 Sites = Annotated[tuple[Annotated[Any, BeforeValidator(_site)], ...], BeforeValidator(_listed), Field(min_length=1)]
 
-Seeds = Annotated[tuple[Annotated[int, Field(strict=True)], ...], BeforeValidator(_listed), Field(min_length=1)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -112,7 +125,7 @@ class CoarseSection(_Section):
 
     layers: Count = 2
     positions: Count = 2
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    confidence: Confidence = 0.95
 
 
 class GridSection(_Section):
@@ -167,7 +180,7 @@ class DataSection(_Section):
 class GateSection(_Section):
     """Below this task accuracy the cells are recorded as skipped, not run."""
 
-    task_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.8
+    task_accuracy: Share = 0.8
 
 
 class SettingSection(_Section):
@@ -182,8 +195,8 @@ class SettingSection(_Section):
 class JobsSection(_Section):
     """How cells are packed into jobs, and when a job that nobody sees counts as lost."""
 
-    target_h: Annotated[float, Field(gt=0, le=24 * 28)] = 1.5
-    gpus: Count = 1
+    target_h: Hours = 1.5
+    gpus: Gpus = 1
     lost_after_s: Seconds = 300.0
 
 
@@ -191,9 +204,9 @@ class RunSection(_Section):
     """How a worker runs a job; none of it changes a result. The same keys as `workers.files.job.RunOptions`."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Count = 1
-    micro_batch: Annotated[int, Field(ge=0, strict=True)] = 0
-    max_cohort: Annotated[int, Field(ge=0, strict=True)] = 0
+    threads: Threads = 1
+    micro_batch: CountOrNone = 0
+    max_cohort: CountOrNone = 0
     checkpoint_every_s: Seconds = 120.0
     heartbeat_s: Seconds = 2.0
     save_alignments: Literal["none", "subspace", "full"] = "subspace"
@@ -206,8 +219,8 @@ class RunSection(_Section):
 class ClusterSection(_Section):
     """The machines to plan for."""
 
-    nodes: Count = 1
-    gpus_per_node: Count = 1
+    nodes: Nodes = 1
+    gpus_per_node: Gpus = 1
     gpu: str = "a100"
 
 
@@ -289,6 +302,9 @@ def load_spec(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
 
 def parse_spec(raw: Mapping[str, Any], *, source: str, folder: Path) -> SweepSpec:
     """The spec of plain values; relative paths are taken from `folder`. Raises: SpecError listing every problem."""
+    problems = [wrong_value(source, dotted(key), got, f"{right} is right") for key, got, right in unbounded(raw)]
+    if problems:
+        raise SpecError("\n".join(problems))
     try:
         spec = SweepSpec.model_validate(raw)
     except ValidationError as error:

@@ -1,61 +1,96 @@
 """A spec's text as plain values: YAML 1.2's scalars, no key twice, and the `--set KEY=VALUE` of the command line.
 
-PyYAML reads YAML 1.1, where `No` is false and `1e-3` a string; a spec says `answers: [Yes, No]` and `lr: 1e-3`.
+YAML 1.1, which many programs still read, takes `No` for false and `1e-3` for text; a spec says `answers: [Yes, No]` and
+`lr: 1e-3`. What 1.2's programs disagree on (dates, `1_000`, `0x10`, `0o17`) is text here: a task's setting may say so.
 """
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.representer import SafeRepresenter
+from ruamel.yaml.resolver import VersionedResolver, implicit_resolvers
 
 from orchestrator.errors import SpecError, wrong_value
 
-_SCALARS: Final = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)", "-+.0123456789"),
-    ("merge", r"<<", "<"),
-)
+_Scalars = list[tuple[str, re.Pattern[str]]]
+# Source: YAML 1.2.2, section 10.3.2 (core schema), without its octal and hexadecimal numbers; and `<<`.
+_SCALARS: Final[_Scalars] = [
+    (f"tag:yaml.org,2002:{kind}", re.compile(f"^(?:{pattern})$"))
+    for kind, pattern in (
+        ("bool", r"true|True|TRUE|false|False|FALSE"),
+        ("null", r"~|null|Null|NULL|"),
+        ("int", r"[-+]?[0-9]+"),
+        ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)"),
+        ("merge", r"<<"),
+    )
+]
+_ANY_VERSION: Final[_Scalars] = _SCALARS + [(tag, pattern) for _, tag, pattern, _ in implicit_resolvers]
 
 
-class _Loader(yaml.SafeLoader):
-    """Source: YAML 1.2.2, section 10.3.2 (core schema); and `<<`."""
+class _Reading(VersionedResolver):
+    """What a word without quotes means."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # none of YAML 1.1's
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping whose keys are all different."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                problem = f"key `{key.value}` stands there twice; keep one"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(str(key.value))
-        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        return mapping
+    versioned_resolver: ClassVar[Mapping[str | None, _Scalars]] = {None: _SCALARS}
+    processing_version: ClassVar[tuple[int, int]] = (1, 2)  # 012 is twelve, whatever a %YAML directive says
 
 
-def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))  # 012 is twelve in YAML 1.2
+class _Writing(VersionedResolver):
+    """A text that YAML 1.1 or 1.2 would read as something else is quoted."""
+
+    versioned_resolver: ClassVar[Mapping[str | None, _Scalars]] = {None: _ANY_VERSION}
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+class _Constructor(SafeConstructor):
+    """Mappings have keys that are all different."""
+
+    def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
+        if str(key) in map(str, mapping):  # 1 and '1' are one key of a JSON document
+            problem = f"key `{key}` stands there twice; keep one"
+            raise DuplicateKeyError(None, None, problem, key_node.start_mark)
+        return True
+
+
+class _Representer(SafeRepresenter):
+    """A list of plain values stays on one line, and a number such as 1.0e-05 is one for readers of YAML 1.1 too."""
+
+    def represent_list(self, value: Any) -> Any:
+        flat = all(not isinstance(item, (list, dict)) for item in value)
+        return self.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=flat)
+
+    def represent_float(self, value: float) -> Any:
+        node = super().represent_float(value)
+        node.value = re.sub(r"^(-?\d+)e", r"\1.0e", node.value)
+        return node
+
+
+_Representer.add_representer(list, _Representer.represent_list)
+_Representer.add_representer(float, _Representer.represent_float)
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver, yaml.Constructor, yaml.Representer = _Reading, _Constructor, _Representer
+    return yaml
 
 
 def parse_yaml(text: str, source: str) -> Any:
     """The value of a YAML text. Raises: SpecError naming the line."""
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{source}:{mark.line + 1}" if mark else source
+        return _yaml().load(text)
+    except MarkedYAMLError as error:
+        where = f"{source}:{error.problem_mark.line + 1}" if error.problem_mark else source
         raise SpecError(f"{where}: not readable as YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise SpecError(f"{source}: not readable as YAML: too many brackets within brackets") from None
+    except (YAMLError, ValueError, AssertionError) as error:  # of int: thousands of digits; of ruamel: a bad directive
         raise SpecError(f"{source}: not readable as YAML: {error}") from error
 
 
@@ -100,22 +135,8 @@ def _copied(value: Any) -> Any:
 
 def to_yaml(value: dict[str, Any]) -> str:
     """The YAML text of plain values, keys in the order given; `parse_yaml` reads it back."""
-    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-    return text
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 or 1.2 would read as something else than text; a short list stays on one line."""
-
-
-for _tag, _pattern, _first in _SCALARS:
-    for _kind in (_Loader, _Dumper):
-        _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
-
-
-def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
-    flat = all(not isinstance(item, (list, dict)) for item in value)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=flat)
-
-
-_Dumper.add_representer(list, _represent_list)
+    yaml, text = _yaml(), io.StringIO()
+    yaml.Resolver, yaml.width, yaml.default_flow_style = _Writing, 120, False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.dump(value, text)
+    return text.getvalue()

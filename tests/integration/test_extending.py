@@ -159,7 +159,7 @@ def test_the_users_task_is_planned_and_runs(folder: Path, project: Path) -> None
 def extended(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
     """A copy of the project in which each block stands where the page says."""
     copy = tmp_path_factory.mktemp("extended")
-    for name in ("orchestrator", "workers", "cluster", "tests"):
+    for name in ("orchestrator", "workers", "cluster", "values", "tests"):
         shutil.copytree(project / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(project / "pyproject.toml", copy)
     found = blocks(project)

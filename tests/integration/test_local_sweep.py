@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from orchestrator import Sweep
@@ -70,13 +71,12 @@ def expected(undisturbed: Path) -> pd.DataFrame:
 
 def worker_pids(folder: Path) -> list[int]:
     """The workers of the sweep in `folder` that run now, from their command lines."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (process / "cmdline").read_bytes().decode().split("\0")
-            if "workers" in words and any(word.startswith(str(folder)) for word in words):
-                found.append(int(process.name))
-    return found
+    lines = {process.pid: process.info["cmdline"] or () for process in psutil.process_iter(["cmdline"])}
+    return [
+        pid
+        for pid, words in lines.items()
+        if "workers" in words and any(word.startswith(str(folder)) for word in words)
+    ]
 
 
 @contextlib.contextmanager

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 import torch
 
+from workers.job.host_memory import available_bytes
+
 _COPIES: Final = 5  # rotation, tangent, its gradient, two moments
-_SHARE: Final = 0.5  # of the free memory; activations take the rest, and after them the retraction of a column
+_SHARE: Final = 0.5  # of the available memory; activations take the rest, and after them the retraction of a column
 
 
 def cells_that_fit(hidden_size: int, device: torch.device, *, n_states: int = 0) -> int:
-    """The largest cohort whose rotations fit, or the `n_states` hidden states that each cell is fitted on; what a
+    """The largest cohort whose rotations fit, or the `n_states` hidden states that each cell is fitted on. What a
     forward pass takes beside them is met by halving (`workers.job.run`)."""
     bytes_per_cell = 4 * hidden_size * max(_COPIES * hidden_size, n_states)
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, int(_SHARE * free) // bytes_per_cell)
+    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+    return max(1, int(_SHARE * available) // bytes_per_cell)

@@ -1,7 +1,7 @@
 """The settings of each method, with their defaults, and the registry of methods. No torch here.
 
 A new method is a file in this folder (`fit` in `methods/NAME.py`) and an entry in `METHODS`; settings of its own, if it
-has any, are a dataclass here.
+has any, are a class here, each with the type of `values.numbers` that bounds it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from values.numbers import Count, CountOrNone, NotNegative, OpenShare, Positive, Share, ShareBelowOne
+from values.problems import right
+
+_TYPES: Final[Mapping[str, str]] = {"int_type": "int", "float_type": "float"}
 
 
 class MethodError(ValueError):
     """A method or a setting of it must be mended; the message names key, value and what would be right."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MethodSettings:
+class MethodSettings(BaseModel):
     """A method without settings, and what planning must know of any method.
 
     `sites`: those that the method works at; none: all of them. `metric`: interchange intervention accuracy (`iia`), or
@@ -26,110 +31,81 @@ class MethodSettings:
     tell the cells of one grid apart, so that they are part of the method's label.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
     metric: ClassVar[Literal["iia", "decoding"]] = "iia"
     fits: ClassVar[Literal["by gradient", "on activations", "not at all"]] = "on activations"
     label_keys: ClassVar[tuple[str, ...]] = ()
     sites: ClassVar[tuple[str, ...]] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class InterchangeSettings(MethodSettings):
     """Interchange of the whole vector: nothing to set."""
 
     fits = "not at all"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings(MethodSettings):
     """What methods that learn a rotation share."""
 
     fits = "by gradient"
 
-    epochs: int = 3
-    batch_size: int = 64
-    rotation_lr: float = 1e-3
-    warmup: float = 0.1  # share of the steps in which the learning rates rise from 0
-    eval_every: int = 0  # steps between evaluations in training; 0: none
-
-    def __post_init__(self) -> None:
-        _check(self, "epochs", self.epochs >= 1, "1 or more")
-        _check(self, "batch_size", self.batch_size >= 1, "1 or more")
-        _check(self, "rotation_lr", self.rotation_lr > 0, "above 0")
-        _check(self, "warmup", 0 <= self.warmup < 1, "from 0 to below 1")
-        _check(self, "eval_every", self.eval_every >= 0, "0 or more")
+    epochs: Count = 3
+    batch_size: Count = 64
+    rotation_lr: Positive = 1e-3
+    warmup: ShareBelowOne = 0.1  # share of the steps in which the learning rates rise from 0
+    eval_every: CountOrNone = 0  # steps between evaluations in training; 0: none
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BoundlessDasSettings(TrainingSettings):
     """Boundless DAS (Wu et al., NeurIPS 2023, section 3). Temperatures are for hidden size 4096 and scale with it."""
 
-    boundary_lr: float = 1e-2
-    temperature_start: float = 50.0
-    temperature_end: float = 0.1
-    boundary_penalty: float = 1.0
-    boundary_start: float = 0.5
-    boundary_min: float = 1e-3
+    boundary_lr: Positive = 1e-2
+    temperature_start: Positive = 50.0
+    temperature_end: Positive = 0.1
+    boundary_penalty: NotNegative = 1.0
+    boundary_start: Share = 0.5
+    boundary_min: OpenShare = 1e-3
 
-    def __post_init__(self) -> None:
-        TrainingSettings.__post_init__(self)
-        for key in ("boundary_lr", "temperature_start", "temperature_end"):
-            _check(self, key, getattr(self, key) > 0, "above 0")
-        _check(self, "boundary_penalty", self.boundary_penalty >= 0, "0 or more")
-        _check(self, "boundary_min", 0 < self.boundary_min < 1, "between 0 and 1")
-        _check(self, "boundary_start", self.boundary_min <= self.boundary_start <= 1, "from boundary_min to 1")
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if self.boundary_start < self.boundary_min:
+            raise ValueError(f"boundary_start: got {self.boundary_start!r}; from boundary_min to 1 is right")
+        return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DasSettings(TrainingSettings):
     """DAS (Geiger et al., 2023): `k` dimensions a variable."""
 
     label_keys = ("k",)
 
-    k: int = 1
-
-    def __post_init__(self) -> None:
-        TrainingSettings.__post_init__(self)
-        _check(self, "k", self.k >= 1, "1 or more")
+    k: Count = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PcaSettings(MethodSettings):
     """The first `k` principal components."""
 
     label_keys = ("k",)
 
-    k: int = 1
-
-    def __post_init__(self) -> None:
-        _check(self, "k", self.k >= 1, "1 or more")
+    k: Count = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LinearProbeSettings(MethodSettings):
     """A logistic regression: `penalty` times half the squared weights of standardised activations is added to the mean
     loss, which is lowered in at most `max_steps` steps."""
 
     metric = "decoding"
 
-    penalty: float = 1e-3
-    max_steps: int = 200
-
-    def __post_init__(self) -> None:
-        _check(self, "penalty", self.penalty > 0, "above 0")
-        _check(self, "max_steps", self.max_steps >= 1, "1 or more")
+    penalty: Positive = 1e-3
+    max_steps: Count = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SparseProbeSettings(LinearProbeSettings):
     """A logistic regression on the `k` neurons that tell the classes best apart one by one."""
 
     label_keys = ("k",)
 
-    k: int = 1
-
-    def __post_init__(self) -> None:
-        LinearProbeSettings.__post_init__(self)
-        _check(self, "k", self.k >= 1, "1 or more")
+    k: Count = 1
 
 
 METHODS: dict[str, type[MethodSettings]] = {
@@ -150,15 +126,11 @@ def method_settings(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """
     if name not in METHODS:
         raise MethodError(f"name: got {name!r}; {_instead(name, METHODS)}")
-    kind = METHODS[name]
-    types = {key: type(value) for key, value in asdict(kind()).items()}
-    for key, value in overrides.items():
-        if key not in types:
-            raise MethodError(f"{key}: unknown setting of method {name!r}; {_instead(key, types)}")
-        if isinstance(value, bool) or not isinstance(value, (int, types[key]) if types[key] is float else types[key]):
-            raise MethodError(f"{key}: got {value!r}; {types[key].__name__} is right")
-    values = {key: types[key](value) for key, value in overrides.items()}
-    return {"name": name} | asdict(kind(**values))
+    try:
+        settings = METHODS[name].model_validate(dict(overrides))
+    except ValidationError as error:
+        raise MethodError(_first_problem(error, name)) from None
+    return {"name": name} | settings.model_dump()
 
 
 def method_variants(name: str, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -177,9 +149,14 @@ def method_label(settings: Mapping[str, Any]) -> str:
     return "_".join([name, *(f"{key}{settings[key]}" for key in METHODS[name].label_keys)])
 
 
-def _check(settings: Any, key: str, right: bool, wanted: str) -> None:
-    if not right:
-        raise MethodError(f"{key}: got {getattr(settings, key)!r}; {wanted} is right")
+def _first_problem(error: ValidationError, name: str) -> str:
+    problem = error.errors()[0]
+    if not problem["loc"]:  # of a validator of ours, which says where
+        return right(problem)
+    key = problem["loc"][0]
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown setting of method {name!r}; {_instead(str(key), METHODS[name].model_fields)}"
+    return f"{key}: got {problem['input']!r}; {_TYPES.get(problem['type'], right(problem))} is right"
 
 
 def _instead(word: str, known: Mapping[str, Any]) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, Signature
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workers.causal_model import CausalModel, CausalModelError, Hypothesis
 
@@ -17,6 +21,30 @@ def test_variables_run_after_their_parents() -> None:
     """(1 + 2) * 10 + 4 = 34, although the sum is defined last; inputs are the names that nothing defines."""
     assert CHAIN.run({"x": 1, "y": 2, "z": 4})["answer"] == 34
     assert set(CHAIN.inputs) == {"x", "y", "z"}
+
+
+def summing(parents: list[str]) -> Callable[..., int]:
+    """1 + twice the sum of these parents."""
+
+    def function(*values: int) -> int:
+        return 1 + 2 * sum(values)
+
+    function.__signature__ = Signature(  # type: ignore[attr-defined]
+        [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in parents]
+    )
+    return function
+
+
+@given(st.permutations(range(6)), st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5))))
+def test_the_order_changes_no_value(written: list[int], edges: set[tuple[int, int]]) -> None:
+    """Whatever the graph and the order in which it is written, each variable has the value of plain recursion."""
+    parents = {f"v{at}": ["x", *(f"v{other}" for other in range(at) if (other, at) in edges)] for at in written}
+
+    def value(name: str) -> int:
+        return 3 if name == "x" else 1 + 2 * sum(value(parent) for parent in parents[name])
+
+    model = CausalModel(**{name: summing(those) for name, those in parents.items()})
+    assert model.run({"x": 3}) == {"x": 3} | {name: value(name) for name in parents}
 
 
 def test_an_intervention_holds_and_reaches_what_follows() -> None:

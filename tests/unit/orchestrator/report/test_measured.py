@@ -5,6 +5,8 @@ import math
 import pandas as pd
 import pyarrow as pa
 import pytest
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 
 from orchestrator.report.measured import measured, planned_from, unplanned
 from tests.fake_store import fake_grid, fake_rows, row
@@ -131,6 +133,18 @@ def test_the_paired_test_is_corrected_over_the_map() -> None:
     assert lines["p"].iloc[2] == pytest.approx(p)
     assert lines["p_holm"].iloc[2] == pytest.approx(6 * p)
     assert lines["better"].tolist() == [False, False, True, False, False, False]
+
+
+def test_a_whole_map_has_statsmodels_p_values() -> None:
+    """Each cell's exact test, and Holm's and Hochberg's adjustment over the six of the map."""
+    grid = small_grid()
+    pairs = [(25, 5), (18, 9), (12, 12), (3, 14), (30, 1), (16, 7)]
+    counts = [COUNTS | {"n_only_cell": cell, "n_only_none": none} for cell, none in pairs]
+    lines = measured(store(*(row(cell, **counts[index]) for index, cell in grid.iterrows())), grid)
+    p = [mcnemar([[0, cell], [none, 0]], exact=True).pvalue for cell, none in pairs]
+    assert lines["p"].tolist() == pytest.approx(p)
+    assert lines["p_holm"].tolist() == pytest.approx(multipletests(p, method="holm")[1])
+    assert lines["q"].tolist() == pytest.approx(multipletests(p, method="fdr_bh")[1])
 
 
 def test_being_worse_than_no_intervention_is_not_better() -> None:

@@ -15,6 +15,8 @@ from orchestrator.spec.text import apply_overrides, parse_yaml, to_yaml
 from tests.unit.orchestrator.specs import raw_spec, spec_of
 from workers.files.job import RunOptions
 
+EXAMPLES = sorted((Path(__file__).parents[4] / "examples").glob("*.yaml"))
+
 
 def problem(raw: dict[str, Any]) -> str:
     """What is said of a bad spec."""
@@ -167,3 +169,84 @@ def test_errors_pickle() -> None:
 def test_to_yaml_quotes_what_would_be_read_as_a_number() -> None:
     """Text that looks like a YAML 1.2 number comes back as text."""
     assert parse_yaml(to_yaml({"a": "1e-3", "b": "true", "c": "No"}), "s") == {"a": "1e-3", "b": "true", "c": "No"}
+
+
+# What the version before wrote of values that YAML 1.1, YAML 1.2 and their readers take differently.
+EARLIER = """\
+octal: 0o17
+hexadecimal: '0x1F'
+underscore: '1_000'
+date: '2024-01-01'
+letter: n
+answers: [Yes, 'No']
+on: 'on'
+lr: 1.0e-05
+n: 1000
+text: 'two
+
+  lines'
+nothing: null
+"""
+MEANT = {
+    "octal": "0o17",
+    "hexadecimal": "0x1F",
+    "underscore": "1_000",
+    "date": "2024-01-01",
+    "letter": "n",
+    "answers": ["Yes", "No"],
+    "on": "on",
+    "lr": 1e-05,
+    "n": 1000,
+    "text": "two\nlines",
+    "nothing": None,
+}
+
+
+def test_what_earlier_versions_wrote_means_the_same() -> None:
+    """A sweep's own spec, written before, is read as it was meant, and written again it still is."""
+    assert parse_yaml(EARLIER, "s") == MEANT
+    assert parse_yaml(to_yaml(MEANT), "s") == MEANT
+
+
+@pytest.mark.parametrize("word", ["2024-01-01", "1_000", "0x1F", "0o17", "0b11", "12:30:45", "yes", "Off", "=", "y"])
+def test_what_yaml_readers_disagree_on_is_text(word: str) -> None:
+    """A date, a number in another notation, a word that YAML 1.1 takes for a truth value."""
+    assert parse_yaml(f"a: {word}", "s") == {"a": word}
+    assert parse_yaml(to_yaml({"a": word}), "s") == {"a": word}
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("1e3", 1000.0), ("012", 12), ("-.5", -0.5), ("1.", 1.0), ("True", True), ("~", None)]
+)
+def test_a_word_of_the_core_schema_is_a_value(word: str, value: Any) -> None:
+    """Numbers, truth values and nothing, also under a directive for YAML 1.1."""
+    assert parse_yaml(f"a: {word}", "s") == {"a": value}
+    assert parse_yaml(f"%YAML 1.1\n---\na: {word}", "s") == {"a": value}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[4] / "examples").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_each_example_reads_back(path: Path) -> None:
+    """What is written of an example's resolved spec means the example."""
+    spec = load_spec(path)
+    again = parse_spec(parse_yaml(spec.to_yaml(), "s"), source="s", folder=Path("/elsewhere"))
+    assert again.model_dump() == spec.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\n'a': 2", "s:2: not readable as YAML: key `a` stands there twice; keep one"),
+        ("a: {1: x, '1': y}", "s:1: not readable as YAML: key `1` stands there twice; keep one"),
+        ("[" * 3000, "s: not readable as YAML: too many brackets within brackets"),
+        ("a: " + "9" * 5000, "s: not readable as YAML: Exceeds the limit"),
+        ("%YAML 1.3\n---\na: 1", "s: not readable as YAML: version"),
+        ("a: !!python/object:os.system x", "s:1: not readable as YAML: could not determine a constructor"),
+    ],
+)
+def test_a_text_that_is_no_spec_is_one_line(text: str, said: str) -> None:
+    """Never a traceback, and nothing of Python is made."""
+    with pytest.raises(SpecError) as caught:
+        parse_yaml(text, "s")
+    assert str(caught.value).startswith(said)

@@ -1,9 +1,15 @@
-"""The statistics against published tables and closed forms."""
+"""The statistics against published tables, closed forms, and scipy and statsmodels as independent implementations."""
 
 import math
+import statistics
 from fractions import Fraction
 
+import numpy as np
 import pytest
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from orchestrator.store.statistics import (
     benjamini_hochberg,
@@ -140,3 +146,54 @@ def test_spread_by_hand() -> None:
     assert math.isnan(spread([0.5]).sd)
     with pytest.raises(ValueError, match="no values"):
         spread([])
+
+
+# Independent implementations ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99, 0.99999])
+def test_wilson_is_statsmodels(confidence: float) -> None:
+    """For small and large counts at any confidence, Bonferroni's included."""
+    for n_total in (1, 2, 7, 60, 1000, 20_000):
+        for n_correct in {0, 1, n_total // 3, n_total // 2, n_total - 1, n_total}:
+            expected = proportion_confint(n_correct, n_total, alpha=1 - confidence, method="wilson")
+            assert wilson_interval(n_correct, n_total, confidence=confidence) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("first", [0, 1, 5, 40, 399])
+@pytest.mark.parametrize("second", [0, 1, 6, 41, 350, 1000])
+def test_mcnemar_is_statsmodels_and_scipys_binomial(first: int, second: int) -> None:
+    """The exact test of a table, and the binomial test of its discordant pairs."""
+    found = mcnemar_exact(first, second)
+    assert found == pytest.approx(mcnemar([[7, first], [second, 11]], exact=True).pvalue, rel=1e-9)
+    if first + second:
+        assert found == pytest.approx(stats.binomtest(first, first + second).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_and_hochberg_are_statsmodels(seed: int) -> None:
+    """Families of any size, with ties, zeros and ones."""
+    rng = np.random.default_rng(seed)
+    p_values = rng.uniform(size=rng.integers(1, 200)) ** rng.uniform(1, 8)
+    p_values = np.concatenate([p_values, p_values[:3], [0.0, 1.0, 1.0]])
+    np.testing.assert_allclose(holm(p_values), multipletests(p_values, method="holm")[1], rtol=1e-9)
+    np.testing.assert_allclose(benjamini_hochberg(p_values), multipletests(p_values, method="fdr_bh")[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_correlation_is_scipys(seed: int) -> None:
+    """Maps of IIA with more and less in common."""
+    rng = np.random.default_rng(seed)
+    first = rng.uniform(0.5, 1.0, rng.integers(3, 200))
+    second = first + rng.uniform(0, 2) * rng.normal(size=len(first))
+    found = correlation(dict(enumerate(first.tolist())), dict(enumerate(second.tolist())))
+    assert found.r == pytest.approx(stats.pearsonr(first, second).statistic, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_spread_is_the_standard_librarys(seed: int) -> None:
+    """Number, ends, mean and the sample's standard deviation, there in exact fractions."""
+    values = np.random.default_rng(seed).uniform(size=2 + seed).tolist()
+    found = spread(values)
+    assert (found.n, found.minimum, found.maximum) == (len(values), min(values), max(values))
+    assert (found.mean, found.sd) == pytest.approx((statistics.fmean(values), statistics.stdev(values)), rel=1e-12)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
+from workers.job import memory
 from workers.job.memory import cells_that_fit
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def one_gib_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system has 2^18 free pages of 4 KiB."""
-    set_free(monkeypatch, gib=1)
+def one_gib_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process may take 1 GiB."""
+    set_available(monkeypatch, gib=1)
 
 
-def set_free(monkeypatch: pytest.MonkeyPatch, *, gib: int) -> None:
-    free = {"SC_AVPHYS_PAGES": gib << 18, "SC_PAGE_SIZE": 1 << 12}
-    monkeypatch.setattr(os, "sysconf", free.__getitem__)
+def set_available(monkeypatch: pytest.MonkeyPatch, *, gib: int) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: gib << 30)
 
 
 def test_half_of_the_memory_goes_to_rotations() -> None:
@@ -30,7 +28,7 @@ def test_half_of_the_memory_goes_to_rotations() -> None:
 
 def test_the_papers_grid_is_one_cohort_beside_a_7b_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """66 GiB are free on a GPU of 80 once the weights are loaded: enough for a hypothesis's 91 cells."""
-    set_free(monkeypatch, gib=66)
+    set_available(monkeypatch, gib=66)
     assert cells_that_fit(4096, CPU) >= 91
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from workers.methods.logistic import fit_classifier, standardised
 
@@ -20,6 +21,20 @@ def test_the_gradient_vanishes_at_the_solution() -> None:
     residual = 1 / (1 + np.exp(-(x @ weight + found.bias.item()))) - above
     assert np.abs(x.T @ residual / 300 + 0.01 * weight).max() < 1e-6
     assert abs(residual.mean()) < 1e-6
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 0.1, 10.0])
+def test_the_solution_is_scikit_learns(penalty: float) -> None:
+    """The same objective, whose strength C is 1 / (N penalty): the same weights and bias."""
+    rng = np.random.default_rng(3)
+    features = rng.normal(-1.0, [2.0, 0.5, 4.0], (200, 3))
+    above = features @ [0.5, 2.0, -0.3] + rng.normal(0, 1, 200) > 0.0
+    found = fit_classifier(torch.from_numpy(features), torch.from_numpy(above), penalty=penalty, max_steps=500)
+    x = (features - features.mean(axis=0)) / features.std(axis=0)
+    expected = LogisticRegression(C=1 / (len(x) * penalty), tol=1e-10, max_iter=10_000).fit(x, above)
+    weight = found.weight_F.double().numpy() * features.std(axis=0)
+    assert weight == pytest.approx(expected.coef_[0], abs=2e-5)
+    assert found.bias.item() == pytest.approx(expected.intercept_[0], abs=2e-5)
 
 
 def test_one_truth_value_gives_the_log_odds() -> None:
