@@ -189,8 +189,8 @@ class Sweep:
         return frames.summary(self.results(), self.cells(), baselines=self._baselines)
 
     def check(self) -> Check:
-        """Whether every planned cell is done, and what stands in the way."""
-        return frames.check(self.status())
+        """Whether every planned cell is done and its rows are in the store, which is gathered; and what is missing."""
+        return frames.check(self.status(), self._reader.store)
 
     def doctor(self, *, on: str = "local") -> list[Finding]:
         """What the backend `on` allows and what will hurt. Raises: ClusterUsageError, SpecError."""

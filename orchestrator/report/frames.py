@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +92,8 @@ def summary(rows: pd.DataFrame, cells: pd.DataFrame, *, baselines: Mapping[str, 
     return table(rows, cells, baselines=baselines)
 
 
-def check(status: SweepStatus) -> Check:
-    """What stands between `status` and a sweep that is done."""
+def check(status: SweepStatus, store: Store) -> Check:
+    """What is missing for a sweep that is done. The store of one that is done is gathered. Raises: StorageError."""
     said = {}
     for state in CellState:
         n_cells = status.counts[state]
@@ -102,10 +102,11 @@ def check(status: SweepStatus) -> Check:
             why = f", for instance: {sorted(reasons)[0]}" if reasons else ""
             said[state] = f"{n_cells} cells are {state.label}{why}"
     settled = [line for state, line in said.items() if state.is_remark]
-    problems = tuple(line for state, line in said.items() if not state.is_remark)
+    problems = [line for state, line in said.items() if not state.is_remark]
+    problems += _not_gathered(store) if status.is_done else ()
     torn = tuple(f"{shard.path}: torn shard ({shard.problem}); its rows do not count" for shard in status.torn)
     return Check(
-        is_done=status.is_done,
+        is_done=status.is_done and not problems,
         n_cells=len(status.cells),
         n_done=status.counts[CellState.DONE],
         problems=(*problems, *torn) if problems else (),
@@ -115,6 +116,14 @@ def check(status: SweepStatus) -> Check:
             *(() if problems else (f"{line}, and others have replaced them" for line in torn)),
         ),
     )
+
+
+def _not_gathered(store: Store) -> Iterator[str]:
+    """Why `store.path` does not hold the rows, where it does not."""
+    try:
+        store.gather()
+    except OSError as error:
+        yield f"{store.path}: the rows are in shards/, but cannot be gathered here: {error.strerror}; make it writable"
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:

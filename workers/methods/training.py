@@ -277,6 +277,7 @@ def _resumed(context: FitContext, make_masks: Callable[[int], AbstractMasks]) ->
             raise
         log.warning("a checkpoint of %d steps is set aside, its cells begin again: %s", checkpoint.step, error)
         return Training(context, make_masks)
+    log.info("resumed at step %d of %d", training.step, training.n_steps)
     return training
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,6 +58,22 @@ def test_its_check_passes(previous: Sweep) -> None:
     """`check` says done and has nothing to remark."""
     check = previous.check()
     assert (check.is_done, check.n_done, check.problems, check.remarks) == (True, 4, (), ())
+
+
+def test_check_gathers_the_store(previous: Sweep) -> None:
+    """Where nobody has gathered, `check` does so before it says done: direct readers find all rows."""
+    shutil.rmtree(previous.folder.store)
+    assert previous.check().is_done
+    assert pq.read_table(previous.folder.store / "results.parquet").num_rows == 8
+
+
+def test_check_does_not_say_done_without_a_store(previous: Sweep) -> None:
+    """A file lies where the store's folder belongs: the cells are done, the sweep is not, and the line says why."""
+    shutil.rmtree(previous.folder.store)
+    previous.folder.store.write_text("", encoding="utf-8")
+    check = previous.check()
+    assert (check.is_done, check.n_done) == (False, 4)
+    assert "store/results.parquet: the rows are in shards/, but cannot be gathered here" in check.problems[0]
 
 
 def test_its_results_are_what_was_measured(previous: Sweep) -> None:

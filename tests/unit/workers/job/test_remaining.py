@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from tests.unit.workers.planted import Planted, save_planted
 from workers.files.folder import SweepFolder, visible_files
+from workers.files.gather import Shards
 from workers.files.job import Cell, Cohort, Job, JobCell, RunOptions, Setting, Stream
 from workers.files.place import Place
-from workers.files.progress import read_progress
+from workers.files.progress import EXIT_BAD_INPUT, FailureClass, read_progress
 from workers.files.shard import RUN_COLUMNS
 from workers.job import run as job_module
 from workers.job.remaining import work_of
@@ -139,6 +140,43 @@ def test_nothing_is_done_twice(make_job: Callable[..., Job], monkeypatch: pytest
     monkeypatch.setattr(job_module, "load_model", None)
     assert run(make_job("a", "j2")) == []
     assert len(run(make_job("a", "j1"))) == 2
+
+
+def test_what_the_store_calls_torn_the_worker_does_not_call_done(make_job: Callable[..., Job]) -> None:
+    """A shard with one damaged page, in a column that neither looks at: both see no row, and the cells run again."""
+    job = make_job("a", "j1", method="interchange")
+    run(job)
+    (path,) = visible_files(job.sweep_folder.shards, ".parquet")
+    with pq.ParquetFile(path) as file:
+        group = file.metadata.row_group(0)
+        chunk = next(group.column(at) for at in range(group.num_columns) if group.column(at).path_in_schema == "host")
+    content = bytearray(path.read_bytes())
+    content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 1
+    path.write_bytes(content)
+    assert [shard.path for shard in Shards(job.sweep_folder).torn()] == [path]
+    assert Shards(job.sweep_folder).index().num_rows == 0
+    assert [len(work.cohort.cells) for work in work_of(make_job("a", "j2", method="interchange"))] == [2]
+
+
+def test_a_shard_of_a_newer_version_is_bad_input(make_job: Callable[..., Job]) -> None:
+    """The job ends at once with the file's name; it is no node's failure, so nobody tries it again."""
+    run(make_job("a", "j1", method="interchange"))
+    job = make_job("a", "j2", method="interchange")
+    (path,) = visible_files(job.sweep_folder.shards, ".parquet")
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"schema_version": "99"}), path)
+    assert run_job(job, StopRequest()) == EXIT_BAD_INPUT
+    progress = read_progress(job.sweep_folder.progress / "j2-0001.json")
+    assert progress is not None
+    assert progress.failure is not None
+    assert progress.failure.kind is FailureClass.BAD_INPUT
+    assert f"{path}: format version 99" in progress.failure.message
+
+
+def test_a_job_gathers_its_rows_at_its_end(make_job: Callable[..., Job]) -> None:
+    """Whoever opens the store with other tools finds them, without a command of ours in between."""
+    job = make_job("a", "j1", method="interchange", settings=(RIGHT,))
+    run(job)
+    assert pq.read_table(job.sweep_folder.store / "results.parquet").num_rows == 4
 
 
 def test_cells_that_are_evaluated_count_as_done(make_job: Callable[..., Job]) -> None:
