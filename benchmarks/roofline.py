@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from workers.engine.base import TokenBatch
 from workers.engine.model import wrap_model
 from workers.engine.suffix import SuffixEngine
+from workers.files.place import Place
 from workers.methods.rotation import TangentRotation
 
 PRODUCTS: Final = ("mm", "bmm", "addmm", "baddbmm")
@@ -92,6 +93,11 @@ def bytes_of(tensor: Tensor) -> int:
     return int(torch.Size(sizes).numel()) * tensor.element_size()
 
 
+def places_at(setting: Setting, position: int) -> list[Place]:
+    """The outputs of the setting's blocks at a position."""
+    return [Place(layer=layer, position=position) for layer in setting.layers]
+
+
 def count_step(setting: Setting, counter: Counter) -> None:
     """One step's shared forward and tails, forward and backward."""
     n_cells, hidden_size = len(setting.layers), setting.sizes["hidden_size"]
@@ -101,7 +107,7 @@ def count_step(setting: Setting, counter: Counter) -> None:
             config, dtype=getattr(torch, setting.dtype), attn_implementation="sdpa"
         )
         prompts = TokenBatch.of_ids(torch.ones(setting.batch_size, N_TOKENS, dtype=torch.long))
-        engine = SuffixEngine(wrap_model(plain), layers=setting.layers, prefix_P=prompts.ids_BT[0, :N_PREFIX])
+        engine = SuffixEngine(wrap_model(plain), places=places_at(setting, 0), prefix_P=prompts.ids_BT[0, :N_PREFIX])
         rotation = TangentRotation(torch.empty(n_cells, hidden_size, hidden_size))
         mask_CBD = nn.Parameter(torch.empty(n_cells, setting.batch_size, hidden_size))
         with counter:
@@ -110,7 +116,7 @@ def count_step(setting: Setting, counter: Counter) -> None:
             counter.phase = "tails"
             for position in setting.positions:
                 logits_CBV = forward.intervene(
-                    position, setting.layers, lambda base, source: rotation.mix(base, source, mask_CBD)
+                    places_at(setting, position), lambda base, source: rotation.mix(base, source, mask_CBD)
                 )
                 logits_RV = logits_CBV.flatten(0, 1)
                 nn.functional.cross_entropy(logits_RV, torch.zeros(len(logits_RV), dtype=torch.long)).backward()

@@ -19,6 +19,7 @@ from workers.data.token_ids import n_common_prefix
 from workers.engine.base import AbstractEngine
 from workers.engine.model import LanguageModel
 from workers.engine.reference import ReferenceEngine
+from workers.engine.sites import width_of
 from workers.engine.suffix import SuffixEngine
 from workers.files.job import Cohort, JobCell, Stream
 from workers.files.place import Place
@@ -133,12 +134,12 @@ def time_fit(
     if engine_name == "suffix":
         n_prefix = n_common_prefix(pairs.base, pairs.source)
         prefix_P = torch.from_numpy(pairs.base.ids_BT[0, :n_prefix]).to(model.device)
-        engine = SuffixEngine(model, layers=[layer for layer, _ in points], prefix_P=prefix_P)
+        engine = SuffixEngine(model, places=[cell.place for cell in cohort.cells], prefix_P=prefix_P)
     with TemporaryDirectory() as folder:
         context = FitContext(
             cohort=cohort,
             engine=engine,
-            hidden_size=model.hidden_size,
+            width_of=lambda place: width_of(model, place),
             variables=variables,
             train=pairs,
             validation=pairs,

@@ -1,6 +1,6 @@
 """The seam of engines: a batch of pairs goes in; activations and intervened logits come out.
 
-Shapes, by suffix: C cells, B pairs, T tokens, D hidden size, V vocabulary.
+Shapes, by suffix: C cells, B pairs, T tokens, W width of a site, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from workers.data.token_ids import Prompts
 from workers.engine.model import Token
+from workers.files.place import Place
 
-# (base_CBD, source_CBD) -> mixed_CBD, all float32; gradients flow through it into whatever it closes over
+# (base_CBW, source_CBW) -> mixed_CBW, all float32; gradients flow through it into whatever it closes over
 Mix = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -68,12 +69,13 @@ class AbstractForward(ABC):
     """One batch of pairs on its way through the model."""
 
     @abstractmethod
-    def intervene(self, position: int, layers: Sequence[int], mix: Mix) -> Tensor:
-        """The last token's logits_CBV when cell c's hidden state at (layers[c], position) is replaced by `mix`.
+    def intervene(self, places: Sequence[Place], mix: Mix) -> Tensor:
+        """The last token's logits_CBV when cell c's activation at places[c] is replaced by `mix`.
 
-        `position` is a point of the prompts: the base's own place of it takes what `mix` makes of the source's.
-
-        `layers` are in ascending order; a layer may stand there several times.
+        All places have one position and one width, in any order, and a place may occur several times. Cells of one
+        width share `mix`, which is then a few products of matrices for all of them; their layers, sites and units may
+        differ, because behind a cell's block nothing depends on where in it the cell intervened. The position is a
+        point of the prompts: the base's own token there takes what `mix` makes of the source's.
         """
 
     @abstractmethod
@@ -81,14 +83,14 @@ class AbstractForward(ABC):
         """The last token's logits_BV of the bases, no intervention."""
 
     @abstractmethod
-    def activations(self, position: int, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """base_CBD and source_CBD in float32 at these points, without gradient."""
+    def activations(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
+        """base_CBW and source_CBW in float32 at these places of one width, without gradient."""
 
 
 class AbstractEngine(ABC):
     """Runs batches of pairs for cells at the given points."""
 
-    joins_layers: ClassVar[bool]  # whether `intervene` takes several layers at once
+    joins_places: ClassVar[bool]  # whether `intervene` takes several places at once
 
     @abstractmethod
     def forward(self, base: TokenBatch, source: TokenBatch) -> AbstractForward:

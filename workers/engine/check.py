@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
 import torch
 
-from workers.engine.base import TokenBatch
+from workers.engine.meaning import N_TOKENS, TOLERANCES, arbitrary_prompts
 from workers.engine.model import LanguageModel
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
-
-_N_TOKENS: Final = 12
-_TOLERANCES: Final = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of the logits' largest size
+from workers.files.place import Place
 
 
 def exact_form(language_model: LanguageModel) -> tuple[LanguageModel | None, str]:
@@ -26,26 +24,35 @@ def exact_form(language_model: LanguageModel) -> tuple[LanguageModel | None, str
     return (None, why) if why_not_exact(alone) else (alone, "")
 
 
-def why_not_exact(language_model: LanguageModel) -> str:
-    """Why the suffix engine must not be used on this model; empty where it gives the whole model's logits.
+def inexact_sites(language_model: LanguageModel, places: Sequence[Place]) -> dict[str, str]:
+    """The sites among those of `places` at which the suffix engine must not be used, and why: one place of each, the
+    middle one, is tried on the model in its exact form."""
+    by_site: dict[str, list[Place]] = {}
+    for place in sorted(places, key=lambda place: (place.layer, place.unit or 0)):
+        by_site.setdefault(place.site, []).append(place)
+    whys = {site: why_not_exact(language_model, some[len(some) // 2]) for site, some in by_site.items()}
+    return {site: why for site, why in whys.items() if why}
 
-    Two pairs of arbitrary prompts are intervened on in the middle of the model, with and without a prefix.
+
+def why_not_exact(language_model: LanguageModel, place: Place | None = None) -> str:
+    """Why the suffix engine must not be used on this model, at this place's layer and site; empty where it gives the
+    whole model's logits. Without a place, the output of the block in the middle is tried.
+
+    Two pairs of arbitrary prompts are intervened on, with a prefix that is computed once.
     """
-    vocabulary = language_model.model.get_input_embeddings().num_embeddings
-    ids = torch.arange(4 * _N_TOKENS, device=language_model.device).mul(7).remainder(vocabulary).view(4, _N_TOKENS)
-    ids[:, :3] = ids[0, :3]
-    layer, position = (language_model.n_layers - 1) // 2, _N_TOKENS - 4
-    base, source = TokenBatch.of_ids(ids[:2]), TokenBatch.of_ids(ids[2:])
+    place = place or Place(layer=(language_model.n_layers - 1) // 2, position=0)
+    place = replace(place, position=N_TOKENS - 4)
+    base, source = arbitrary_prompts(language_model)
     plain = ReferenceEngine(language_model).forward(base, source)
     try:
-        engine = SuffixEngine(language_model, layers=[layer], prefix_P=ids[0, :3])
+        engine = SuffixEngine(language_model, places=[place], prefix_P=base.ids_BT[0, :3])
         fast = engine.forward(base, source)
         with torch.no_grad():
-            wanted = plain.intervene(position, [layer], lambda base, source: (base + source) / 2)
-            found = fast.intervene(position, [layer], lambda base, source: (base + source) / 2)
+            wanted = plain.intervene([place], lambda base, source: (base + source) / 2)
+            found = fast.intervene([place], lambda base, source: (base + source) / 2)
     except Exception as error:  # whatever a model that is no plain causal decoder runs into
         return f"{type(error).__name__}: {error}"
     error_size = float((found - wanted).abs().max() / wanted.abs().max())
-    if not error_size <= _TOLERANCES[language_model.dtype]:
+    if not error_size <= TOLERANCES[language_model.dtype]:
         return f"its logits differ by {error_size:.1e} of their size"
     return ""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from workers.engine.base import AbstractEngine, AbstractForward, Mix, TokenBatch
-from workers.engine.model import LanguageModel, at_token, hidden_of, token_index, with_hidden
+from workers.engine.model import LanguageModel, at_token, token_index
+from workers.engine.sites import tap_of
+from workers.files.place import Place
 
 
 class ReferenceEngine(AbstractEngine):
     """Each intervention runs the source and then the base through the whole model, one cell at a time."""
 
-    joins_layers = False
+    joins_places = False
 
     def __init__(self, language_model: LanguageModel) -> None:
         self.language_model = language_model
@@ -32,35 +33,36 @@ class ReferenceForward(AbstractForward):
         self.language_model = language_model
         self.base, self.source = base, source
 
-    def intervene(self, position: int, layers: Sequence[int], mix: Mix) -> Tensor:
-        """logits_CBV; `mix` is called once a cell, with C = 1 for a single layer only."""
-        if len(layers) != 1:
+    def intervene(self, places: Sequence[Place], mix: Mix) -> Tensor:
+        """logits_CBV; `mix` is called once a cell, with C = 1 for a single place only."""
+        if len(places) != 1:
             raise ValueError("the reference engine takes one cell a call")
-        source_1BD = self._read(self.source, layers[0], position)[None]
-        return self._intervened(layers[0], position, lambda base_BD: mix(base_BD[None], source_1BD)[0])[None]
+        source_1BW = self._read(self.source, places[0])[None]
+        return self._intervened(places[0], lambda base_BW: mix(base_BW[None], source_1BW)[0])[None]
 
     def base_logits(self) -> Tensor:
         """logits_BV of the plain bases."""
         with torch.no_grad():
             return self._last_logits(self.base)
 
-    def activations(self, position: int, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """base_CBD, source_CBD."""
-        base_CBD, source_CBD = (
-            torch.stack([self._read(prompts, layer, position) for layer in layers])
-            for prompts in (self.base, self.source)
+    def activations(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
+        """base_CBW, source_CBW."""
+        base_CBW, source_CBW = (
+            torch.stack([self._read(prompts, place) for place in places]) for prompts in (self.base, self.source)
         )
-        return base_CBD, source_CBD
+        return base_CBW, source_CBW
 
-    def _read(self, prompts: TokenBatch, layer: int, position: int) -> Tensor:
-        """The hidden state_BD in float32 at one point of a run without intervention."""
+    def _read(self, prompts: TokenBatch, place: Place) -> Tensor:
+        """The activation_BW in float32 at one place of a run without intervention."""
         kept: list[Tensor] = []
-        token = prompts.token_of(position)
+        token, tap = prompts.token_of(place.position), tap_of(self.language_model, place)
+        columns = slice(tap.start, tap.start + tap.width)
 
-        def keep(_module: Any, _inputs: Any, output: Any) -> None:
-            kept.append(at_token(hidden_of(output), token).to(self.language_model.device).float())
+        def keep(values: Tensor) -> None:
+            values_BTX = values.reshape(len(prompts), -1, values.shape[-1])
+            kept.append(self._copied(at_token(values_BTX, token)[:, columns]))
 
-        handle = self.language_model.blocks[layer].register_forward_hook(keep)
+        handle = tap.hook(keep)
         try:
             with torch.no_grad():
                 self._last_logits(prompts)
@@ -68,21 +70,25 @@ class ReferenceForward(AbstractForward):
             handle.remove()
         return kept[0]
 
-    def _intervened(self, layer: int, position: int, replace: Callable[[Tensor], Tensor]) -> Tensor:
-        token = self.base.token_of(position)
+    def _intervened(self, place: Place, replace: Callable[[Tensor], Tensor]) -> Tensor:
+        token, tap = self.base.token_of(place.position), tap_of(self.language_model, place)
+        columns = slice(tap.start, tap.start + tap.width)
 
-        def hook(_module: Any, _inputs: Any, output: Any) -> Any:
-            plain_BTD = hidden_of(output)
-            hidden_BTD = plain_BTD.clone()
-            plain_BD = at_token(plain_BTD, token).to(self.language_model.device).float()
-            hidden_BTD[token_index(token, plain_BTD.device)] = replace(plain_BD).to(plain_BTD)
-            return with_hidden(output, hidden_BTD)
+        def edit(values: Tensor) -> Tensor:
+            edited_BTX = values.reshape(len(self.base), -1, values.shape[-1]).clone()
+            at = *token_index(token, values.device), columns
+            edited_BTX[at] = replace(self._copied(edited_BTX[at])).to(values)
+            return edited_BTX.view(values.shape)
 
-        handle = self.language_model.blocks[layer].register_forward_hook(hook)
+        handle = tap.hook(edit)
         try:
             return self._last_logits(self.base)
         finally:
             handle.remove()
+
+    def _copied(self, values: Tensor) -> Tensor:
+        """The values in float32 on the model's device: a copy, because some families add to a module's output."""
+        return values.to(self.language_model.device, torch.float32, copy=True)
 
     def _last_logits(self, prompts: TokenBatch) -> Tensor:
         logits_BTV = self.language_model.model(input_ids=prompts.ids_BT, use_cache=False).logits

@@ -16,26 +16,36 @@ together from block 11 on. Everything that depends on the batch alone (mask, rot
 batch of one and broadcast. What is cached stands once a pair for all its cells (`engine.attention`), or once a row
 where a model's own attention is the only one that will do (`engine.check`).
 
+A cell may also intervene inside block l: on a head, the attention, the MLP, a neuron. What that changes first is the
+residual stream behind block l at p. So block l is run for that token alone, on the base's own stream before it, with
+the mix in the place of the submodule's input or output, and the result enters the same tail. A changed key or value at
+p reaches the later tokens inside block l already; then block l is run from p on. Before block 0 there are the
+embeddings: a mix of them passes what the model does before its first block, and the tail begins with block 0.
+
 Prompts of unequal length are filled up behind their ends, where no token of theirs looks. Where a position lies at
-another token in each, the tail begins at the first of them.
+another token in each, the tail begins at the first of them, and so does a block that is run inside.
 
 Shapes, by suffix: C cells, B pairs, R rows (cells x pairs), T tokens, Q tokens of a tail, P cached positions, H heads,
-E head size, D hidden size, V vocabulary.
+E head size, D hidden size, W width of a site, V vocabulary.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer
+from torch.utils.hooks import RemovableHandle
+from transformers.cache_utils import Cache
 
-from workers.engine.attention import own_attention, shared_attention, with_earlier
+from workers.engine.attention import own_attention, shared_attention
 from workers.engine.base import AbstractEngine, AbstractForward, Mix, TokenBatch
+from workers.engine.caches import FullCache, TailCache
 from workers.engine.model import (
     LanguageModel,
     Token,
@@ -45,87 +55,76 @@ from workers.engine.model import (
     hidden_of,
     last_logits,
     replaced_forwards,
-    side_by_side,
     token_index,
 )
+from workers.engine.sites import REACHES_LATER_TOKENS, RESIDUAL_SITES, tap_of
+from workers.engine.tail import (
+    InsideBlock,
+    Rows,
+    as_block,
+    fed_by,
+    for_last_tokens,
+    hand_on,
+    joined_by,
+    known,
+    pass_on,
+    together,
+)
+from workers.files.place import Place
+
+_BEFORE_ALL: Final = -1  # the "block" behind which the rows of cells enter that intervene before block 0
+# how a cell's rows come to enter the tail: the mix is the stream, or is embedded, or a block is run inside
+_STREAM, _EMBEDDED, _INSIDE, _INSIDE_FROM_HERE_ON = range(4)
 
 
-class _FullCache(DynamicLayer):
-    """One layer's keys and values in a shared forward: the prefix's, which were computed for a batch of one, and the
-    batch's own. With `record`, `keys` and `values` are those of all positions afterwards."""
-
-    def __init__(self, prefix: tuple[Tensor, Tensor] | None, *, record: bool) -> None:
-        super().__init__()
-        self.prefix, self.record = prefix, record
-        self.n_positions = 0 if prefix is None else prefix[0].shape[2]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.prefix is not None:
-            keys_1HPE, values_1HPE = self.prefix
-            key_states = torch.cat([keys_1HPE.expand(len(key_states), -1, -1, -1), key_states], dim=2)
-            value_states = torch.cat([values_1HPE.expand(len(value_states), -1, -1, -1), value_states], dim=2)
-        if self.record:
-            self.keys, self.values = key_states, value_states
-        return key_states, value_states
-
-    def get_seq_length(self) -> int:
-        return self.n_positions
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.n_positions + query_length, 0
+def entry_of(place: Place) -> int:
+    """The block behind which the cell's rows enter the tail: -1 before block 0."""
+    if place.site == "embeddings":
+        return _BEFORE_ALL
+    return place.layer - 1 if place.site == "block_input" else place.layer
 
 
-class _KeysAndValuesKnown(Exception):
-    """Ends a block whose keys and values are all that is wanted of it."""
+def _way_in(place: Place) -> int:
+    if place.site in RESIDUAL_SITES:
+        return _STREAM
+    if place.site == "embeddings":
+        return _EMBEDDED
+    return _INSIDE_FROM_HERE_ON if place.site in REACHES_LATER_TOKENS else _INSIDE
 
 
-class _TailCache(DynamicLayer):
-    """One layer's keys and values of the base before a tail's first position: views that no call appends to. With
-    `shares`, attention is `tail_attention`'s, and a pair's stand once for all cells; a model's own attention is given
-    each row's."""
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What cells read of one run: the residual stream behind some blocks at all tokens, hidden_BQD, and what other
+    sites hold, all units, values_BX by point."""
 
-    def __init__(self, keys_BHTE: Tensor, values_BHTE: Tensor, n_positions: int, *, shares: bool) -> None:
-        super().__init__()
-        self.earlier = keys_BHTE[:, :, :n_positions], values_BHTE[:, :, :n_positions]
-        self.n_positions = n_positions
-        self.shares = shares
-        self.stops = False  # end the block as soon as its keys and values are known, and keep them for the next call
-        self.kept: tuple[Tensor, Tensor] | None = None
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.stops:
-            self.kept, self.stops = (key_states, value_states), False
-            raise _KeysAndValuesKnown
-        if self.kept is not None:
-            key_states = torch.cat([self.kept[0], key_states], dim=2)
-            value_states = torch.cat([self.kept[1], value_states], dim=2)
-        join = with_earlier if self.shares else _behind_earlier
-        return join(key_states, self.earlier[0]), join(value_states, self.earlier[1])
-
-    def get_seq_length(self) -> int:
-        return self.n_positions
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.n_positions + query_length, 0
-
-
-def _behind_earlier(new_RHKE: Tensor, earlier_BHPE: Tensor) -> Tensor:
-    """The keys or values of all positions, each row's on their own."""
-    n_cells = len(new_RHKE) // len(earlier_BHPE)
-    return torch.cat([earlier_BHPE.repeat(n_cells, 1, 1, 1), new_RHKE], dim=2)
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[tuple[int, str, int], Tensor] = field(default_factory=dict)
 
 
 class SuffixEngine(AbstractEngine):
-    """Shared forward and tails for cells at `layers`; `prefix_P` are the tokens that all prompts begin with.
+    """Shared forward and tails for cells at `places`; `prefix_P` are the tokens that all prompts begin with.
 
     Source of the method: the arithmetic of a causal decoder; the tests hold it to `engine.reference`.
+    Raises: SiteError for a place that the model does not have.
     """
 
-    joins_layers = True
+    joins_places = True
 
-    def __init__(self, language_model: LanguageModel, *, layers: Sequence[int], prefix_P: Tensor | None = None) -> None:
+    def __init__(
+        self, language_model: LanguageModel, *, places: Sequence[Place], prefix_P: Tensor | None = None
+    ) -> None:
         self.language_model = language_model
-        self.layers = sorted(set(layers))
+        inside = [place for place in places if place.site not in RESIDUAL_SITES]
+        blocks = {place.layer for place in inside if place.site != "embeddings"}
+        # the stream behind these blocks is kept; a block that is run inside begins with the stream before it
+        self._base_streams = {entry_of(place) for place in places} | {layer - 1 for layer in blocks}
+        self._source_streams = {entry_of(place) for place in places if place.site in RESIDUAL_SITES}
+        self._taps = {(place.layer, place.site): tap_of(language_model, place) for place in inside}
+        self._points = {
+            site: sorted({place.position for place in inside if (place.layer, place.site) == site})
+            for site in self._taps
+        }
+        self._n_source_blocks = max(entry_of(place) for place in places) + 1
         self.n_prefix = 0 if prefix_P is None else len(prefix_P)
         self._more_outputs: tuple[None, ...] | None = None  # of a block beside its hidden states; a base's run tells
         self._prefix: list[tuple[Tensor, Tensor] | None] = [None] * language_model.n_layers
@@ -137,43 +136,35 @@ class SuffixEngine(AbstractEngine):
             self._prefix = [(layer.keys, layer.values) for layer in cache.layers]
 
     def forward(self, base: TokenBatch, source: TokenBatch) -> SuffixForward:
-        """The shared forward of a batch: base through all blocks, source up to the last layer that a cell reads."""
+        """The shared forward of a batch: base through all blocks, source up to the last one that a cell needs."""
         model = self.language_model
         with torch.no_grad():
-            base_cache = self._cache(record=True)
-            base_hidden: dict[int, Tensor] = {}
-            logits_BV = self._run(base, base_cache, base_hidden, model.n_layers)
-            source_hidden: dict[int, Tensor] = {}
-            self._run(source, self._cache(record=False), source_hidden, self.layers[-1] + 1)
+            base_cache, base_kept, source_kept = self._cache(record=True), _Kept(), _Kept()
+            logits_BV = self._run(base, base_cache, self._base_streams, base_kept, model.n_layers)
+            self._run(source, self._cache(record=False), self._source_streams, source_kept, self._n_source_blocks)
         return SuffixForward(
             model,
             base,
             source,
             n_prefix=self.n_prefix,
-            base_hidden=base_hidden,
-            source_hidden=source_hidden,
+            base_kept=base_kept,
+            source_kept=source_kept,
             keys_values=[(layer.keys, layer.values) for layer in base_cache.layers],
             logits_BV=logits_BV,
             more_outputs=self._more_outputs,
         )
 
     def _cache(self, *, record: bool) -> Cache:
-        return Cache(layers=[_FullCache(prefix, record=record) for prefix in self._prefix])
+        return Cache(layers=[FullCache(prefix, record=record) for prefix in self._prefix])
 
-    def _run(self, prompts: TokenBatch, cache: Cache, hidden: dict[int, Tensor], n_blocks: int) -> Tensor:
-        """Logits_BV of the last tokens; fills `hidden` with the swept layers' outputs_BQD; stops after `n_blocks`."""
-
-        def keep(index: int) -> Any:
-            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                hidden[index] = hidden_of(output)
-                self._more_outputs = (None,) * (len(output) - 1) if isinstance(output, tuple) else None
-
-            return hook
-
+    def _run(self, prompts: TokenBatch, cache: Cache, streams: set[int], kept: _Kept, n_blocks: int) -> Tensor:
+        """Logits_BV of the last tokens; fills `kept`; stops after `n_blocks`."""
         blocks = self.language_model.blocks
-        handles = [blocks[index].register_forward_hook(keep(index)) for index in self.layers]
+        handles = [self._keep_stream(index, kept) for index in streams]
+        handles.append(blocks[0].register_forward_hook(self._note_form))
+        handles += [self._keep_values(prompts, layer, site, kept) for layer, site in self._taps]
         try:
-            with replaced_forwards(dict.fromkeys(blocks[n_blocks:], _as_block(_pass_on, self._more_outputs))):
+            with replaced_forwards(dict.fromkeys(blocks[n_blocks:], as_block(pass_on, self._more_outputs))):
                 return last_logits(
                     self.language_model.model,
                     prompts.filling,
@@ -184,6 +175,41 @@ class SuffixEngine(AbstractEngine):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _keep_stream(self, index: int, kept: _Kept) -> RemovableHandle:
+        """Keep the stream behind block `index`, or before block 0."""
+
+        def before(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            kept.hidden[index] = inputs[0]
+
+        def behind(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            kept.hidden[index] = hidden_of(output)
+
+        if index == _BEFORE_ALL:
+            return self.language_model.blocks[0].register_forward_pre_hook(before)
+        return self.language_model.blocks[index].register_forward_hook(behind)
+
+    def _note_form(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self._more_outputs = (None,) * (len(output) - 1) if isinstance(output, tuple) else None
+
+    def _keep_values(self, prompts: TokenBatch, layer: int, site: str, kept: _Kept) -> RemovableHandle:
+        """Keep what the site holds at the points that cells read, as a copy: some families add to it in place."""
+
+        def keep(values: Tensor) -> None:
+            values_BQX = values.reshape(len(prompts), -1, values.shape[-1])
+            for point in self._points[layer, site]:
+                token = outside_prefix(prompts, point, self.n_prefix)
+                kept.values[layer, site, point] = at_token(values_BQX, token).clone()
+
+        return self._taps[layer, site].hook(keep)
+
+
+def outside_prefix(prompts: TokenBatch, point: int, n_prefix: int) -> Token:
+    """The point's token, counted from behind the prefix. Raises: ValueError for a point in the prefix."""
+    token = prompts.token_of(point)
+    if first_of(token) < n_prefix:
+        raise ValueError(f"position {point} lies in the common prefix of {n_prefix} tokens")
+    return token - n_prefix
 
 
 class SuffixForward(AbstractForward):
@@ -196,8 +222,8 @@ class SuffixForward(AbstractForward):
         source: TokenBatch,
         *,
         n_prefix: int,
-        base_hidden: Mapping[int, Tensor],
-        source_hidden: Mapping[int, Tensor],
+        base_kept: _Kept,
+        source_kept: _Kept,
         keys_values: Sequence[tuple[Tensor, Tensor]],
         logits_BV: Tensor,
         more_outputs: tuple[None, ...] | None,
@@ -205,7 +231,7 @@ class SuffixForward(AbstractForward):
         self.language_model = language_model
         self.base, self.source = base, source
         self.n_prefix = n_prefix
-        self.base_hidden, self.source_hidden = base_hidden, source_hidden
+        self.base_kept, self.source_kept = base_kept, source_kept
         self.keys_values = keys_values
         self._logits_BV = logits_BV
         self._more_outputs = more_outputs
@@ -214,57 +240,118 @@ class SuffixForward(AbstractForward):
         """logits_BV of the plain bases, a by-product of the shared forward."""
         return self._logits_BV
 
-    def activations(self, position: int, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """base_CBD, source_CBD, read off the shared forward. Raises: ValueError for a position in the prefix."""
-        base_CBD, source_CBD = (
-            torch.stack([self._read(prompts, hidden[layer], position) for layer in layers]).float()
-            for prompts, hidden in ((self.base, self.base_hidden), (self.source, self.source_hidden))
+    def activations(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
+        """base_CBW, source_CBW, read off the shared forward. Raises: ValueError for a position in the prefix."""
+        base_CBW, source_CBW = (
+            torch.stack([self._read(prompts, kept, place) for place in places]).float()
+            for prompts, kept in ((self.base, self.base_kept), (self.source, self.source_kept))
         )
-        return base_CBD, source_CBD
+        return base_CBW, source_CBW
 
-    def _read(self, prompts: TokenBatch, hidden_BQD: Tensor, position: int) -> Tensor:
-        token = prompts.token_of(position)
-        if first_of(token) < self.n_prefix:
-            raise ValueError(f"position {position} lies in the common prefix of {self.n_prefix} tokens")
-        return at_token(hidden_BQD, token - self.n_prefix).to(self.language_model.device)
+    def _read(self, prompts: TokenBatch, kept: _Kept, place: Place) -> Tensor:
+        token = outside_prefix(prompts, place.position, self.n_prefix)
+        if place.site in RESIDUAL_SITES:
+            return at_token(kept.hidden[entry_of(place)], token).to(self.language_model.device)
+        tap = tap_of(self.language_model, place)
+        values_BX = kept.values[place.layer, place.site, place.position]
+        return values_BX[:, tap.start : tap.start + tap.width].to(self.language_model.device)
 
-    def intervene(self, position: int, layers: Sequence[int], mix: Mix) -> Tensor:
-        """logits_CBV of all cells at one position, in one call of the model."""
-        base_CBD, source_CBD = self.activations(position, layers)
-        mixed_CBD = mix(base_CBD, source_CBD).to(self.language_model.dtype)
-        token = self.base.token_of(position)
-        entering = {layer: self._entering_rows(mixed_CBD, layers, layer, token) for layer in dict.fromkeys(layers)}
-        logits_RV = self._tail(first_of(token), entering, len(layers))
-        return logits_RV.unflatten(0, (len(layers), base_CBD.shape[1]))
+    def intervene(self, places: Sequence[Place], mix: Mix) -> Tensor:
+        """logits_CBV of all cells, in one call of the model."""
+        base_CBW, source_CBW = self.activations(places)
+        mixed_CBW = mix(base_CBW, source_CBW).to(self.language_model.dtype)
+        ways = [(entry_of(place), _way_in(place)) for place in places]
+        order = sorted(range(len(places)), key=ways.__getitem__)  # the rows of the tail, as they enter it
+        is_ordered = order == list(range(len(places)))
+        if not is_ordered:
+            mixed_CBW = mixed_CBW[order]
+        token = self.base.token_of(places[0].position)
+        entering: dict[int, list[Rows]] = {}
+        start = 0
+        for (entry, _), cells in itertools.groupby(order, key=ways.__getitem__):
+            some = [places[cell] for cell in cells]
+            rows = self._entering(some, mixed_CBW[start : start + len(some)], token)
+            entering.setdefault(entry, []).append(rows)
+            start += len(some)
+        logits_RV = self._tail(first_of(token), {at: together(rows) for at, rows in entering.items()}, len(places))
+        logits_CBV = logits_RV.unflatten(0, (len(places), base_CBW.shape[1]))
+        return logits_CBV if is_ordered else logits_CBV[np.argsort(order).tolist()]
 
-    def _entering_rows(self, mixed_CBD: Tensor, layers: Sequence[int], layer: int, token: Token) -> Tensor:
-        """hidden_RQD of the cells that start after block `layer`, from the batch's first intervention on: mixed at each
-        row's token, the base's own elsewhere."""
-        first, count = layers.index(layer), layers.count(layer)
-        mixed_CB1D = mixed_CBD[first : first + count, :, None].to(self.base_hidden[layer].device)
+    def _entering(self, places: Sequence[Place], mixed_CBW: Tensor, token: Token) -> Rows:
+        """The rows of cells that enter at one block in one way."""
+        way = _way_in(places[0])
+        if way in (_INSIDE, _INSIDE_FROM_HERE_ON):
+            return self._inside(places, mixed_CBW, token)
+        if way == _EMBEDDED:
+            mixed_CBW = self._before_first_block(mixed_CBW, token)
+        return known(self._entering_rows(mixed_CBW, entry_of(places[0]), token))
+
+    def _entering_rows(self, mixed_CBD: Tensor, entry: int, token: Token) -> Tensor:
+        """hidden_RQD of cells whose stream is mixed behind block `entry`, from the batch's first intervention on: mixed
+        at each row's token, the base's own elsewhere."""
+        hidden_BQD, count = self.base_kept.hidden[entry], len(mixed_CBD)
+        mixed_CB1D = mixed_CBD[:, :, None].to(hidden_BQD.device)
         if isinstance(token, int):
-            later_BQD = self.base_hidden[layer][:, token - self.n_prefix + 1 :]
+            later_BQD = hidden_BQD[:, token - self.n_prefix + 1 :]
             return torch.cat([mixed_CB1D, later_BQD.expand(count, *later_BQD.shape)], dim=2).flatten(0, 1)
-        own_BQD = self.base_hidden[layer][:, first_of(token) - self.n_prefix :]
+        own_BQD = hidden_BQD[:, first_of(token) - self.n_prefix :]
         is_mixed_BQ1 = torch.zeros_like(own_BQD[..., :1], dtype=torch.bool)
         is_mixed_BQ1[token_index(token - first_of(token), own_BQD.device)] = True
         return torch.where(is_mixed_BQ1, mixed_CB1D, own_BQD).flatten(0, 1)
 
-    def _tail(self, first_token: int, entering: Mapping[int, Tensor], n_cells: int) -> Tensor:
+    def _inside(self, places: Sequence[Place], mixed_CBW: Tensor, token: Token) -> Rows:
+        """The rows of cells that intervene inside one block: it is run for the token alone where nothing else changes
+        in it and the token is the same in all rows, else from there on."""
+        layer, first = places[0].layer, first_of(token) - self.n_prefix
+        before_BQD = self.base_kept.hidden[layer - 1]
+        is_alone = isinstance(token, int) and _way_in(places[0]) == _INSIDE
+        return InsideBlock(
+            run=self.language_model.blocks[layer].forward,
+            taps=[tap_of(self.language_model, place) for place in places],
+            mixed_CBW=mixed_CBW,
+            inputs_BQD=before_BQD[:, first : first + 1] if is_alone else before_BQD[:, first:],
+            later_BQD=self.base_kept.hidden[layer][:, first + 1 :] if is_alone else None,
+            token=token - first_of(token),
+            n_earlier=first_of(token),
+            n_tokens=self._n_tokens(first_of(token)),
+        ).rows
+
+    def _before_first_block(self, mixed_CBE: Tensor, token: Token) -> Tensor:
+        """hidden_CBD before block 0 at each row's token, whose embedding is mixed."""
+        model, (n_cells, n_pairs) = self.language_model, mixed_CBE.shape[:2]
+        token_B = np.full(n_pairs, token) if isinstance(token, int) else token
+        position_R1 = torch.from_numpy(np.tile(token_B, n_cells)).to(model.device)[:, None]
+        found: list[Tensor] = []
+
+        def reached(hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+            found.append(hidden)
+            raise _FirstBlockReached
+
+        with replaced_forwards({model.blocks[0]: reached}), contextlib.suppress(_FirstBlockReached):
+            model.model(inputs_embeds=mixed_CBE.flatten(0, 1)[:, None], position_ids=position_R1, use_cache=False)
+        return found[0][:, 0].unflatten(0, (n_cells, n_pairs))
+
+    def _n_tokens(self, first_token: int) -> int:
+        return self.base.ids_BT.shape[1] - first_token
+
+    def _tail(self, first_token: int, entering: Mapping[int, Rows], n_cells: int) -> Tensor:
         """Last logits_RV of the rows that enter after each block, run through the later blocks together."""
         model, first, last = self.language_model, min(entering), self.language_model.n_layers - 1
-        cache = Cache(layers=[_TailCache(*pair, first_token, shares=model.shares_keys) for pair in self.keys_values])
-        n_tokens = entering[first].shape[1]
+        cache = Cache(layers=[TailCache(*pair, first_token, shares=model.shares_keys) for pair in self.keys_values])
+        n_tokens = self._n_tokens(first_token)
         filling = self.base.filling
         n_read = 1 if filling is None else int(filling.max()) + 1
-        forwards: dict[int, Any] = dict.fromkeys(range(first), _pass_on)
+        forwards: dict[int, Any] = dict.fromkeys(range(first), pass_on)
         for index in range(first + 1, model.n_layers):
             forwards[index] = model.blocks[index].forward
         if last > first and n_tokens > n_read:
-            forwards[last] = _for_last_tokens(model.blocks[last].forward, cache.layers[last], n_tokens, n_read)
-        for layer, rows_RQD in entering.items():
-            forwards[layer] = _hand_on(rows_RQD) if layer == first else _joined_by(forwards[layer], rows_RQD)
-        replacements = {model.blocks[index]: _as_block(run, self._more_outputs) for index, run in forwards.items()}
+            forwards[last] = for_last_tokens(model.blocks[last].forward, cache.layers[last], n_tokens, n_read)
+        for entry, rows in entering.items():
+            if entry == _BEFORE_ALL:
+                forwards[0] = fed_by(forwards[0], rows())
+            else:
+                forwards[entry] = hand_on(rows) if entry == first else joined_by(forwards[entry], rows)
+        replacements = {model.blocks[index]: as_block(run, self._more_outputs) for index, run in forwards.items()}
         attention = shared_attention if model.shares_keys else own_attention
         with replaced_forwards(replacements), attention(model.model):
             return last_logits(
@@ -277,66 +364,5 @@ class SuffixForward(AbstractForward):
             )
 
 
-def _as_block(run: Any, more_outputs: tuple[None, ...] | None) -> Any:
-    """`run` as a decoder block of this family: some return their hidden states first among others."""
-    if more_outputs is None:
-        return run
-
-    def forward(*args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
-        return (hidden_of(run(*args, **kwargs)), *more_outputs)
-
-    return forward
-
-
-def _pass_on(hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-    return hidden
-
-
-def _hand_on(rows_RQD: Tensor) -> Any:
-    """A bypassed block that returns the mixed hidden states."""
-
-    def forward(_hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-        return rows_RQD
-
-    return forward
-
-
-def _joined_by(run: Any, rows_RQD: Tensor) -> Any:
-    """A block after whose own forward the rows of the cells at its layer join the batch."""
-
-    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return torch.cat([hidden_of(run(hidden, *args, **kwargs)), rows_RQD])
-
-    return forward
-
-
-def _for_last_tokens(run: Any, cache_layer: _TailCache, n_tokens: int, n_read: int) -> Any:
-    """The last block, whose output is read at the last `n_read` of `n_tokens` only: keys and values of the others are
-    taken as soon as the block knows them, and the rest of it runs for those that are read."""
-
-    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        others, read = slice(None, -n_read), slice(-n_read, None)
-        hidden_others, hidden_read = map(side_by_side, hidden.split([n_tokens - n_read, n_read], dim=1))
-        cache_layer.stops = True
-        with contextlib.suppress(_KeysAndValuesKnown):
-            run(hidden_others, *_tokens(args, others, n_tokens), **_tokens(kwargs, others, n_tokens))
-        output = hidden_of(run(hidden_read, *_tokens(args, read, n_tokens), **_tokens(kwargs, read, n_tokens)))
-        # some models check the number of tokens, so what nobody reads is filled in, out of the gradient's way
-        return torch.cat([output[:, :1].detach().expand(-1, n_tokens - n_read, -1), output], dim=1)
-
-    return forward
-
-
-def _tokens(value: Any, which: slice, n_tokens: int) -> Any:
-    """A block's arguments for some of its tokens: masks 11QK, rotary angles 1QE and position ids 1Q are cut."""
-    if isinstance(value, tuple):
-        return tuple(_tokens(part, which, n_tokens) for part in value)
-    if isinstance(value, dict):
-        return {name: _tokens(part, which, n_tokens) for name, part in value.items()}
-    if not isinstance(value, Tensor):
-        return value
-    if value.dim() == 4:
-        return value[:, :, which]
-    if value.dim() > 1 and value.shape[1] == n_tokens:
-        return value[:, which]
-    return value[which] if value.shape == (n_tokens,) else value
+class _FirstBlockReached(Exception):
+    """Ends the model's forward where its blocks begin."""

@@ -14,22 +14,19 @@ import torch
 from numpy.typing import NDArray
 
 from workers.data.layout import moved_positions
-from workers.data.pairs import PairSet, PromptSet
+from workers.data.pairs import PromptSet
 from workers.data.source import AbstractPairSource, Keep
 from workers.data.sources import open_source
-from workers.data.token_ids import n_common_prefix
 from workers.data.tokenizer import Tokenizer
-from workers.engine.base import AbstractEngine, TokenBatch
-from workers.engine.check import exact_form
+from workers.engine.base import TokenBatch
 from workers.engine.model import LanguageModel, last_logits
-from workers.engine.reference import ReferenceEngine
-from workers.engine.suffix import SuffixEngine
 from workers.files.job import Cohort, Job, Setting, canonical_json
+from workers.job.engines import Engines
 from workers.job.evaluate import Counts, count_right
 from workers.job.monitor import JobMonitor
 from workers.job.rows import GateResult, cell_row, measured, utc
 from workers.job.saved import load_columns, save_columns
-from workers.methods.alignment import CellFacts, Column
+from workers.methods.alignment import CellFacts, Column, groups_of
 from workers.methods.base import FitContext, to_device
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import METHODS
@@ -52,10 +49,19 @@ class Workbench:
     """What all cohorts of a job share: model, tokenizer, and each task's data, measured once."""
 
     def __init__(self, job: Job, language_model: LanguageModel, tokenizer: Tokenizer, monitor: JobMonitor) -> None:
-        self.job, self.language_model, self.tokenizer, self.monitor = job, language_model, tokenizer, monitor
+        self.job, self.tokenizer, self.monitor = job, tokenizer, monitor
+        self.engines = Engines(job, language_model, self._say)
         self._sources: dict[str, AbstractPairSource] = {}
         self._gates: dict[str, GateResult] = {}
-        self._suffix_refused: str | None = None  # why; empty: it is exact; None: not tried yet
+
+    def _say(self, note: str) -> None:
+        log.warning("%s", note)
+        self.monitor.update(notes=(*self.monitor.progress.notes, note))
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model in the form that its engine takes."""
+        return self.engines.model
 
     def task_data(self, settings: Mapping[str, Any], hypothesis: str, n_prompts: int) -> TaskData:
         """The source of these settings, its gate measured on `n_prompts` prompts. Raises: TaskError."""
@@ -82,32 +88,6 @@ class Workbench:
         ]
         return (torch.cat(said) == label_B).cpu().numpy()
 
-    def _suffix_is_exact(self) -> bool:
-        """Whether the fast engine may be used, which takes the model in the form that it was found exact in; where not,
-        the log and the progress file say so."""
-        if self._suffix_refused is None:
-            exact, self._suffix_refused = exact_form(self.language_model)
-            self.language_model = exact or self.language_model
-            if self._suffix_refused:
-                kind = type(self.language_model.model).__name__
-                note = f"{kind} is run by the reference engine, the suffix engine is not exact: {self._suffix_refused}"
-                log.warning("%s", note)
-                self.monitor.update(notes=(*self.monitor.progress.notes, note))
-        return not self._suffix_refused
-
-    def engine_kind(self, name: str) -> type[SuffixEngine | ReferenceEngine]:
-        """The engine that cells which ask for `name` run in."""
-        return ReferenceEngine if name == "reference" or not self._suffix_is_exact() else SuffixEngine
-
-    def engine(self, name: str, layers: Sequence[int], positions: Sequence[int], *pair_sets: PairSet) -> AbstractEngine:
-        """The engine for cells at these points, the prefix common to all these pairs taken out."""
-        if self.engine_kind(name) is ReferenceEngine:
-            return ReferenceEngine(self.language_model)
-        prompts = [part for pairs in pair_sets for part in (pairs.base, pairs.source)]
-        n_prefix = min(n_common_prefix(*prompts), *(part.first_token(positions) for part in prompts))
-        first = torch.from_numpy(prompts[0].ids_BT[0, :n_prefix]).to(self.language_model.device)
-        return SuffixEngine(self.language_model, layers=layers, prefix_P=first)
-
 
 def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, micro_batch: int) -> list[Column]:
     """The fitted columns of the cohort. Raises: Interrupted, NotApplicable, TaskError, torch.OutOfMemoryError."""
@@ -118,11 +98,11 @@ def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, 
             source.pairs(stream.hypothesis, n_pairs=int(stream.data[size]), split=split, seed=stream.seed)
             for split, size in (("train", "n_train"), ("validation", "n_eval"))
         )
-    layers, positions = [cell.place.layer for cell in cohort.cells], [cell.place.position for cell in cohort.cells]
+    places = [cell.place for cell in cohort.cells]
     context = FitContext(
         cohort=cohort,
-        engine=bench.engine(stream.engine, layers, positions, train, validation),
-        hidden_size=bench.language_model.hidden_size,
+        engine=bench.engines.engine(stream.engine, places, train, validation),
+        width_of=bench.engines.width_of,
         variables=source.variables[stream.hypothesis],
         train=train,
         validation=validation,
@@ -138,9 +118,10 @@ def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, 
 
 def saved_columns(bench: Workbench, cohort: Cohort) -> list[Column]:
     """The columns of the cohort, trained and saved earlier. Raises: OSError."""
-    join_layers = bench.engine_kind(cohort.stream.engine).joins_layers
-    device = bench.language_model.device
-    return load_columns(bench.job.sweep_folder.alignments, cohort, join_layers=join_layers, device=device)
+    engines, places = bench.engines, [cell.place for cell in cohort.cells]
+    join_places = engines.kind(cohort.stream.engine, places).joins_places
+    groups = groups_of(cohort.cells, width_of=engines.width_of, join_places=join_places)
+    return load_columns(bench.job.sweep_folder.alignments, groups, bench.language_model.device)
 
 
 def evaluate_cohort(
@@ -183,8 +164,8 @@ def evaluate_setting(
         raise TaskError(f"setting {setting.name!r}: {error}") from error
     own_layout, layout = (source.layout(stream.hypothesis) for source in (own.source, data.source))
     moved = moved_positions(own_layout, layout, [column.position for column in columns], setting.name)
-    layers = [layer for column in columns for layer in column.layers]
-    engine = bench.engine(stream.engine, layers, list(moved.values()), pairs)
+    places = [place for column in columns for place in column.places(moved[column.position])]
+    engine = bench.engines.engine(stream.engine, places, pairs)
     batch = to_device(pairs, bench.language_model.device)
     return data, count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved)
 

@@ -7,7 +7,7 @@ the variable it tells right. A probe intervenes on nothing, so it has none of th
 Source: Geiger et al., "Finding Alignments Between Interpretable Causal Variables and Distributed Neural
 Representations", 2023, section 3 (IIA).
 
-Shapes, by suffix: C cells at one position, B pairs, D hidden size, V vocabulary.
+Shapes, by suffix: C cells at one position, B pairs, D width of the site, V vocabulary.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _right_answers(
     mixes: list[Mix] = [column.learned.mix(part.variable_B), WholeVector().mix(part.variable_B)]
     if control is not None:
         mixes.append(control.mix(part.variable_B))
-    logits = [forward.intervene(position, column.layers, mix) for mix in mixes]
+    logits = [forward.intervene(column.places(position), mix) for mix in mixes]
     return torch.stack([logits_CBV.argmax(dim=-1) == part.label_B for logits_CBV in logits])
 
 
@@ -124,7 +124,7 @@ def count_decoded(
         part = rows_of(pairs, start, start + micro_batch)
         hidden = HiddenStates(engine, part.base)
         for column, n_right_C in zip(columns, n_right, strict=True):
-            said_CB = _probe(column).says(hidden.at(moved[column.position], column.layers), part.variable_B)
+            said_CB = _probe(column).says(hidden.at(column.places(moved[column.position])), part.variable_B)
             n_right_C += (said_CB == _probe(column).truth(part.value_B, part.variable_B)).sum(dim=1)
     return [
         [

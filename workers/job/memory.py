@@ -12,9 +12,11 @@ _COPIES: Final = 5  # rotation, tangent, its gradient, two moments
 _SHARE: Final = 0.5  # of the available memory; activations take the rest, and after them the retraction of a column
 
 
-def cells_that_fit(hidden_size: int, device: torch.device, *, n_states: int = 0) -> int:
-    """The largest cohort whose rotations fit, or the `n_states` hidden states that each cell is fitted on. What a
-    forward pass takes beside them is met by halving (`workers.job.run`)."""
-    bytes_per_cell = 4 * hidden_size * max(_COPIES * hidden_size, n_states)
+def cells_that_fit(width: int, device: torch.device, *, n_states: int = 0) -> int:
+    """The largest cohort at sites of `width` whose rotations fit, or the `n_states` vectors that a cell is fitted on.
+
+    What a forward pass takes beside them is met by halving (`workers.job.run`).
+    """
+    bytes_per_cell = 4 * width * max(_COPIES * width, n_states)
     available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     return max(1, int(_SHARE * available) // bytes_per_cell)

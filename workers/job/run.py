@@ -26,8 +26,7 @@ from workers.data.model_info import ModelError
 from workers.data.tokenizer import Tokenizer
 from workers.engine.model import check_device, load_model, pick_device
 from workers.files.gather import gather_after_job
-from workers.files.job import Cohort, Job
-from workers.files.place import BLOCK_OUTPUT
+from workers.files.job import Cohort, Job, JobCell
 from workers.files.progress import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -147,7 +146,6 @@ class _JobRun:
         self.monitor.begin(to_train, n_done_before=self.job.n_cells - n_left)
         if not work:
             return
-        check_sites(self.job)
         check_device(self.job.options.device, self.monitor.device)
         model_path = Path(self.job.model_path)
         tokenizer = Tokenizer.load(model_path)
@@ -159,7 +157,7 @@ class _JobRun:
         while items:
             item = items.popleft()
             try:
-                self._run_cohort(item)
+                items.extendleft(reversed(self._run_cohort(item)))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -173,25 +171,30 @@ class _JobRun:
         model, stream = self.bench.language_model, work.cohort.stream
         on_activations = METHODS[stream.method["name"]].fits == "on activations"
         n_states = int(stream.data["n_train"]) if on_activations else 0
-        limit = self.job.options.max_cohort or cells_that_fit(model.hidden_size, model.device, n_states=n_states)
+        width = max(self.bench.engines.width_of(cell.place) for cell in work.cohort.cells)
+        limit = self.job.options.max_cohort or cells_that_fit(width, model.device, n_states=n_states)
         parts = [work.cohort]
         while any(len(part.cells) > limit for part in parts):
             parts = [half for part in parts for half in halves(part)]
         return [_Item(replace(work, cohort=part), self._micro_batch(part)) for part in parts]
 
-    def _run_cohort(self, item: _Item) -> None:
+    def _run_cohort(self, item: _Item) -> list[_Item]:
+        """Run the cohort; what comes back is to be run in its place."""
         cohort, started = item.work.cohort, time.time()
         gate = self._data(cohort).gate
         if gate.accuracy < self.job.gate_task_accuracy:
             reason = f"task accuracy {gate.accuracy:.4f} is below the gate's {self.job.gate_task_accuracy:.4f}"
             self._skip(item.work, reason, gate)
-            return
+            return []
         checkpoint = CheckpointFile(self.job.sweep_folder.checkpoints, cohort.key(), self.attempt_name)
         try:
             columns = self._columns(item, checkpoint)
         except NotApplicable as error:
+            parts = self._by_width(item)
+            if len(parts) > 1:
+                return parts
             self._skip(item.work, str(error), None)
-            return
+            return []
         self.monitor.update(phase="evaluate")
         rows = list(evaluate_cohort(self.bench, cohort, columns, item.work.settings, started))
         if not item.work.is_trained:
@@ -200,6 +203,14 @@ class _JobRun:
         checkpoint.remove()
         self.monitor.cohort_done(cohort, rows, _divergences(columns))
         log.info("%s: %d cells in %.1f s", cohort.experiment, len(cohort.cells), time.time() - started)
+        return []
+
+    def _by_width(self, item: _Item) -> list[_Item]:
+        """The cohort in parts whose cells have one width: a method may have a meaning for some of them."""
+        parts: dict[int, list[JobCell]] = {}
+        for cell in item.work.cohort.cells:
+            parts.setdefault(self.bench.engines.width_of(cell.place), []).append(cell)
+        return [item.with_cells_of(replace(item.work.cohort, cells=tuple(cells))) for cells in parts.values()]
 
     def _columns(self, item: _Item, checkpoint: CheckpointFile) -> list[Column]:
         """The cohort's columns: trained here, or read where they were trained earlier."""
@@ -246,13 +257,6 @@ class _JobRun:
         log.warning("%s", note)
         self.monitor.update(notes=(*self.monitor.progress.notes, note))
         return rest
-
-
-def check_sites(job: Job) -> None:
-    """Raises: ModelError for a site that the engines cannot intervene on: it is never run at another one."""
-    sites = {cell.place.site for cohort in job.cohorts for cell in cohort.cells} - {BLOCK_OUTPUT}
-    if sites:
-        raise ModelError(f"grid.sites: got {', '.join(sorted(sites))}; this version runs cells at {BLOCK_OUTPUT} alone")
 
 
 def _divergences(columns: list[Column]) -> tuple[Failure, ...]:

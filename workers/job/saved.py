@@ -3,8 +3,8 @@
     alignment   directions_DK and mask_VK, the directions after the last one that a mask lets through left out
     probe       weight_VD, bias_V, centre_VD, cut_V
 
-The metadata say which cell it is, what there is to say of it (`CellFacts`), and how many directions there were. The
-interchange of the whole vector learns nothing and has no file.
+The metadata say which cell it is and where it intervenes (site, unit, width D), what there is to say of it
+(`CellFacts`), and how many directions there were. The interchange of the whole vector learns nothing and has no file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, JobCell, canonical_json
-from workers.methods.alignment import MASK_FLOOR, Alignment, CellFacts, Column, Learned, Probe, columns_of, joined
+from workers.methods.alignment import MASK_FLOOR, Alignment, CellFacts, CellGroup, Column, Learned, Probe, joined
 from workers.methods.settings import method_label
 
 _PROBE_PARTS: Final = ("weight", "bias", "centre", "cut")
@@ -70,9 +70,19 @@ def _notes(cohort: Cohort, cell: JobCell, facts: CellFacts, learned: Learned) ->
         "method": method_label(cohort.stream.method),
         "layer": str(cell.place.layer),
         "position": str(cell.place.position),
+        "site": cell.place.site,
+        "unit": "" if cell.place.unit is None else str(cell.place.unit),
+        "width": str(_width(learned)),
         "facts": canonical_json(asdict(facts)),
         "n_directions": str(learned.directions_CDK.shape[2] if isinstance(learned, Alignment) else 0),
     }
+
+
+def _width(learned: Learned) -> int:
+    """How many numbers a token has at the cells' site."""
+    if isinstance(learned, Alignment):
+        return learned.directions_CDK.shape[1]
+    return learned.weight_CVD.shape[2] if isinstance(learned, Probe) else 0
 
 
 def is_saved(folder: Path, cell_key: str) -> bool:
@@ -84,16 +94,16 @@ def is_saved(folder: Path, cell_key: str) -> bool:
         return False
 
 
-def load_columns(folder: Path, cohort: Cohort, *, join_layers: bool, device: torch.device) -> list[Column]:
+def load_columns(folder: Path, groups: Sequence[CellGroup], device: torch.device) -> list[Column]:
     """The columns that `save_columns` wrote; they give the numbers that they gave right after the training.
 
     Raises: OSError, SafetensorError where a cell's file is missing or torn.
     """
     columns = []
-    for position, cells in columns_of(cohort.cells, join_layers=join_layers):
-        loaded = [_load(alignment_path(folder, cell.key), device) for cell in cells]
+    for group in groups:
+        loaded = [_load(alignment_path(folder, cell.key), device) for cell in group.cells]
         learned, facts = zip(*loaded, strict=True)
-        columns.append(Column(position=position, cells=cells, learned=joined(learned), facts=facts))
+        columns.append(Column(position=group.position, cells=group.cells, learned=joined(learned), facts=facts))
     return columns
 
 

@@ -1,6 +1,6 @@
 """Fitting on hidden states: one shared forward of the training prompts serves every layer and position of a cohort.
 
-Shapes, by suffix: C cells at one position, B prompts, N training prompts, D hidden size, V variables.
+Shapes, by suffix: C cells at one position, B prompts, N training prompts, D width of their sites, V variables.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.engine.base import AbstractEngine, TokenBatch
-from workers.files.job import JobCell
-from workers.methods.alignment import CellFacts, Column, Learned, columns_of, joined
+from workers.files.place import Place
+from workers.methods.alignment import CellFacts, CellGroup, Column, Learned, joined
 from workers.methods.base import FitContext, NotApplicable
 
 # hidden_ND of one cell -> what it learns (of one cell, C = 1) and what there is to say of it
@@ -31,9 +31,9 @@ class HiddenStates:
         self._n_twice = 2 * n_first - n_prompts  # 1 for an odd number: the middle one goes through twice
         self._forward = engine.forward(prompts.rows(0, n_first), prompts.rows(n_prompts - n_first, n_prompts))
 
-    def at(self, position: int, layers: Sequence[int]) -> Tensor:
-        """hidden_CBD in float32."""
-        first_CBD, second_CBD = self._forward.activations(position, layers)
+    def at(self, places: Sequence[Place]) -> Tensor:
+        """hidden_CBD in float32 at places of one width."""
+        first_CBD, second_CBD = self._forward.activations(places)
         return torch.cat([first_CBD, second_CBD[:, self._n_twice :]], dim=1)
 
 
@@ -42,29 +42,27 @@ def fit_on_activations(context: FitContext, fit_cell: FitCell) -> list[Column]:
 
     Raises: Interrupted; nothing is lost but the forward passes.
     """
-    columns = columns_of(context.cohort.cells, join_layers=context.engine.joins_layers)
-    hidden = _collected(context, columns)
+    groups = context.groups
+    hidden = _collected(context, groups)
     fitted = []
-    for (position, cells), hidden_CND in zip(columns, hidden, strict=True):
+    for group, hidden_CND in zip(groups, hidden, strict=True):
         with context.monitor.phase("fit"):
             learned, facts = zip(*(fit_cell(hidden_ND) for hidden_ND in hidden_CND), strict=True)
-        fitted.append(Column(position=position, cells=cells, learned=joined(learned), facts=facts))
+        fitted.append(Column(position=group.position, cells=group.cells, learned=joined(learned), facts=facts))
     context.monitor.advance(cell_steps=len(context.cohort.cells), pairs=0)
     return fitted
 
 
-def _collected(context: FitContext, columns: Sequence[tuple[int, Sequence[JobCell]]]) -> list[Tensor]:
-    """hidden_CND of each column."""
+def _collected(context: FitContext, groups: Sequence[CellGroup]) -> list[Tensor]:
+    """hidden_CND of each group."""
     prompts, n_cells = TokenBatch.of(context.train.base, context.device), len(context.cohort.cells)
-    shape = (len(prompts), context.hidden_size)
-    hidden = [torch.empty(len(cells), *shape, device=context.device) for _, cells in columns]
-    layers = [[cell.place.layer for cell in cells] for _, cells in columns]
+    hidden = [torch.empty(len(group.cells), len(prompts), group.width, device=context.device) for group in groups]
     for start in range(0, len(prompts), context.micro_batch):
         stop = start + context.micro_batch
         with context.monitor.phase("shared_forward"):
             states = HiddenStates(context.engine, prompts.rows(start, stop))
-            for (position, _), column_layers, hidden_CND in zip(columns, layers, hidden, strict=True):
-                hidden_CND[:, start:stop] = states.at(position, column_layers)
+            for group, hidden_CND in zip(groups, hidden, strict=True):
+                hidden_CND[:, start:stop] = states.at(group.places)
         context.monitor.advance(cell_steps=0, pairs=min(context.micro_batch, len(prompts) - start) * n_cells)
     return hidden
 

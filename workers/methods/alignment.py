@@ -7,13 +7,13 @@ W holds directions in its columns, m is between 0 and 1; those that one variable
 With an orthogonal W this is Boundless DAS's "rotate base and source, mix, rotate back", at half the arithmetic, and it
 leaves a base alone to the last bit where m is 0. The whole vector needs no directions; a probe intervenes on nothing.
 
-Shapes, by suffix: C cells at one position, B pairs, D hidden size, K directions, V variables of the hypothesis.
+Shapes, by suffix: C cells at one position, B pairs, D width of their sites, K directions, V variables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import torch
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from workers.engine.base import Mix
 from workers.files.job import JobCell, content_key
+from workers.files.place import Place
 
+LARGEST_GROUP: Final = 128  # cells in one call of the model: heads are many, and their rows must fit into memory
 MASK_FLOOR: Final = 1e-6  # a direction that takes over less than this is left out
 
 
@@ -97,27 +99,44 @@ class CellFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """The fitted cells of a cohort at one position, by layer."""
+    """Fitted cells of a cohort at one position and of one width, by layer."""
 
     position: int
     cells: tuple[JobCell, ...]
     learned: Learned
     facts: tuple[CellFacts, ...]
 
+    def places(self, position: int) -> list[Place]:
+        """The cells' places in prompts whose point `position` is the cells' own."""
+        return [replace(cell.place, position=position) for cell in self.cells]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellGroup:
+    """Cells that go through a tail together: at one position and of one width, by layer."""
+
+    position: int
+    width: int
+    cells: tuple[JobCell, ...]
+
     @property
-    def layers(self) -> list[int]:
-        """The cells' layers, ascending."""
-        return [cell.place.layer for cell in self.cells]
+    def places(self) -> list[Place]:
+        """Where they intervene."""
+        return [cell.place for cell in self.cells]
 
 
-def columns_of(cells: Sequence[JobCell], *, join_layers: bool) -> list[tuple[int, tuple[JobCell, ...]]]:
-    """The cells by position, each position's by layer: the groups that go through a tail together. One cell a group
-    where the engine cannot join layers."""
-    ordered = sorted(cells, key=lambda cell: (cell.place.position, cell.place.layer))
-    if not join_layers:
-        return [(cell.place.position, (cell,)) for cell in ordered]
-    positions = dict.fromkeys(cell.place.position for cell in ordered)
-    return [(position, tuple(cell for cell in ordered if cell.place.position == position)) for position in positions]
+def groups_of(cells: Sequence[JobCell], *, width_of: Callable[[Place], int], join_places: bool) -> list[CellGroup]:
+    """The cells by position and width, each group's by layer, site and unit; at most `LARGEST_GROUP` in one, and one
+    alone where the engine cannot join places."""
+    groups: dict[tuple[int, int], list[JobCell]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.place.rank):
+        groups.setdefault((cell.place.position, width_of(cell.place)), []).append(cell)
+    size = LARGEST_GROUP if join_places else 1
+    return [
+        CellGroup(position=position, width=width, cells=tuple(group[start : start + size]))
+        for (position, width), group in groups.items()
+        for start in range(0, len(group), size)
+    ]
 
 
 def random_rotation(seed_text: str, size: int, device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +14,8 @@ from torch import Tensor
 from workers.data.pairs import PairSet
 from workers.engine.base import AbstractEngine, TokenBatch
 from workers.files.job import Cohort
-from workers.methods.alignment import Column
+from workers.files.place import Place
+from workers.methods.alignment import CellGroup, Column, groups_of
 from workers.methods.checkpoint import CheckpointFile
 
 
@@ -55,7 +56,7 @@ class FitContext:
 
     cohort: Cohort
     engine: AbstractEngine
-    hidden_size: int
+    width_of: Callable[[Place], int]  # how many numbers a token has at a place
     variables: tuple[str, ...]  # of the hypothesis
     train: PairSet
     validation: PairSet
@@ -68,6 +69,11 @@ class FitContext:
     def settings(self) -> Mapping[str, Any]:
         """The method's settings."""
         return self.cohort.stream.method
+
+    @property
+    def groups(self) -> list[CellGroup]:
+        """The cohort's cells as they go through a tail together."""
+        return groups_of(self.cohort.cells, width_of=self.width_of, join_places=self.engine.joins_places)
 
     @property
     def n_variables(self) -> int:

@@ -9,7 +9,7 @@ Source: Wu, Geiger, Icard, Potts, Goodman, "Interpretability at Scale", NeurIPS 
 temperature, set for d = 4096, scales with d (else the mask of a small model is flat), and the boundary is projected
 into its range after each step rather than clamped in the graph (else a boundary at its limit has no gradient).
 
-Shapes, by suffix: C cells at one position, D hidden size, V variables.
+Shapes, by suffix: C cells at one position, D width of their sites, V variables.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from workers.methods.training import AbstractMasks, train
 _PAPER_HIDDEN_SIZE: Final = 4096
 
 
-def soft_masks(boundary_C: Tensor, n_variables: int, temperature: float, hidden_size: int) -> Tensor:
+def soft_masks(boundary_C: Tensor, n_variables: int, temperature: float, width: int) -> Tensor:
     """mask_CVD: how much of each rotated dimension i = 0..D-1 variable v takes from the source.
 
     mask[v, i] = sigmoid((i - v w) / t) * sigmoid(((v + 1) w - i) / t) with the width w = b D / V.
     """
-    index_D = torch.arange(hidden_size, device=boundary_C.device)
-    width_C11 = (boundary_C * hidden_size / n_variables)[:, None, None]
+    index_D = torch.arange(width, device=boundary_C.device)
+    width_C11 = (boundary_C * width / n_variables)[:, None, None]
     variable_V1 = torch.arange(n_variables, device=boundary_C.device)[:, None]
     above_CVD = torch.sigmoid((index_D - variable_V1 * width_C11) / temperature)
     below_CVD = torch.sigmoid(((variable_V1 + 1) * width_C11 - index_D) / temperature)
@@ -46,18 +46,18 @@ class SoftMasks(AbstractMasks):
 
     parameter: nn.Parameter
 
-    def __init__(self, context: FitContext, n_cells: int) -> None:
+    def __init__(self, context: FitContext, n_cells: int, width: int) -> None:
         self._settings = context.settings
-        self._n_variables, self._hidden_size = context.n_variables, context.hidden_size
+        self._n_variables, self._width = context.n_variables, width
         start = torch.full((n_cells,), self._settings["boundary_start"], device=context.device)
         self.parameter = nn.Parameter(start)
         self.learning_rate = self._settings["boundary_lr"]
 
     def at(self, share: float) -> Tensor:
-        """The soft masks; their temperature, in dimensions, falls linearly and is scaled to the hidden size."""
+        """The soft masks; their temperature, in dimensions, falls linearly and is scaled to the width."""
         start, end = self._settings["temperature_start"], self._settings["temperature_end"]
-        temperature = (start + (end - start) * share) * self._hidden_size / _PAPER_HIDDEN_SIZE
-        return soft_masks(self.parameter, self._n_variables, temperature, self._hidden_size)
+        temperature = (start + (end - start) * share) * self._width / _PAPER_HIDDEN_SIZE
+        return soft_masks(self.parameter, self._n_variables, temperature, self._width)
 
     def penalty(self) -> Tensor:
         """So much for each unit of the boundary."""
@@ -71,13 +71,13 @@ class SoftMasks(AbstractMasks):
     @property
     def n_directions(self) -> int:
         """All: the mask lets a little of each through."""
-        return self._hidden_size
+        return self._width
 
     def widths(self) -> list[tuple[tuple[float, ...], int]]:
         """The boundary b as b / V for each variable, and b * D rounded up."""
         n_variables = self._n_variables
         return [
-            ((boundary / n_variables,) * n_variables, math.ceil(boundary * self._hidden_size))
+            ((boundary / n_variables,) * n_variables, math.ceil(boundary * self._width))
             if math.isfinite(boundary)
             else ((boundary,), 0)
             for boundary in self.parameter.tolist()
@@ -86,4 +86,4 @@ class SoftMasks(AbstractMasks):
 
 def fit(context: FitContext) -> list[Column]:
     """The cohort's cells, trained side by side. Raises: Interrupted."""
-    return train(context, lambda n_cells: SoftMasks(context, n_cells))
+    return train(context, lambda n_cells, width: SoftMasks(context, n_cells, width))

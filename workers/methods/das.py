@@ -6,7 +6,7 @@ has the rotated dimensions v k .. (v + 1) k - 1 to itself, wholly, from the firs
 Source: Geiger, Wu, Potts, Icard, Goodman, "Finding Alignments Between Interpretable Causal Variables and Distributed
 Neural Representations", 2023, section 3.
 
-Shapes, by suffix: C cells at one position, D hidden size, V variables.
+Shapes, by suffix: C cells at one position, D width of their sites, V variables.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from workers.methods.training import AbstractMasks, train
 class FixedMasks(AbstractMasks):
     """Hard masks of k dimensions a variable, side by side. Raises: NotApplicable when they do not fit into D."""
 
-    def __init__(self, context: FitContext, n_cells: int) -> None:
-        k, n_variables, hidden_size = context.settings["k"], context.n_variables, context.hidden_size
-        if k * n_variables > hidden_size:
+    def __init__(self, context: FitContext, n_cells: int, width: int) -> None:
+        k, n_variables = context.settings["k"], context.n_variables
+        if k * n_variables > width:
             raise NotApplicable(
-                f"k: {n_variables} x {k} dimensions do not fit into a hidden state of {hidden_size}; "
-                f"{hidden_size // n_variables} or less is right"
+                f"k: {n_variables} x {k} dimensions do not fit into a vector of {width}; "
+                f"{width // n_variables} or less is right"
             )
         self._k, self._n_variables, self._n_cells = k, n_variables, n_cells
-        owner_D = torch.arange(hidden_size, device=context.device) // k
+        owner_D = torch.arange(width, device=context.device) // k
         mask_VD = (owner_D == torch.arange(n_variables, device=context.device)[:, None]).float()
         self._mask_CVD = mask_VD.expand(n_cells, -1, -1)
 
@@ -60,4 +60,4 @@ class FixedMasks(AbstractMasks):
 
 def fit(context: FitContext) -> list[Column]:
     """The cohort's cells, trained side by side. Raises: Interrupted, NotApplicable."""
-    return train(context, lambda n_cells: FixedMasks(context, n_cells))
+    return train(context, lambda n_cells, width: FixedMasks(context, n_cells, width))

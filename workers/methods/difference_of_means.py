@@ -6,7 +6,7 @@ above the cut less the mean where it is not, scaled to length 1. Truth values ar
 Source: Marks, Tegmark, "The Geometry of Truth", 2023 (the mass-mean direction); Tigges, Hollinsworth, Geiger, Nanda,
 "Linear Representations of Sentiment in Large Language Models", 2023 (interchange along it).
 
-Shapes, by suffix: N training prompts, D hidden size, V variables.
+Shapes, by suffix: N training prompts, D width of the site, V variables.
 """
 
 from __future__ import annotations

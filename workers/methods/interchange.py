@@ -1,6 +1,6 @@
 """Interchange of the whole vector: activation patching. Nothing is learned; it bounds what any subspace can carry.
 
-The hidden state at (layer, position) is the source's. Its IIA is high where all that the output depends on is carried
+The activation at the cell's place is the source's. Its IIA is high where all that the output depends on is carried
 there, the aligned variable or not: read it beside the methods that choose a subspace.
 
 Source: Geiger, Lu, Icard, Potts, "Causal Abstractions of Neural Networks", NeurIPS 2021 (interchange interventions);
@@ -9,7 +9,7 @@ Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation
 
 from __future__ import annotations
 
-from workers.methods.alignment import CellFacts, Column, WholeVector, columns_of
+from workers.methods.alignment import CellFacts, Column, WholeVector
 from workers.methods.base import FitContext
 
 
@@ -17,8 +17,12 @@ def fit(context: FitContext) -> list[Column]:
     """The cohort's cells, ready at once."""
     n_cells = len(context.cohort.cells)
     context.monitor.advance(cell_steps=n_cells, pairs=0)
-    facts = CellFacts(subspace_dim=context.hidden_size)
     return [
-        Column(position=position, cells=cells, learned=WholeVector(), facts=(facts,) * len(cells))
-        for position, cells in columns_of(context.cohort.cells, join_layers=context.engine.joins_layers)
+        Column(
+            position=group.position,
+            cells=group.cells,
+            learned=WholeVector(),
+            facts=(CellFacts(subspace_dim=group.width),) * len(group.cells),
+        )
+        for group in context.groups
     ]

@@ -6,7 +6,7 @@ and no interchange intervention accuracy: that a variable can be decoded does no
 
 Source: Alain, Bengio, "Understanding intermediate layers using linear classifier probes", 2016.
 
-Shapes, by suffix: N training prompts, D hidden size, F features, V variables.
+Shapes, by suffix: N training prompts, D width of the site, F features, V variables.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ Choose = Callable[[Tensor, Tensor], Tensor]
 
 def fit(context: FitContext) -> list[Column]:
     """The cohort's cells from one pass over the training prompts. Raises: Interrupted, NotApplicable."""
-    every_D = torch.arange(context.hidden_size, device=context.device)
-    return fit_probes(context, lambda _hidden_ND, _above_N: every_D)
+    return fit_probes(context, lambda hidden_ND, _above_N: torch.arange(hidden_ND.shape[1], device=context.device))
 
 
 def fit_probes(context: FitContext, choose: Choose) -> list[Column]:
@@ -44,14 +43,14 @@ def fit_probes(context: FitContext, choose: Choose) -> list[Column]:
             features_F = choose(some_ND, above_N)
             classifier = fit_classifier(some_ND[:, features_F], above_N, penalty=penalty, max_steps=max_steps)
             found.append((features_F, classifier))
-        return _probe(found, classes.cut_V, context.hidden_size), _facts(found)
+        return _probe(found, classes.cut_V, hidden_ND.shape[1]), _facts(found)
 
     return fit_on_activations(context, fit_cell)
 
 
-def _probe(found: Sequence[tuple[Tensor, Classifier]], cut_V: Tensor, hidden_size: int) -> Probe:
+def _probe(found: Sequence[tuple[Tensor, Classifier]], cut_V: Tensor, width: int) -> Probe:
     """One cell's probe: weights are 0 outside the features that a classifier reads."""
-    weight_VD, centre_VD = torch.zeros(2, len(found), hidden_size, device=cut_V.device)
+    weight_VD, centre_VD = torch.zeros(2, len(found), width, device=cut_V.device)
     for index, (features_F, classifier) in enumerate(found):
         weight_VD[index, features_F] = classifier.weight_F
         centre_VD[index, features_F] = classifier.centre_F

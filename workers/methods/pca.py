@@ -6,7 +6,7 @@ for a variable, and a reading vector where one variable is most of what varies.
 Source: Zou et al., "Representation Engineering", 2023, section 3.1 (reading vectors); Tigges, Hollinsworth, Geiger,
 Nanda, "Linear Representations of Sentiment in Large Language Models", 2023 (interchange along the first component).
 
-Shapes, by suffix: N training prompts, D hidden size, K components, V variables.
+Shapes, by suffix: N training prompts, D width of the site, K components, V variables.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from workers.methods.base import FitContext, NotApplicable
 def fit(context: FitContext) -> list[Column]:
     """The cohort's cells from one pass over the training prompts. Raises: Interrupted, NotApplicable."""
     k = context.settings["k"]
-    if k > context.hidden_size:
-        raise NotApplicable(f"k: got {k}; a hidden state of {context.hidden_size} has no more components than that")
+    width = min(group.width for group in context.groups)
+    if k > width:
+        raise NotApplicable(f"k: got {k}; a vector of {width} has no more components than that")
     facts = CellFacts(subspace_dim=k)
     mask_1VK = torch.ones(1, context.n_variables, k, device=context.device)
 

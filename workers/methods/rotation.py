@@ -4,7 +4,7 @@ Both stand for C rotations R_CDD at once and mix in the rotated basis:
     mixed = base + (((source - base) R) * mask) R^T          (`TangentRotation`)
     mixed = ((1 - mask) * (base R) + mask * (source R)) R^T  (`ParametrizedRotation`: the paper's; equal)
 
-Shapes, by suffix: C cells, B pairs, D hidden size.
+Shapes, by suffix: C cells, B pairs, D width of the site.
 """
 
 from __future__ import annotations

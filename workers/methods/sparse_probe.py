@@ -7,7 +7,7 @@ Source: Gurnee et al., "Finding Neurons in a Haystack: Case Studies with Sparse 
 the difference of their class means, then fit a linear classifier on the first k); the ranking is on standardised
 neurons here, because those of a residual stream differ in scale.
 
-Shapes, by suffix: N training prompts, D hidden size, K neurons.
+Shapes, by suffix: N training prompts, D width of the site, K neurons.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from workers.methods.logistic import standardised
 def fit(context: FitContext) -> list[Column]:
     """The cohort's cells from one pass over the training prompts. Raises: Interrupted, NotApplicable."""
     k = context.settings["k"]
-    if k > context.hidden_size:
-        raise NotApplicable(f"k: got {k}; a hidden state of {context.hidden_size} has no more neurons than that")
+    width = min(group.width for group in context.groups)
+    if k > width:
+        raise NotApplicable(f"k: got {k}; a vector of {width} has no more neurons than that")
     return fit_probes(context, lambda hidden_ND, above_N: best_neurons(hidden_ND, above_N, k))
 
 

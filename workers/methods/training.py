@@ -8,7 +8,7 @@ fixed one (`das`). One variable or several: each pair interchanges one, through 
 Source: Geiger, Wu, Potts, Icard, Goodman, "Finding Alignments Between Interpretable Causal Variables and Distributed
 Neural Representations", 2023, section 3; batches and schedule of Wu et al., "Interpretability at Scale", NeurIPS 2023.
 
-Shapes, by suffix: C cells at one position, B pairs, D hidden size, V variables.
+Shapes, by suffix: C cells at one position, B pairs, D width of their sites, V variables.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from workers.engine.base import AbstractForward
-from workers.files.job import JobCell, content_key
-from workers.methods.alignment import MASK_FLOOR, Alignment, CellFacts, Column, columns_of, random_rotation
+from workers.files.job import content_key
+from workers.methods.alignment import MASK_FLOOR, Alignment, CellFacts, CellGroup, Column, random_rotation
 from workers.methods.base import Batch, FitContext, Interrupted, rows_of, to_device
 from workers.methods.checkpoint import Checkpoint
 from workers.methods.rotation import AbstractRotation, ParametrizedRotation, TangentRotation
@@ -66,20 +66,17 @@ class AbstractMasks(ABC):
 
 
 class _ColumnTraining:
-    """The cells of a cohort at one position while they learn. Every sum is over one cell: none sees another."""
+    """Cells of one position and width while they learn. Every sum is over one cell: none sees another."""
 
-    def __init__(self, context: FitContext, position: int, cells: tuple[JobCell, ...], masks: AbstractMasks) -> None:
-        self.position, self.cells, self.masks = position, cells, masks
-        initial = [random_rotation(cell.key, context.hidden_size, context.device) for cell in cells]
+    def __init__(self, context: FitContext, group: CellGroup, masks: AbstractMasks) -> None:
+        self.group, self.cells, self.masks = group, group.cells, masks
+        initial = [random_rotation(cell.key, group.width, context.device) for cell in group.cells]
         self.rotation: AbstractRotation = ROTATIONS[context.cohort.stream.engine](torch.stack(initial))
-        self.layers = [cell.place.layer for cell in cells]
 
     def logits(self, forward: AbstractForward, variable_B: Tensor, share: float) -> Tensor:
         """logits_CBV under the intervention."""
         mask_CBD = self.masks.at(share)[:, variable_B]
-        return forward.intervene(
-            self.position, self.layers, lambda base, source: self.rotation.mix(base, source, mask_CBD)
-        )
+        return forward.intervene(self.group.places, lambda base, source: self.rotation.mix(base, source, mask_CBD))
 
     @torch.no_grad()
     def alignment(self) -> Alignment:
@@ -93,13 +90,14 @@ class _ColumnTraining:
 
 
 class Training:
-    """A cohort's training. `make_masks` gives the masks of so many cells."""
+    """A cohort's training. `make_masks` gives the masks of a number of cells of one width."""
 
-    def __init__(self, context: FitContext, make_masks: Callable[[int], AbstractMasks]) -> None:
+    def __init__(self, context: FitContext, make_masks: Callable[[int, int], AbstractMasks]) -> None:
         settings = context.settings
         self.context = context
-        groups = columns_of(context.cohort.cells, join_layers=context.engine.joins_layers)
-        self.columns = [_ColumnTraining(context, position, cells, make_masks(len(cells))) for position, cells in groups]
+        self.columns = [
+            _ColumnTraining(context, group, make_masks(len(group.cells), group.width)) for group in context.groups
+        ]
         self.batch_size: int = min(settings["batch_size"], len(context.train))
         self.steps_per_epoch = -(-len(context.train) // self.batch_size)
         self.n_steps: int = settings["epochs"] * self.steps_per_epoch
@@ -208,7 +206,7 @@ class Training:
         """The fitted columns; a cell whose loss is not finite has its failure set."""
         return [
             Column(
-                position=column.position,
+                position=column.group.position,
                 cells=column.cells,
                 learned=column.alignment(),
                 facts=tuple(
@@ -243,7 +241,7 @@ def _batches_from(training: Training) -> Iterator[Batch]:
             yield batch
 
 
-def train(context: FitContext, make_masks: Callable[[int], AbstractMasks]) -> list[Column]:
+def train(context: FitContext, make_masks: Callable[[int, int], AbstractMasks]) -> list[Column]:
     """The cohort's cells, trained side by side from the furthest checkpoint on. Raises: Interrupted."""
     training = _resumed(context, make_masks)
     monitor, n_cells = context.monitor, len(context.cohort.cells)
@@ -264,7 +262,7 @@ def train(context: FitContext, make_masks: Callable[[int], AbstractMasks]) -> li
     return training.fitted()
 
 
-def _resumed(context: FitContext, make_masks: Callable[[int], AbstractMasks]) -> Training:
+def _resumed(context: FitContext, make_masks: Callable[[int, int], AbstractMasks]) -> Training:
     """The training as the furthest checkpoint left it; from its beginning where there is none that fits."""
     training = Training(context, make_masks)
     checkpoint = context.checkpoint.furthest()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.unit.workers.tiny import at
 from workers.engine.suffix import SuffixEngine
 from workers.methods.base import to_device
 
@@ -46,12 +47,12 @@ def test_the_floor_counts_what_the_engine_computes(some_cells: Any) -> None:
     benchmark = importlib.import_module("engine")
     model, pairs = benchmark.random_model(some_cells), benchmark.random_pairs(some_cells, 1)
     batch = to_device(pairs, torch.device("cpu"))
-    engine = SuffixEngine(model, layers=some_cells.layers, prefix_P=batch.base.ids_BT[0, : benchmark.N_PREFIX])
+    engine = SuffixEngine(model, places=at(0, *some_cells.layers), prefix_P=batch.base.ids_BT[0, : benchmark.N_PREFIX])
     shift = torch.zeros(some_cells.sizes["hidden_size"], requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         forward = engine.forward(batch.base, batch.source)
         for position in some_cells.positions:
-            forward.intervene(position, list(some_cells.layers), lambda base, source: base + shift).sum().backward()
+            forward.intervene(at(position, *some_cells.layers), lambda base, source: base + shift).sum().backward()
     assert 1.0 <= counter.get_total_flops() / benchmark.n_operations(some_cells) <= 1.06
 
 

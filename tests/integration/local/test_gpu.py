@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tests.integration.local.jobs import make_cohort, progress_of, rows_of, run, write_job
-from tests.unit.workers.tiny import CONFIGS, ragged_pairs, random_pairs, tiny_model
+from tests.unit.workers.tiny import CONFIGS, at, ragged_pairs, random_pairs, tiny_model
 from workers.data.pairs import PairSet
 from workers.engine.model import load_model
 from workers.engine.reference import ReferenceEngine
@@ -44,12 +44,12 @@ def test_the_engines_agree(family: str, dtype: torch.dtype, pairs: PairSet, poin
     tiny = tiny_model(family, dtype=dtype)
     model = replace(tiny, model=tiny.model.to(GPU), device=GPU)
     batch = to_device(pairs, GPU)
-    engine = SuffixEngine(model, layers=[0, 1, 2], prefix_P=batch.base.ids_BT[0, :3])
-    found = engine.forward(batch.base, batch.source).intervene(point, [0, 1, 2], lambda base, source: source)
+    engine = SuffixEngine(model, places=at(0, 0, 1, 2), prefix_P=batch.base.ids_BT[0, :3])
+    found = engine.forward(batch.base, batch.source).intervene(at(point, 0, 1, 2), lambda base, source: source)
     plain = ReferenceEngine(model).forward(batch.base, batch.source)
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     for layer in range(3):
-        wanted = plain.intervene(point, [layer], lambda base, source: source)[0]
+        wanted = plain.intervene(at(point, layer), lambda base, source: source)[0]
         torch.testing.assert_close(found[layer], wanted, rtol=tolerance, atol=tolerance)
 
 
@@ -95,13 +95,13 @@ def test_the_engines_agree_on_several_gpus(demo_model: Path) -> None:
     for n_gpus in (1, 2):
         model = load_model(demo_model, dtype="float32", device=GPU, n_gpus=n_gpus)
         assert (len({weight.device for weight in model.model.parameters()}) > 1) == (n_gpus > 1)
-        engine = SuffixEngine(model, layers=range(4), prefix_P=batch.base.ids_BT[0, :4])
+        engine = SuffixEngine(model, places=at(0, *range(4)), prefix_P=batch.base.ids_BT[0, :4])
         plain = ReferenceEngine(model).forward(batch.base, batch.source)
         forward = engine.forward(batch.base, batch.source)
-        logits = forward.intervene(7, range(4), lambda base, source: base + weight_D * (source - base))
+        logits = forward.intervene(at(7, *range(4)), lambda base, source: base + weight_D * (source - base))
         (gradient_D,) = torch.autograd.grad(logits.sum(), weight_D)
         with torch.no_grad():
-            wanted = [plain.intervene(7, [layer], lambda base, source: (base + source) / 2)[0] for layer in range(4)]
+            wanted = [plain.intervene(at(7, layer), lambda base, source: (base + source) / 2)[0] for layer in range(4)]
         torch.testing.assert_close(logits.detach(), torch.stack(wanted), rtol=1e-4, atol=1e-4)
         found[n_gpus] = logits.detach(), gradient_D
     torch.testing.assert_close(found[2], found[1], rtol=1e-4, atol=1e-4)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.unit.workers.tiny import at
 from workers.data.layout import read_layout
 from workers.data.pairs import make_pairs
 from workers.data.tokenizer import Tokenizer
@@ -84,11 +85,11 @@ def ours(
     if engine == "suffix":
         n_prefix = 40
         rotation: Any = TangentRotation(matrix_DD[None])
-        runner: Any = SuffixEngine(model, layers=[layer], prefix_P=batch.base.ids_BT[0, :n_prefix])
+        runner: Any = SuffixEngine(model, places=at(0, layer), prefix_P=batch.base.ids_BT[0, :n_prefix])
     else:
         rotation, runner = ParametrizedRotation(matrix_DD[None]), ReferenceEngine(model)
     forward = runner.forward(batch.base, batch.source)
-    logits_CBV = forward.intervene(position, [layer], lambda base, source: rotation.mix(base, source, mask_CBD))
+    logits_CBV = forward.intervene(at(position, layer), lambda base, source: rotation.mix(base, source, mask_CBD))
     return measures(logits_CBV[0], batch.label_B, rotation.parameters[0], boundary)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from workers.data.pairs import PairSet
 from workers.data.token_ids import Prompts
 from workers.engine.base import AbstractEngine
 from workers.engine.model import LanguageModel, wrap_model
+from workers.engine.sites import SITES, SiteError, n_units, width_of
 from workers.engine.suffix import SuffixEngine
 from workers.files.job import Cohort, JobCell, Stream
 from workers.files.place import Place
@@ -145,6 +147,41 @@ def ragged_pairs(n_pairs: int, *, n_prefix: int = 0, n_variables: int = 1, seed:
     )
 
 
+@functools.cache
+def sharp_model(family: str) -> LanguageModel:
+    """The tiny model of the family with weights so large that each part of a block is seen in the logits. Shared by all
+    tests: leave it as it is."""
+    model = tiny_model(family)
+    with torch.no_grad():
+        for name, weight in model.model.named_parameters():
+            if weight.dim() > 1 and "embed" not in name and "lm_head" not in name:
+                weight *= 8
+    return model
+
+
+def places_of(model: LanguageModel, position: int) -> dict[str, list[Place]]:
+    """Two places of each site that the model has, at different layers, with the first and the last unit."""
+    found: dict[str, list[Place]] = {}
+    for index, site in enumerate(SITES):
+        layers = (0, 0) if site == "embeddings" else (index % 3, (index + 1) % 3)
+        with contextlib.suppress(SiteError):
+            count = n_units(model, layers[0], site)
+            units = (None, None) if count is None else (0, count - 1)
+            places = [
+                Place(layer=layer, position=position, site=site, unit=unit)
+                for layer, unit in zip(layers, units, strict=True)
+            ]
+            for place in places:
+                width_of(model, place)
+            found[site] = places
+    return found
+
+
+def at(position: int, *layers: int) -> list[Place]:
+    """The outputs of these blocks at a position."""
+    return [Place(layer=layer, position=position) for layer in layers]
+
+
 def make_cohort(
     points: Sequence[tuple[int, int]], *, method: str = "boundless_das", engine: str = "suffix", **settings: Any
 ) -> Cohort:
@@ -204,11 +241,11 @@ def make_context(
     monitor: SilentMonitor | None = None,
 ) -> FitContext:
     """What a method's `fit` takes."""
-    layers = [cell.place.layer for cell in cohort.cells]
+    places = [cell.place for cell in cohort.cells]
     return FitContext(
         cohort=cohort,
-        engine=engine or SuffixEngine(language_model, layers=layers),
-        hidden_size=language_model.hidden_size,
+        engine=engine or SuffixEngine(language_model, places=places),
+        width_of=lambda place: width_of(language_model, place),
         variables=tuple("PQR"[:n_variables]),
         train=train,
         validation=train.take(slice(0, 8)),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.unit.workers.tiny import CONFIGS, OWN_ATTENTION, ragged_pairs, random_pairs, tiny_model
+from tests.unit.workers.tiny import CONFIGS, OWN_ATTENTION, at, ragged_pairs, random_pairs, tiny_model
 from workers.engine.attention import NAME, tail_attention, with_earlier
 from workers.engine.base import AbstractForward
 from workers.engine.check import exact_form, why_not_exact
@@ -39,12 +39,12 @@ def soft_intervention(
     if engine == "suffix":
         rotation = TangentRotation(matrix)
         prefix = batch.base.ids_BT[0, :n_prefix]
-        forward = SuffixEngine(model, layers=[layer], prefix_P=prefix).forward(batch.base, batch.source)
+        forward = SuffixEngine(model, places=at(0, layer), prefix_P=prefix).forward(batch.base, batch.source)
     else:
         rotation = ParametrizedRotation(matrix)
         forward = ReferenceEngine(model).forward(batch.base, batch.source)
     mask_CBD = soft_masks(boundary, n_variables, 2.0, model.hidden_size)[:, batch.variable_B]
-    logits = forward.intervene(position, [layer], lambda base, source: rotation.mix(base, source, mask_CBD))
+    logits = forward.intervene(at(position, layer), lambda base, source: rotation.mix(base, source, mask_CBD))
     loss = nn.functional.cross_entropy(logits[0], batch.label_B) + boundary.sum()
     loss.backward()
     (gradient,) = (parameter.grad for parameter in rotation.parameters)
@@ -77,7 +77,7 @@ def test_logits_loss_and_gradients_equal_the_hooked_whole_model(family: str, n_v
 def mixed_logits(forward: AbstractForward, point: int, layers: list[int]) -> tuple[Tensor, Tensor]:
     """logits_CBV of cells that take a share of each dimension from the source, and its gradient."""
     share_D = torch.linspace(0.1, 0.9, 32).requires_grad_()
-    logits_CBV = forward.intervene(point, layers, lambda base, source: base + (source - base) * share_D)
+    logits_CBV = forward.intervene(at(point, *layers), lambda base, source: base + (source - base) * share_D)
     (gradient_D,) = torch.autograd.grad(torch.log_softmax(logits_CBV, dim=-1)[..., 3].sum(), share_D)
     return logits_CBV.detach(), gradient_D
 
@@ -90,7 +90,7 @@ def test_prompts_of_unequal_length_are_each_as_if_alone(family: str, n_prefix: i
     model, layers = tiny_model(family), [0, 1, 1, 2]
     batch = to_device(ragged_pairs(6, n_prefix=n_prefix), CPU)
     assert batch.base.filling is not None
-    fast = SuffixEngine(model, layers=layers, prefix_P=batch.base.ids_BT[0, :n_prefix]).forward(
+    fast = SuffixEngine(model, places=at(0, *layers), prefix_P=batch.base.ids_BT[0, :n_prefix]).forward(
         batch.base, batch.source
     )
     alone = [
@@ -122,9 +122,9 @@ def test_a_place_in_the_prefix_is_refused() -> None:
     """The shared forward has no hidden state there."""
     model, batch = tiny_model("llama"), to_device(ragged_pairs(6, n_prefix=3), CPU)
     first = int(batch.base.place_BP[:, 0].min())
-    engine = SuffixEngine(model, layers=[0], prefix_P=batch.base.ids_BT[0, : first + 1])
+    engine = SuffixEngine(model, places=at(0, 0), prefix_P=batch.base.ids_BT[0, : first + 1])
     with pytest.raises(ValueError, match="position 0 lies in the common prefix"):
-        engine.forward(batch.base, batch.source).activations(0, [0])
+        engine.forward(batch.base, batch.source).activations(at(0, 0))
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
@@ -139,12 +139,14 @@ def test_every_layer_and_position_of_the_demo_model(demo_model: Path) -> None:
     model = load_model(demo_model, dtype="float32", device=CPU)
     batch = to_device(random_pairs(2, 82, n_prefix=41), CPU)
     layers = range(model.n_layers)
-    fast = SuffixEngine(model, layers=layers, prefix_P=batch.base.ids_BT[0, :41]).forward(batch.base, batch.source)
+    fast = SuffixEngine(model, places=at(0, *layers), prefix_P=batch.base.ids_BT[0, :41]).forward(
+        batch.base, batch.source
+    )
     plain = ReferenceEngine(model).forward(batch.base, batch.source)
     for position in range(69, 82):
-        found = fast.intervene(position, list(layers), lambda base, source: (base + source) / 2)
+        found = fast.intervene(at(position, *layers), lambda base, source: (base + source) / 2)
         for layer in layers:
-            wanted = plain.intervene(position, [layer], lambda base, source: (base + source) / 2)
+            wanted = plain.intervene(at(position, layer), lambda base, source: (base + source) / 2)
             torch.testing.assert_close(found[layer], wanted[0], rtol=1e-5, atol=1e-5)
 
 
@@ -161,15 +163,15 @@ def test_any_shape_agrees(n_pairs: int, n_tokens: int, layers: list[int], data: 
     position = data.draw(st.integers(0, n_tokens - 1))
     n_prefix = data.draw(st.integers(0, min(position, n_tokens - 1)))
     batch = to_device(random_pairs(n_pairs, n_tokens, n_prefix=n_prefix, seed=n_pairs), CPU)
-    engine = SuffixEngine(model, layers=layers, prefix_P=batch.base.ids_BT[0, :n_prefix])
+    engine = SuffixEngine(model, places=at(0, *layers), prefix_P=batch.base.ids_BT[0, :n_prefix])
     shares = torch.linspace(0.2, 0.9, len(layers))[:, None, None]
     found = engine.forward(batch.base, batch.source).intervene(
-        position, layers, lambda base, source: base + (source - base) * shares
+        at(position, *layers), lambda base, source: base + (source - base) * shares
     )
     plain = ReferenceEngine(model).forward(batch.base, batch.source)
     for index, layer in enumerate(layers):
         share = float(shares[index])
-        wanted = plain.intervene(position, [layer], lambda base, source, w=share: base + (source - base) * w)
+        wanted = plain.intervene(at(position, layer), lambda base, source, w=share: base + (source - base) * w)
         torch.testing.assert_close(found[index], wanted[0], rtol=1e-5, atol=1e-5)
 
 
@@ -185,7 +187,7 @@ def test_any_lengths_agree(n_pairs: int, n_prefix: int, seed: int, point: int, l
     """Random lengths, places, prefixes and cohorts: logits equal the whole model's on the same filled-up prompts."""
     model = tiny_model("mistral")
     batch = to_device(ragged_pairs(n_pairs, n_prefix=n_prefix, seed=seed), CPU)
-    engine = SuffixEngine(model, layers=layers, prefix_P=batch.base.ids_BT[0, :n_prefix])
+    engine = SuffixEngine(model, places=at(0, *layers), prefix_P=batch.base.ids_BT[0, :n_prefix])
     found, _ = mixed_logits(engine.forward(batch.base, batch.source), point, layers)
     plain = ReferenceEngine(model).forward(batch.base, batch.source)
     for index, layer in enumerate(layers):
@@ -199,10 +201,10 @@ def test_bfloat16_differs_by_its_rounding_only(family: str) -> None:
     batch = to_device(random_pairs(4, 12, n_prefix=4), CPU)
 
     def logits(model: LanguageModel, name: str) -> Tensor:
-        fast = SuffixEngine(model, layers=[1], prefix_P=batch.base.ids_BT[0, :4])
+        fast = SuffixEngine(model, places=at(0, 1), prefix_P=batch.base.ids_BT[0, :4])
         engine = fast if name == "suffix" else ReferenceEngine(model)
         forward = engine.forward(batch.base, batch.source)
-        return forward.intervene(7, [1], lambda base, source: (base + source) / 2)
+        return forward.intervene(at(7, 1), lambda base, source: (base + source) / 2)
 
     whole = logits(tiny_model(family), "reference")
     rounded = tiny_model(family, dtype=torch.bfloat16)
@@ -214,7 +216,7 @@ def test_the_bases_own_logits_are_a_by_product() -> None:
     """`base_logits` are those of the untouched model."""
     model = tiny_model("llama")
     batch = to_device(random_pairs(3, 9, n_prefix=2), CPU)
-    forward = SuffixEngine(model, layers=[0], prefix_P=batch.base.ids_BT[0, :2]).forward(batch.base, batch.source)
+    forward = SuffixEngine(model, places=at(0, 0), prefix_P=batch.base.ids_BT[0, :2]).forward(batch.base, batch.source)
     torch.testing.assert_close(
         forward.base_logits(), model.model(batch.base.ids_BT).logits[:, -1], rtol=1e-5, atol=1e-5
     )
@@ -225,7 +227,9 @@ def test_the_model_is_left_as_it_was() -> None:
     model = tiny_model("llama")
     batch = to_device(random_pairs(3, 9), CPU)
     before = model.model(batch.base.ids_BT).logits
-    SuffixEngine(model, layers=[0]).forward(batch.base, batch.source).intervene(4, [0], lambda base, source: source)
+    SuffixEngine(model, places=at(0, 0)).forward(batch.base, batch.source).intervene(
+        at(4, 0), lambda base, source: source
+    )
     assert model.model.config._attn_implementation == "sdpa"
     assert torch.equal(model.model(batch.base.ids_BT).logits, before)
 
@@ -253,7 +257,7 @@ def test_a_weight_is_read_once_a_call(family: str) -> None:
     batch, ragged = (to_device(pairs, CPU) for pairs in (random_pairs(3, 12, n_prefix=3), ragged_pairs(3, n_prefix=3)))
     with WeightsRead(model) as seen:
         for part, points in ((batch, (5, 10, 11)), (ragged, (0, 1, 2))):
-            engine = SuffixEngine(model, layers=[0, 1, 2], prefix_P=part.base.ids_BT[0, :3])
+            engine = SuffixEngine(model, places=at(0, 0, 1, 2), prefix_P=part.base.ids_BT[0, :3])
             forward = engine.forward(part.base, part.source)
             for point in points:
                 for layers in ([0], [1, 1], [0, 1, 2]):

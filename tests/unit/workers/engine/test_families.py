@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.workers.tiny import CONFIGS, make_cohort, make_context, random_pairs, tiny_model
+from tests.unit.workers.tiny import CONFIGS, at, make_cohort, make_context, random_pairs, tiny_model
 from workers.engine.check import exact_form
 from workers.engine.model import LanguageModel, load_model
 from workers.engine.reference import ReferenceEngine
@@ -44,7 +44,7 @@ def test_cells_of_every_family_train_alike_in_both_engines(tmp_path: Path, famil
     model, _ = exact_form(load_model(tmp_path / "model", dtype="float32", device=CPU))
     assert model is not None
     prefix = torch.from_numpy(random_pairs(24, 12, n_prefix=3).base.ids_BT[0, :3])
-    fast = trained(tmp_path, model, SuffixEngine(model, layers=[0, 1, 2], prefix_P=prefix))
+    fast = trained(tmp_path, model, SuffixEngine(model, places=at(0, 0, 1, 2), prefix_P=prefix))
     plain = trained(tmp_path, model, ReferenceEngine(model))
     assert fast.keys() == plain.keys()
     for key, (directions, facts) in plain.items():
@@ -75,5 +75,5 @@ def test_the_dtype_asked_for_is_the_one_it_runs_in(tmp_path: Path, dtype: str) -
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {getattr(torch, dtype)}
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     batch = to_device(random_pairs(2, 9), CPU)
-    found = SuffixEngine(loaded, layers=[0]).forward(batch.base, batch.source).base_logits()
+    found = SuffixEngine(loaded, places=at(0, 0)).forward(batch.base, batch.source).base_logits()
     torch.testing.assert_close(found, loaded.model(batch.base.ids_BT).logits[:, -1].float(), rtol=5e-2, atol=5e-2)

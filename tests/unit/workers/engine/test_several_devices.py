@@ -17,7 +17,7 @@ from accelerate import dispatch_model
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.unit.workers.tiny import random_pairs, tiny_model
+from tests.unit.workers.tiny import at, random_pairs, tiny_model
 from workers.data.model_info import ModelError
 from workers.engine import model as models
 from workers.engine.base import AbstractEngine, TokenBatch
@@ -96,11 +96,11 @@ def check(model: LanguageModel, engine: AbstractEngine, prompts: TokenBatch, lay
     """What goes in and comes out lies on the model's own device; so does the gradient."""
     weight_D = nn.Parameter(torch.ones(model.hidden_size, device=model.device))
     forward = engine.forward(prompts, prompts)
-    logits_CBV = forward.intervene(POSITION, layers, lambda base, source: base + weight_D * (source - base))
+    logits_CBV = forward.intervene(at(POSITION, *layers), lambda base, source: base + weight_D * (source - base))
     logits_CBV.sum().backward()
     assert logits_CBV.shape[:2] == (len(layers), N_PAIRS)
     assert weight_D.grad is not None
-    for found in (logits_CBV, weight_D.grad, forward.base_logits(), *forward.activations(POSITION, layers)):
+    for found in (logits_CBV, weight_D.grad, forward.base_logits(), *forward.activations(at(POSITION, *layers))):
         assert found.device == torch.device(FIRST)
 
 
@@ -109,7 +109,7 @@ def test_the_suffix_engine_moves_what_must_meet(model: LanguageModel) -> None:
     assert {str(weight.device) for weight in model.model.parameters()} == {FIRST, SECOND}
     for batch in batches_on(model.device):
         for prefix_P in (None, batch.ids_BT[0, :3]):
-            engine = SuffixEngine(model, layers=[0, 1, 2], prefix_P=prefix_P)
+            engine = SuffixEngine(model, places=at(0, 0, 1, 2), prefix_P=prefix_P)
             for layers in ([0], [1], [2], [0, 1, 1, 2]):
                 check(model, engine, batch, layers)
 
@@ -138,9 +138,9 @@ def test_wrapped_blocks_give_the_same_logits_and_stay_wrapped() -> None:
     batch = to_device(random_pairs(3, 12, n_prefix=3), torch.device("cpu"))
     before = [block.forward for block in wrapped.blocks]
     logits = [
-        SuffixEngine(model, layers=[0, 2], prefix_P=batch.base.ids_BT[0, :3])
+        SuffixEngine(model, places=at(0, 0, 2), prefix_P=batch.base.ids_BT[0, :3])
         .forward(batch.base, batch.source)
-        .intervene(POSITION, [0, 2], lambda base, source: (base + source) / 2)
+        .intervene(at(POSITION, 0, 2), lambda base, source: (base + source) / 2)
         for model in (plain, wrapped)
     ]
     assert torch.equal(*logits)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.unit.workers.methods.test_on_activations import planted_counts
-from tests.unit.workers.tiny import SilentMonitor, make_cohort, make_context, random_pairs, tiny_model
+from tests.unit.workers.tiny import SilentMonitor, at, make_cohort, make_context, random_pairs, tiny_model
 from workers.engine.suffix import SuffixEngine
 from workers.job.evaluate import count_right
 from workers.methods import das, interchange
@@ -45,7 +45,7 @@ def test_all_dimensions_are_the_whole_vector(tmp_path: Path) -> None:
     model, batch = tiny_model("llama"), to_device(random_pairs(64, 12, seed=1), CPU)
     context = make_context(tmp_path, make_cohort([(0, 11), (2, 11)], method="interchange"), model, random_pairs(32, 12))
     counts = [
-        count_right(SuffixEngine(model, layers=[0, 2]), columns, batch, micro_batch=64)[0]
+        count_right(SuffixEngine(model, places=at(0, 0, 2)), columns, batch, micro_batch=64)[0]
         for columns in (fitted(tmp_path, k=32), interchange.fit(context))
     ]
     for of_das, of_whole in zip(*counts, strict=True):
@@ -55,7 +55,7 @@ def test_all_dimensions_are_the_whole_vector(tmp_path: Path) -> None:
 
 def test_more_dimensions_than_there_are_is_refused(tmp_path: Path) -> None:
     """2 x 17 of 32; the message says what fits."""
-    with pytest.raises(NotApplicable, match="2 x 17 dimensions do not fit into a hidden state of 32; 16 or less"):
+    with pytest.raises(NotApplicable, match="2 x 17 dimensions do not fit into a vector of 32; 16 or less"):
         fitted(tmp_path, k=17, n_variables=2)
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.unit.workers.planted import P, Planted, planted_model, save_planted
-from tests.unit.workers.tiny import make_cohort, make_context, random_pairs, tiny_model
+from tests.unit.workers.tiny import at, make_cohort, make_context, random_pairs, tiny_model
 from workers.data.layout import read_layout
 from workers.data.pairs import make_pairs
 from workers.data.tokenizer import Tokenizer
@@ -46,7 +46,7 @@ def context_of(folder: Path, method: str, points: list[tuple[int, int]] = POINTS
 def read_by_hooks(context: FitContext, layer: int, position: int) -> NDArray[np.float64]:
     """The base prompts' hidden states, by the plain engine."""
     prompts = TokenBatch.of(context.train.base, context.device)
-    hidden, _ = ReferenceEngine(tiny_model("llama")).forward(prompts, prompts).activations(position, [layer])
+    hidden, _ = ReferenceEngine(tiny_model("llama")).forward(prompts, prompts).activations(at(position, layer))
     return hidden[0].double().numpy()
 
 
@@ -59,8 +59,8 @@ def alignment_of(column: Column) -> Alignment:
 def test_both_lanes_of_a_forward_give_every_prompt_once(n_prompts: int) -> None:
     """Even and odd numbers of prompts, in their order."""
     model, prompts = tiny_model("llama"), TokenBatch.of(random_pairs(8, 9).base, CPU).rows(0, n_prompts)
-    found = HiddenStates(SuffixEngine(model, layers=[0, 1]), prompts).at(5, [0, 1])
-    wanted, _ = ReferenceEngine(model).forward(prompts, prompts).activations(5, [0, 1])
+    found = HiddenStates(SuffixEngine(model, places=at(0, 0, 1)), prompts).at(at(5, 0, 1))
+    wanted, _ = ReferenceEngine(model).forward(prompts, prompts).activations(at(5, 0, 1))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -68,8 +68,8 @@ def test_difference_of_means_is_the_closed_form(tmp_path: Path) -> None:
     """For each variable and cell, the unit vector between the means by numpy on hooked activations."""
     context = context_of(tmp_path, "difference_of_means", n_variables=2)
     for column in difference_of_means.fit(context):
-        for index, layer in enumerate(column.layers):
-            hidden = read_by_hooks(context, layer, column.position)
+        for index, place in enumerate(column.places(column.position)):
+            hidden = read_by_hooks(context, place.layer, column.position)
             for variable in (0, 1):
                 asks = context.train.variable_B == variable
                 above = context.train.value_B > 0.5
@@ -92,8 +92,8 @@ def test_principal_components_equal_numpys_svd(tmp_path: Path) -> None:
     """The first three right singular vectors of the centred hidden states, up to sign."""
     context = context_of(tmp_path, "pca", k=3)
     for column in pca.fit(context):
-        for index, layer in enumerate(column.layers):
-            hidden = read_by_hooks(context, layer, column.position)
+        for index, place in enumerate(column.places(column.position)):
+            hidden = read_by_hooks(context, place.layer, column.position)
             wanted = np.linalg.svd(hidden - hidden.mean(axis=0))[2][:3].T
             found = alignment_of(column).directions_CDK[index].numpy()
             np.testing.assert_allclose(np.abs(np.sum(found * wanted, axis=0)), 1.0, atol=1e-4)
@@ -132,7 +132,7 @@ def planted_counts(folder: Path, module: Any, name: str, **options: Any) -> tupl
     cohort = make_cohort([(0, 4)], method=name, **options)
     (column,) = module.fit(make_context(folder, cohort, model, pairs("train", 400)))
     batch = to_device(pairs("test", 300), CPU)
-    ((counts,),) = count_right(SuffixEngine(model, layers=[0]), [column], batch, micro_batch=100)
+    ((counts,),) = count_right(SuffixEngine(model, places=at(0, 0)), [column], batch, micro_batch=100)
     return column, counts
 
 
@@ -181,5 +181,5 @@ def test_a_variable_without_two_classes_is_refused(tmp_path: Path, value: float,
 @pytest.mark.parametrize("name", ["pca", "sparse_probe"])
 def test_more_than_there_is_is_refused(tmp_path: Path, name: str) -> None:
     """33 of 32 dimensions."""
-    with pytest.raises(NotApplicable, match="k: got 33; a hidden state of 32"):
+    with pytest.raises(NotApplicable, match="k: got 33; a vector of 32"):
         METHODS[name].fit(context_of(tmp_path, name, k=33))

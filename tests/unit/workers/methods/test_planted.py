@@ -11,7 +11,7 @@ import torch
 
 from orchestrator.store.statistics import wilson_interval
 from tests.unit.workers.planted import D, P, Planted, planted_model, save_planted
-from tests.unit.workers.tiny import make_cohort, make_context
+from tests.unit.workers.tiny import at, make_cohort, make_context
 from workers.data.layout import moved_positions, read_layout
 from workers.data.pairs import PairSet, make_pairs, make_prompts
 from workers.data.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ def counts_by_point(
     train, test = (pairs_of(task, hypothesis, tokenizer, *what) for what in (("train", 1200), ("test", 500)))
     n_variables = len(task.hypotheses[hypothesis].variables)
     columns = boundless_das.fit(make_context(folder, cohort, model, train, n_variables=n_variables))
-    counts = count_right(SuffixEngine(model, layers=[0, 1]), columns, to_device(test, CPU), micro_batch=100)
+    counts = count_right(SuffixEngine(model, places=at(0, 0, 1)), columns, to_device(test, CPU), micro_batch=100)
     return {
         (cell.place.layer, column.position): count
         for column, column_counts in zip(columns, counts, strict=True)
@@ -70,8 +70,8 @@ def test_interchanging_the_planted_direction_is_the_counterfactual(tmp_path: Pat
     pairs = make_pairs(task, task.hypotheses["left_boundary"], tokenizer, layout, n_pairs=300, split="test", seed=1)
     batch = to_device(pairs, CPU)
     alignment = Alignment(torch.eye(D)[None, :, [P]], torch.ones(1, 1, 1))
-    forward = SuffixEngine(model, layers=[0]).forward(batch.base, batch.source)
-    logits = forward.intervene(4, [0], alignment.mix(batch.variable_B))
+    forward = SuffixEngine(model, places=at(0, 0)).forward(batch.base, batch.source)
+    logits = forward.intervene(at(4, 0), alignment.mix(batch.variable_B))
     assert torch.equal(logits[0].argmax(dim=-1), batch.label_B)
 
 
@@ -133,7 +133,7 @@ def test_a_setting_is_evaluated_where_the_position_moved_to(
     alignment = Alignment(torch.eye(D)[None, :, [P]], torch.ones(1, 1, 1))
     column = Column(position=position, cells=(cell,), learned=alignment, facts=(CellFacts(),))
     pairs = to_device(pairs_of(other, "left_boundary", tokenizer, "test", 300), CPU)
-    engine = SuffixEngine(model, layers=[0])
+    engine = SuffixEngine(model, places=at(0, 0))
     ((found,),) = count_right(engine, [column], pairs, micro_batch=100, moved=moved)
     ((astray,),) = count_right(engine, [column], pairs, micro_batch=100, moved={position: place - 1})
     assert found.n_correct == found.n_total
