@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from cluster.backend import JobRequest
 
-EXIT_INTERRUPTED: Final = 75  # of a command: it wrote a checkpoint, and the same command goes on from there
+EXIT_INTERRUPTED: Final = 75  # of a command: it wrote a checkpoint, and the same command resumes from there
+FROM_OUTSIDE: Final = frozenset({-1, -2, -9, -15})  # SIGHUP, SIGINT, SIGKILL, SIGTERM: no fault of the command
 
 ENV_BACKEND: Final = "CAUSALSWEEP_BACKEND"
 ENV_SCHEDULER_JOB_ID: Final = "CAUSALSWEEP_SCHEDULER_JOB_ID"

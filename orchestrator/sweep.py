@@ -27,7 +27,7 @@ from orchestrator.grid.expand import Grid, expand
 from orchestrator.grid.file import read_grid
 from orchestrator.jobs.control import jobs_matching, pass_on, set_limit
 from orchestrator.jobs.faults import Fault, faults_of
-from orchestrator.jobs.retry import Mode, repeated_bugs, select
+from orchestrator.jobs.retry import Mode, repeated_faults, select
 from orchestrator.jobs.submit import Receipt, Sender
 from orchestrator.plan.calibration import write_costs
 from orchestrator.plan.machines import machines
@@ -127,7 +127,7 @@ class Sweep:
         while True:
             status = self.status()
             yield status
-            if heal and repeated_bugs(status):
+            if heal and repeated_faults(status):
                 self.cancel()
                 select(status, self._reader.keys_of, Mode.AUTO)  # raises with the bug's name
             if status.is_quiet and not (heal and self._healed()):
@@ -163,7 +163,7 @@ class Sweep:
 
     def errors(self) -> list[Fault]:
         """What went wrong, equal faults together, the most frequent first."""
-        return faults_of(self.status())
+        return faults_of(self.status(), self.folder.logs)
 
     # Results ------------------------------------------------------------------------------------------------------
 

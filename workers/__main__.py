@@ -1,4 +1,4 @@
-"""`python -m workers JOB.json`: run one job; the exit code says how it ended (`workers.files.progress`)."""
+"""`python -m workers JOB.json`: run one job; the exit code says how it ended (`workers.files.failure`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from workers.files.failure import FailureClass
 from workers.files.job import Job
-from workers.files.progress import EXIT_BAD_INPUT
 from workers.job.stop import StopRequest
 
 
@@ -26,10 +26,10 @@ def main(arguments: list[str]) -> int:
         job = Job.load(Path(arguments[0]))
     except OSError as error:
         sys.stderr.write(f"{arguments[0]}: {error.strerror}\n")
-        return EXIT_BAD_INPUT
+        return FailureClass.BAD_INPUT.exit_code
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
-        return EXIT_BAD_INPUT
+        return FailureClass.BAD_INPUT.exit_code
     from workers.job.run import run_job  # torch is imported only once there is a job to run
 
     return run_job(job, stop)

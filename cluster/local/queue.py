@@ -64,6 +64,7 @@ class RunRecord:
             gpu=self.gpu,
             elapsed_s=(self.ended or time.time()) - self.started,
             restarts=self.restarts,
+            exit_code=self.exit_code if self.ended and not self.error else None,
         )
 
     def _state(self) -> tuple[JobState, str]:

@@ -23,7 +23,7 @@ from ray import cloudpickle
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
 
 from cluster.backend import Control, JobRequest, JobState
-from cluster.process import ENV_BACKEND, ENV_DEADLINE, ENV_SCHEDULER_JOB_ID, EXIT_INTERRUPTED, exit_text
+from cluster.process import ENV_BACKEND, ENV_DEADLINE, ENV_SCHEDULER_JOB_ID, EXIT_INTERRUPTED, FROM_OUTSIDE, exit_text
 from cluster.ray import probe, task
 from cluster.ray.metrics import Gauges
 from cluster.ray.record import DispatcherState, JobRecord, NodeReport, Order, Phase, Record, Submission
@@ -35,7 +35,6 @@ TELL_S: Final = 60.0
 STALE_S: Final = 60.0  # another dispatcher without a heartbeat for so long holds no share of the limit
 LAST_START_S: Final = 120.0  # before the deadline
 CANCEL_GRACE_S: Final = 60.0  # between SIGTERM and SIGKILL: time to write a checkpoint
-FROM_OUTSIDE: Final = frozenset({-1, -2, -9, -15})  # SIGHUP, SIGINT, SIGKILL, SIGTERM: no fault of the command
 
 _log = logging.getLogger("dispatcher")
 
@@ -224,7 +223,9 @@ class Dispatcher:
             _log.info("%s: on %s, GPU %s", job.request.label, news["node"], news["gpu"] or "none")
             place = {"node": news["node"], "gpu": news["gpu"], "started": time.time(), "ended": 0.0}
             self._note(job, state=JobState.RUNNING, detail="", **place)
-        elif "unfit" in news:
+            return
+        self._note(job, exit_code=news.get("exit_code"))
+        if "unfit" in news:
             self._avoid(job.node_id)
             self._again(job, JobState.NODE_FAIL, f"{job.record.node} cannot run it: {news['unfit']}")
         elif news["exit_code"] == 0:

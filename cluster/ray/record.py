@@ -78,6 +78,7 @@ class JobRecord:
     started: float = 0.0  # of its latest run
     ended: float = 0.0
     restarts: int = 0
+    exit_code: int | None = None
 
     def status(self, now: float) -> JobStatus:
         """The same for the seam."""
@@ -89,6 +90,7 @@ class JobRecord:
             gpu=self.gpu,
             elapsed_s=elapsed_s,
             restarts=self.restarts,
+            exit_code=self.exit_code,
         )
 
 

@@ -233,6 +233,7 @@ def _status(row: Row | None, run: RunRecord | None, *, packed: bool, without: st
         gpu=run.gpu if run and state is not JobState.PENDING else "",
         elapsed_s=row.elapsed_s if row else (run.ended - run.started if run and run.ended else 0.0),
         restarts=max(row.restarts if row else 0, run.restart if run else 0),
+        exit_code=run.exit_code if run and run.ended and not run.error and state.is_finished() else None,
     )
 
 

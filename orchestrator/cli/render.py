@@ -132,10 +132,10 @@ def status_view(status: SweepStatus, *, live: bool = False) -> Group:
 
 def _failed_jobs(status: SweepStatus) -> list[Text | str]:
     """The last jobs that failed and left cells open, and how many others did whose cells have been seen to since."""
-    stopped, to_blame = ("cancelled", "preempted", "timeout"), status.jobs_to_blame
-    failed = [(job, job.failure) for job in status.jobs if job.failure and job.failure.kind not in stopped]
+    to_blame = status.jobs_to_blame
+    failed = [(job, job.failure) for job in status.jobs if job.failure and not job.failure.kind.is_interruption]
     parts: list[Text | str] = [
-        Text(f"{job.name} failed: {failure.kind}: {_first_line(failure.message)}", "red")
+        Text(f"{job.name} failed: {failure.kind.label}: {_first_line(failure.message)}", "red")
         for job, failure in [case for case in failed if case[0].name in to_blame][-5:]
     ]
     n_others = sum(job.name not in to_blame for job, _ in failed)
@@ -208,11 +208,12 @@ def faults_view(faults: Sequence[Fault], *, with_traceback: bool) -> Group:
         return Group("no failures")
     parts: list[Text | str] = []
     for fault in faults:
-        head = f"{fault.count} x {fault.kind} [{fault.fingerprint or 'no fingerprint'}]"
+        head = f"{fault.count} x {fault.kind.label} [{fault.fingerprint or 'no fingerprint'}]"
         parts.append(Text(head, "bold red"))
         parts.append(f"  jobs: {', '.join(fault.jobs[:8])}{' ...' if len(fault.jobs) > 8 else ''}")
         parts += [f"  hosts: {', '.join(fault.hosts)}"] if fault.hosts else []
         parts.append(f"  {fault.message}")
+        parts += [f"  its log ends: {fault.log_line}"] if fault.log_line else []
         if with_traceback and fault.traceback:
             parts += ["", Text(fault.traceback.rstrip(), "dim"), ""]
     return Group(*parts)

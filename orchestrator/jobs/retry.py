@@ -1,10 +1,7 @@
-"""Which unfinished cells to run again, and how: by the class of what ended them, and bounded.
+"""Which unfinished cells to run again, and how: by the class of what ended them (`workers.files.failure`), and bounded.
 
-preempted, timeout   go on from the checkpoint; costs no attempt
-out_of_memory        again with half the micro-batch and cohort (the same effective batch)
-node                 again elsewhere, with a strike against the host
-cancelled            again when a person asks
-bad_input, diverged, bug   again when a person asks; a bug seen often stops the sweep
+An interrupted attempt that saved something is free; every other attempt counts, whether a backend or a later job made
+it. A fault that would end every job stops the sweep.
 """
 
 from __future__ import annotations
@@ -20,13 +17,10 @@ from cluster.backend import JobState
 from orchestrator.errors import RepeatedBug
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import Attempt, JobStatus, SweepStatus
-from workers.files.progress import Failure, FailureClass
+from workers.files.failure import Failure, FailureClass
 
-MAX_FAILURES: Final[Mapping[FailureClass, int]] = {FailureClass.OUT_OF_MEMORY: 3, FailureClass.NODE: 3}
-MAX_EQUAL_BUGS: Final = 3
 MAX_STRIKES: Final = 2
 _STRIKE_LIFE_S: Final = 24 * 3600.0
-_FREE: Final = frozenset({FailureClass.PREEMPTED, FailureClass.TIMEOUT})
 
 
 class Mode(StrEnum):
@@ -59,22 +53,18 @@ def select(
     Raises: RepeatedBug when one bug ended several jobs whose cells still lack rows, unless `force`.
     """
     if not force:
-        _check_bugs(status)
+        _check_faults(status)
     kinds: defaultdict[str, Counter[FailureClass]] = defaultdict(Counter)
     last: dict[str, FailureClass] = {}
     for job in status.jobs:
-        found = [failure.kind for _, failure in failures(job)]
-        if job.state is JobState.CANCELLED:
-            found.append(FailureClass.CANCELLED)  # its workers tell a cancel from a preemption no more than we could
-        if job.state is JobState.COMPLETED and job.n_settled < job.n_cells:
-            found.append(FailureClass.NODE)  # it says that it finished, and a valid row is not there
-        for key in keys_of(job.name) if found else ():
-            kinds[key].update(found)
-            last[key] = found[-1]
+        ends = list(_ends(job))
+        for key in keys_of(job.name) if ends else ():
+            kinds[key].update(kind for kind, is_free in ends if not is_free)
+            last[key] = ends[-1][0]
     chosen: defaultdict[int, set[str]] = defaultdict(set)
     for key, cell in status.cells.items():
         if _is_wanted(cell.state, mode, kinds[key], last.get(key)):
-            chosen[kinds[key][FailureClass.OUT_OF_MEMORY]].add(key)
+            chosen[sum(n for kind, n in kinds[key].items() if kind.needs_less_memory)].add(key)
     return Selection(
         by_halvings={count: frozenset(keys) for count, keys in sorted(chosen.items())},
         excluded_hosts=excluded_hosts(status),
@@ -88,9 +78,18 @@ def _is_wanted(state: CellState, mode: Mode, kinds: Mapping[FailureClass, int], 
         return state is CellState.MISSING
     if last is None:
         return state is CellState.MISSING
-    if not state.is_open:
-        return False
-    return last in _FREE or kinds[last] <= MAX_FAILURES.get(last, -1)
+    return state.is_open and kinds[last] <= last.retries
+
+
+def _ends(job: JobStatus) -> Iterator[tuple[FailureClass, bool]]:
+    """How the job's attempts ended, and whether that is free."""
+    for attempt, failure in failures(job):
+        has_saved = attempt is not None and attempt.progress is not None and attempt.progress.has_saved
+        yield failure.kind, failure.kind.is_interruption and has_saved
+    if job.state is JobState.CANCELLED:
+        yield FailureClass.CANCELLED, False  # its workers tell a cancel from a preemption no more than we could
+    if job.state is JobState.COMPLETED and job.n_settled < job.n_cells:
+        yield FailureClass.NODE, False  # it says that it finished, and a valid row is not there
 
 
 def failures(job: JobStatus) -> Iterator[tuple[Attempt | None, Failure]]:
@@ -109,25 +108,39 @@ def excluded_hosts(status: SweepStatus) -> tuple[str, ...]:
         for attempt, failure in failures(job):
             progress = attempt.progress if attempt else None
             is_recent = progress is None or time.time() - progress.updated < _STRIKE_LIFE_S
-            if failure.kind is FailureClass.NODE and is_recent:
+            if failure.kind.blames_host and is_recent:
                 strikes[progress.host if progress else job.node] += 1
     return tuple(sorted(host for host, count in strikes.items() if host and count >= MAX_STRIKES))
 
 
-def repeated_bugs(status: SweepStatus) -> dict[str, list[tuple[JobStatus, Failure]]]:
-    """The bugs, by fingerprint, that ended several jobs whose cells still lack rows."""
+def repeated_faults(status: SweepStatus) -> dict[str, list[tuple[JobStatus, Failure]]]:
+    """The faults, by fingerprint, that would end every job: equal ones have ended several whose cells still lack rows.
+
+    One that may be a single host's fault counts when several hosts have seen it, or nothing of the sweep ever began.
+    """
     blamed = {cell.job for cell in status.cells.values() if cell.state is CellState.FAILED}
     found: defaultdict[str, list[tuple[JobStatus, Failure]]] = defaultdict(list)
     for job in status.jobs:
-        if job.name in blamed and job.failure is not None and job.failure.kind is FailureClass.BUG:
+        if job.name in blamed and job.failure is not None and job.failure.kind.stops_after:
             found[job.failure.fingerprint].append((job, job.failure))
-    return {name: cases for name, cases in found.items() if len(cases) >= MAX_EQUAL_BUGS}
+    return {
+        name: cases
+        for name, cases in found.items()
+        if len(cases) >= cases[-1][1].kind.stops_after and _is_nobodys_host(status, cases)
+    }
 
 
-def _check_bugs(status: SweepStatus) -> None:
-    for name, cases in repeated_bugs(status).items():
+def _is_nobodys_host(status: SweepStatus, cases: Iterable[tuple[JobStatus, Failure]]) -> bool:
+    """Whether it would happen elsewhere too."""
+    hosts = {job.node for job, failure in cases if failure.kind.blames_host}
+    return len(hosts) != 1 or not any(job.has_begun for job in status.jobs)
+
+
+def _check_faults(status: SweepStatus) -> None:
+    for name, cases in repeated_faults(status).items():
         job, failure = cases[-1]
         raise RepeatedBug(
-            f"the same bug ({name}) ended {len(cases)} jobs, the last one {job.name}: {failure.message}\n"
+            f"the same {failure.kind.label} ({name}) ended {len(cases)} jobs, the last one {job.name}: "
+            f"{failure.message}\n"
             f"see: causalsweep errors {status.name}; mend it, then: causalsweep resume {status.name} --force"
         )

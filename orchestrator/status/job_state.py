@@ -9,9 +9,11 @@ from typing import Final
 
 from cluster import backend as cluster_backend
 from cluster.backend import JobState
+from cluster.process import FROM_OUTSIDE
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import Attempt, CellStatus, JobStatus
-from workers.files.progress import AttemptState, Failure, FailureClass, fingerprint
+from workers.files.failure import Failure, FailureClass, fingerprint
+from workers.files.progress import AttemptState
 
 # What a scheduler's word for the end of a job means where the job itself could not say.
 _CLASS_OF: Final[Mapping[JobState, FailureClass]] = {
@@ -28,8 +30,6 @@ _STATE_OF: Final[Mapping[AttemptState, JobState]] = {
     AttemptState.FAILED: JobState.FAILED,
     AttemptState.INTERRUPTED: JobState.PREEMPTED,
 }
-# A cell that such a job left behind is not failed: the next job goes on where this one was stopped.
-_STOPPED: Final = frozenset({FailureClass.PREEMPTED, FailureClass.TIMEOUT, FailureClass.CANCELLED})
 
 
 def judged(
@@ -49,6 +49,7 @@ def judged(
             node=seen.node or job.node,
             gpu=seen.gpu or job.gpu,
             elapsed_s=seen.elapsed_s or job.elapsed_s,
+            exit_code=seen.exit_code,
         )
     elif job.state is not JobState.COMPLETED:
         last_sign = max(job.progress.updated if job.progress else 0.0, submitted)
@@ -82,7 +83,16 @@ def _failure(job: JobStatus) -> Failure | None:
         return Failure(kind=FailureClass.CANCELLED, message="cancelled")
     if progress and progress.failure and job.attempts[-1].progress is progress:
         return progress.failure
-    return _silent(_CLASS_OF[job.state], f"{job.backend} says {job.state} ({job.detail or 'no reason given'})")
+    return _silent(_silent_class(job), f"{job.backend} says {job.state} ({job.detail or 'no reason given'})")
+
+
+def _silent_class(job: JobStatus) -> FailureClass:
+    """Why a job ended that could not say so itself: its exit code knows best, then its cluster."""
+    said = FailureClass.of_exit_code(job.exit_code)
+    if said is not None:
+        return said
+    ended_itself = job.state is JobState.FAILED and job.exit_code is not None and job.exit_code not in FROM_OUTSIDE
+    return FailureClass.START if ended_itself and not job.has_begun else _CLASS_OF[job.state]
 
 
 def _silent(kind: FailureClass, what: str) -> Failure:
@@ -121,5 +131,5 @@ def left_over(job: JobStatus) -> CellStatus:
     if job.failure is None:
         return CellStatus(state=CellState.MISSING, reason=f"{job.name} ended without a valid row of it", job=job.name)
     reason = f"{job.failure.kind}: {job.failure.message}"
-    state = CellState.MISSING if job.is_lost or job.failure.kind in _STOPPED else CellState.FAILED
+    state = CellState.MISSING if job.is_lost or job.failure.kind.is_interruption else CellState.FAILED
     return CellStatus(state=state, reason=reason, job=job.name)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from cluster.backend import JobState
 from orchestrator.status.cell_state import CellState
-from workers.files.progress import Failure, Progress
+from workers.files.failure import Failure
+from workers.files.progress import Progress
 from workers.files.shard import TornShard
 
 
@@ -55,12 +56,18 @@ class JobStatus:
     elapsed_s: float = 0.0
     eta_s: float = 0.0
     predicted_s: float = 0.0
+    exit_code: int | None = None  # of its command, where it has ended and its cluster knows
     failure: Failure | None = None  # of the last attempt, where it ended without finishing
 
     @property
     def holds_cells(self) -> bool:
         """Whether its unfinished cells may still be finished by it."""
         return not self.is_lost and not self.state.is_finished()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a cell of it was ever in a worker's hands."""
+        return self.n_settled > 0 or any(one.progress and one.progress.has_begun for one in self.attempts)
 
     @property
     def lost_s(self) -> float:

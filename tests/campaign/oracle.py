@@ -10,7 +10,7 @@ import pandas as pd
 
 from tests.campaign.arena import DOCUMENTED, Arena, Said
 from tests.rows import attempts, science
-from workers.files.progress import FailureClass
+from workers.files.failure import FailureClass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ copy and an orphan on a lost node, say) never share a file. The file is replaced
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from workers.files.document import Format
+from workers.files.failure import Failure
 from workers.files.folder import SweepFolder, visible_files
 
 PROGRESS_SCHEMA_VERSION: Final = 1
@@ -31,27 +31,6 @@ class AttemptState(StrEnum):
     FAILED = "failed"
 
 
-class FailureClass(StrEnum):
-    """Why an attempt failed, by what to do next."""
-
-    OUT_OF_MEMORY = "out_of_memory"  # retry with a smaller cohort or micro-batch
-    NODE = "node"  # retry elsewhere, a strike against the host
-    PREEMPTED = "preempted"  # go on from the checkpoint; costs no attempt
-    TIMEOUT = "timeout"  # likewise
-    CANCELLED = "cancelled"  # by the user
-    BAD_INPUT = "bad_input"  # no retry: the message says what to mend
-    DIVERGED = "diverged"  # one cell's loss is not finite; no retry
-    BUG = "bug"  # no retry
-
-
-# How a worker's process ends, for the wrapper that a backend puts around it.
-EXIT_FINISHED: Final = 0
-EXIT_BAD_INPUT: Final = 65
-EXIT_BUG: Final = 70
-EXIT_OUT_OF_MEMORY: Final = 71
-EXIT_NODE: Final = 74
-EXIT_INTERRUPTED: Final = 75  # checkpointed: run the same command again to go on
-
 # What a backend tells a worker, all optional, through the environment.
 ENV_BACKEND: Final = "CAUSALSWEEP_BACKEND"
 ENV_SCHEDULER_JOB_ID: Final = "CAUSALSWEEP_SCHEDULER_JOB_ID"
@@ -60,22 +39,7 @@ ENV_DEADLINE: Final = "CAUSALSWEEP_DEADLINE"  # Unix seconds at which the schedu
 ENV_METRICS_FILE: Final = "CAUSALSWEEP_METRICS_FILE"  # where to publish numbers for a dashboard (workers/job/gauges.py)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A classed failure. Equal fingerprints are the same fault, whatever the paths and numbers in it."""
-
-    kind: FailureClass
-    message: str
-    traceback: str = ""
-    fingerprint: str = ""
-    cell_key: str = ""  # set when the failure is of one cell alone
-
-
-def fingerprint(kind: FailureClass, message: str, traceback: str) -> str:
-    """12 hexadecimal digits that equal faults share: numbers, addresses and folders are blanked out first."""
-    frames = re.findall(r'File "[^"]*?([^"/]+)", line \d+, in (\S+)', traceback)
-    text = re.sub(r"0x[0-9a-f]+|\d+|/[^\s:'\"]+", "#", message)
-    return hashlib.sha256(repr((str(kind), frames, text)).encode()).hexdigest()[:12]
+FIRST_PHASE: Final = "start"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +67,7 @@ class Progress:
     steps_per_s: float = 0.0  # cell-steps a second, recently
     pairs_per_s: float = 0.0  # training pairs x cells a second, recently
     eta_s: float = 0.0
-    phase: str = ""  # start | gate | train | evaluate | ...
+    phase: str = ""  # start | train | evaluate
     running_cells: tuple[str, ...] = ()  # keys of the cells in flight
     shares: Mapping[str, float] = field(default_factory=dict)  # of the time: shared_forward, tails, rotation, ...
     gpu_utilisation: float = 0.0
@@ -115,6 +79,16 @@ class Progress:
     cell_failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = ()  # what the worker changed on its own: a halved micro-batch, a fallen-back engine
     schema: int = PROGRESS_SCHEMA_VERSION
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a cell was ever in its hands: before that it starts up and loads the model."""
+        return self.phase not in ("", FIRST_PHASE)
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether it wrote a checkpoint or a row."""
+        return self.saved > 0
 
     @property
     def is_trained(self) -> bool:

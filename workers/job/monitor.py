@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 
+from workers.files.failure import Failure, FailureClass
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING, Cohort, Job
 from workers.files.progress import (
@@ -22,9 +23,8 @@ from workers.files.progress import (
     ENV_DEADLINE,
     ENV_NODE,
     ENV_SCHEDULER_JOB_ID,
+    FIRST_PHASE,
     AttemptState,
-    Failure,
-    FailureClass,
     Progress,
 )
 from workers.job.gauges import MetricsFile
@@ -243,7 +243,7 @@ def _first_progress(job: Job, attempt: int, device: torch.device) -> Progress:
         started=now,
         updated=now,
         cells_total=job.n_cells,
-        phase="start",
+        phase=FIRST_PHASE,
     )
 
 

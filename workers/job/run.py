@@ -15,7 +15,6 @@ import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,21 +24,15 @@ import torch
 from workers.data.model_info import ModelError
 from workers.data.tokenizer import Tokenizer
 from workers.engine.model import check_device, load_model, pick_device
-from workers.files.gather import gather_after_job
-from workers.files.job import Cohort, Job, JobCell
-from workers.files.progress import (
-    EXIT_BAD_INPUT,
-    EXIT_BUG,
+from workers.files.failure import (
     EXIT_FINISHED,
-    EXIT_INTERRUPTED,
-    EXIT_NODE,
-    EXIT_OUT_OF_MEMORY,
-    AttemptState,
     Failure,
     FailureClass,
-    claim_attempt,
     fingerprint,
 )
+from workers.files.gather import gather_after_job
+from workers.files.job import Cohort, Job, JobCell
+from workers.files.progress import AttemptState, claim_attempt
 from workers.files.versions import NewerFile
 from workers.job.cohort import TaskData, Workbench, evaluate_cohort, fit_cohort, halves, save_alignments, saved_columns
 from workers.job.memory import cells_that_fit
@@ -55,41 +48,33 @@ from workers.tasks import TaskError
 
 log = logging.getLogger(__name__)
 
-EXIT_CODES: Final[Mapping[FailureClass, int]] = {
-    FailureClass.BAD_INPUT: EXIT_BAD_INPUT,
-    FailureClass.OUT_OF_MEMORY: EXIT_OUT_OF_MEMORY,
-    FailureClass.NODE: EXIT_NODE,
-    FailureClass.PREEMPTED: EXIT_INTERRUPTED,
-    FailureClass.TIMEOUT: EXIT_INTERRUPTED,
-    FailureClass.BUG: EXIT_BUG,
-}
 _SMALLEST_MICRO_BATCH: Final = 4
 
 
 def run_job(job: Job, stop: StopRequest) -> int:
-    """The exit code (`workers.files.progress`) of one attempt at `job`, which ends early when `stop` is set."""
-    torch.set_num_threads(job.options.threads)
+    """The exit code (`workers.files.failure`) of one attempt at `job`, which ends early when `stop` is set."""
     device = pick_device(job.options.device)
     try:
         attempt = claim_attempt(job.sweep_folder, job.job)
     except OSError as error:
         log.error("%s: cannot write: %s", job.sweep_folder.progress, error.strerror)
-        return EXIT_NODE
+        return FailureClass.NODE.exit_code
     monitor = JobMonitor(job, attempt, stop=stop, device=device)
     log.info("job %s attempt %d: %s on %s", job.job, attempt, job.label, device)
     try:
+        torch.set_num_threads(job.options.threads)  # after the claim: whatever it raises or kills, the attempt counts
         _JobRun(job, attempt, monitor).run()
     except Interrupted:
         failure = monitor.interruption()
         monitor.close(AttemptState.INTERRUPTED, failure)
         log.warning("%s", failure.message)
-        return EXIT_CODES[failure.kind]
+        return failure.kind.exit_code
     except Exception as error:  # the outermost frame: whatever it was becomes a classed failure
         failure = classed(error)
         log.error("%s: %s\n%s", failure.kind, failure.message, failure.traceback)
         gather_after_job(job.sweep_folder)
         monitor.close(AttemptState.FAILED, failure)
-        return EXIT_CODES[failure.kind]
+        return failure.kind.exit_code
     gather_after_job(job.sweep_folder)
     monitor.close(AttemptState.FINISHED)
     log.info("finished: %s", monitor.summary())

@@ -20,7 +20,7 @@ from workers.data.pairs import PairSet
 from workers.engine.model import load_model
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
-from workers.files.progress import EXIT_FINISHED
+from workers.files.failure import EXIT_FINISHED
 from workers.methods.alignment import random_rotation
 from workers.methods.base import to_device
 from workers.methods.rotation import TangentRotation

@@ -20,15 +20,9 @@ from tests.integration.local.jobs import (
     wait_for_steps,
     write_job,
 )
+from workers.files.failure import EXIT_BAD_INPUT, EXIT_FINISHED, EXIT_INTERRUPTED, FailureClass
 from workers.files.job import Setting
-from workers.files.progress import (
-    ENV_DEADLINE,
-    EXIT_BAD_INPUT,
-    EXIT_FINISHED,
-    EXIT_INTERRUPTED,
-    AttemptState,
-    FailureClass,
-)
+from workers.files.progress import ENV_DEADLINE, AttemptState
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

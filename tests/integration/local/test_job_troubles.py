@@ -13,16 +13,9 @@ import torch
 from tests.integration.local.jobs import Row, make_cohort, progress_of, rows_of, write_job
 from workers.engine.base import TokenBatch
 from workers.engine.suffix import SuffixEngine
+from workers.files.failure import EXIT_BAD_INPUT, EXIT_FINISHED, EXIT_NODE, EXIT_OUT_OF_MEMORY, FailureClass
 from workers.files.job import Job
-from workers.files.progress import (
-    EXIT_BAD_INPUT,
-    EXIT_FINISHED,
-    EXIT_NODE,
-    EXIT_OUT_OF_MEMORY,
-    AttemptState,
-    FailureClass,
-    Progress,
-)
+from workers.files.progress import AttemptState, Progress
 from workers.job import rows as rows_module
 from workers.job.run import run_job
 from workers.job.stop import StopRequest

@@ -14,9 +14,10 @@ import pyarrow as pa
 from cluster.backend import AbstractCluster, ClusterError, Control, Finding, JobRequest, JobState, JobStatus
 from orchestrator.backends.submissions import read_submissions
 from orchestrator.sweep import Sweep
+from workers.files.failure import Failure, FailureClass, fingerprint
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING, Job, canonical_json
-from workers.files.progress import AttemptState, Failure, FailureClass, Progress, fingerprint
+from workers.files.progress import AttemptState, Progress
 from workers.files.shard import SHARD_SCHEMA, shard_bytes
 
 
@@ -25,6 +26,8 @@ class World:
     """What the fake scheduler knows, shared by all its clusters in one test."""
 
     states: dict[str, JobState] = field(default_factory=dict)  # by handle; unknown ones are UNKNOWN
+    nodes: dict[str, str] = field(default_factory=dict)  # by handle, where known
+    exit_codes: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, dict[str, str]] = field(default_factory=dict)
     requests: dict[str, JobRequest] = field(default_factory=dict)  # by job name
     options: list[Mapping[str, Any]] = field(default_factory=list)  # of each submission
@@ -67,7 +70,14 @@ class FakeCluster(AbstractCluster):
         self.world.n_polls += 1
         if self.world.fails_with:
             raise self.world.fails_with
-        return {handle: JobStatus(state=self.world.states.get(handle, JobState.UNKNOWN)) for handle in handles}
+        return {handle: self._status(handle) for handle in handles}
+
+    def _status(self, handle: str) -> JobStatus:
+        return JobStatus(
+            state=self.world.states.get(handle, JobState.UNKNOWN),
+            node=self.world.nodes.get(handle, ""),
+            exit_code=self.world.exit_codes.get(handle),
+        )
 
     def control(self, handles: Sequence[str], action: Control) -> None:
         """Written down."""
@@ -83,8 +93,18 @@ class FakeCluster(AbstractCluster):
 
 def set_state(world: World, job: str, state: JobState) -> None:
     """Let the scheduler say `state` of a job."""
+    world.states[_handle(world, job)] = state
+
+
+def die(world: World, job: str, code: int, *, node: str = "node1") -> None:
+    """Let a job's command end with this exit code on a node; the worker itself leaves no word."""
+    handle = _handle(world, job)
+    world.states[handle], world.exit_codes[handle], world.nodes[handle] = JobState.FAILED, code, node
+
+
+def _handle(world: World, job: str) -> str:
     (handle,) = [handle for handles in world.tokens.values() for name, handle in handles.items() if name == job]
-    world.states[handle] = state
+    return handle
 
 
 def job_of(sweep: Sweep, name: str) -> Job:

@@ -19,7 +19,8 @@ from orchestrator import cli
 from orchestrator.cli import steering
 from tests.unit.orchestrator.conftest import LoadSweep
 from tests.unit.orchestrator.fake_cluster import World, fail, finish, jobs_of, newest_jobs, set_state, write_progress
-from workers.files.progress import AttemptState, FailureClass
+from workers.files.failure import FailureClass
+from workers.files.progress import AttemptState
 
 Run = Callable[..., int]
 

@@ -8,20 +8,23 @@ import pytest
 
 from cluster.backend import Control, JobState
 from orchestrator.errors import RepeatedBug, SweepNotFound
-from orchestrator.jobs.retry import Mode
+from orchestrator.jobs.retry import Mode, repeated_faults
 from orchestrator.sweep import Sweep
 from tests.unit.orchestrator.conftest import LoadSweep
 from tests.unit.orchestrator.fake_cluster import (
     World,
+    die,
     fail,
     finish,
     jobs_of,
     keys_of,
     newest_jobs,
     set_state,
+    write_progress,
     write_shard,
 )
-from workers.files.progress import FailureClass
+from workers.files.failure import FailureClass
+from workers.files.progress import AttemptState
 
 
 def test_resume_runs_what_is_missing_or_failed(load: LoadSweep, world: World) -> None:
@@ -109,6 +112,59 @@ def test_preemption_costs_no_try(load: LoadSweep, world: World) -> None:
     for _ in range(8):
         fail(world, newest_jobs(sweep)[0], FailureClass.PREEMPTED)
         assert sweep.resume(mode=Mode.AUTO).n_cells == 8
+
+
+@pytest.mark.parametrize(("saved", "bound"), [(0.0, 21), (1.0, 25)])
+def test_interruptions_that_save_nothing_are_bounded(load: LoadSweep, world: World, saved: float, bound: int) -> None:
+    """A job stopped before each first checkpoint gets nowhere: after 20 retries it waits for a person. One that saved
+    something resumes from there as often as it is stopped."""
+    sweep = load(local={"workers": 1})
+    sweep.submit()
+    n_stops = 0
+    while n_stops == 0 or (n_stops < 25 and sweep.resume(mode=Mode.AUTO).submission is not None):
+        (job,) = newest_jobs(sweep)
+        write_progress(job, AttemptState.INTERRUPTED, kind=FailureClass.PREEMPTED, saved=saved)
+        set_state(world, job.job, JobState.PREEMPTED)
+        n_stops += 1
+    assert n_stops == bound
+
+
+def test_a_job_that_dies_at_once_everywhere_stops_the_sweep(load: LoadSweep, world: World) -> None:
+    """Three workers die on two nodes before they could begin or say why: sending others after them is no use."""
+    sweep = load(local={"workers": 4})
+    sweep.submit()
+    first, second, third, last = jobs_of(sweep)
+    finish(world, last)
+    for job, node in ((first, "node1"), (second, "node2")):
+        die(world, job.job, -6, node=node)
+    assert not repeated_faults(sweep.status())
+    die(world, third.job, -6, node="node1")
+    with pytest.raises(RepeatedBug, match=r"death at the start \(.*\) ended 3 jobs"):
+        sweep.resume(mode=Mode.AUTO)
+    assert sweep.resume(force=True).n_cells == 6
+
+
+def test_a_node_on_which_jobs_die_at_once_stops_nothing(load: LoadSweep, world: World) -> None:
+    """Three workers die at once on one node while another runs: that node is avoided, and the jobs go elsewhere."""
+    sweep = load(slurm={}, cluster={"nodes": 1, "gpus_per_node": 4, "gpu": "cpu"})
+    sweep.submit(on="slurm")
+    *dying, running = jobs_of(sweep)
+    write_progress(running, AttemptState.RUNNING, phase="train", host="good")
+    set_state(world, running.job, JobState.RUNNING)
+    for job in dying:
+        die(world, job.job, 1, node="bad")
+    assert sweep.resume(on="slurm", mode=Mode.AUTO).n_cells == 6
+    assert world.options[-1]["avoid"] == ["bad"]
+
+
+def test_where_nothing_ever_began_one_node_is_enough(load: LoadSweep, world: World) -> None:
+    """On a single machine on which every worker dies at once nothing is sent again without end."""
+    sweep = load(local={"workers": 4})
+    sweep.submit()
+    for job in jobs_of(sweep):
+        die(world, job.job, 1)
+    with pytest.raises(RepeatedBug, match="death at the start"):
+        sweep.resume(mode=Mode.AUTO)
 
 
 def test_cancelled_cells_wait_for_a_person(load: LoadSweep, world: World) -> None:

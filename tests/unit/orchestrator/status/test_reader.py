@@ -6,22 +6,26 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from rich.console import Console
 
 from cluster.backend import ClusterUnavailable, JobState, JobStatus
 from orchestrator.backends.submissions import read_submissions, save
-from orchestrator.status.states import CellState
+from orchestrator.cli.render import faults_view
+from orchestrator.status.cell_state import CellState
 from orchestrator.sweep import Sweep
 from tests.unit.orchestrator.conftest import LoadSweep
 from tests.unit.orchestrator.fake_cluster import (
     FakeCluster,
     World,
+    die,
     finish,
     jobs_of,
     set_state,
     write_progress,
     write_shard,
 )
-from workers.files.progress import AttemptState, FailureClass
+from workers.files.failure import FailureClass
+from workers.files.progress import AttemptState
 
 
 @pytest.fixture
@@ -161,6 +165,54 @@ def test_killed_worker_is_blamed_on_its_node(sweep: Sweep, world: World) -> None
     assert failed.failure is not None
     assert failed.failure.kind is FailureClass.NODE
     assert "left no word" in failed.failure.message
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (65, FailureClass.BAD_INPUT),
+        (70, FailureClass.BUG),
+        (71, FailureClass.OUT_OF_MEMORY),
+        (74, FailureClass.NODE),
+        (1, FailureClass.START),
+        (-6, FailureClass.START),
+        (-9, FailureClass.NODE),
+    ],
+)
+def test_an_exit_code_is_the_class_of_a_worker_that_could_not_write(
+    sweep: Sweep, world: World, code: int, kind: FailureClass
+) -> None:
+    """Its own codes name the class; another end before it began is a death at the start, unless it was killed."""
+    job = jobs_of(sweep)[0]
+    (sweep.folder.progress / f"{job.job}-0001.json").touch()  # claimed; the disk is full
+    die(world, job.job, code)
+    (failed,) = [one for one in sweep.status().jobs if one.name == job.job]
+    assert failed.failure is not None
+    assert failed.failure.kind is kind
+    assert failed.attempts[-1].failure == failed.failure
+
+
+def test_a_worker_that_died_at_work_died_with_its_node(sweep: Sweep, world: World) -> None:
+    """An exit code that says nothing, of an attempt that had cells in its hands, is the node's."""
+    job = jobs_of(sweep)[0]
+    write_progress(job, AttemptState.RUNNING, phase="train", updated=time.time() - 999)
+    die(world, job.job, 1)
+    (failed,) = [one for one in sweep.status().jobs if one.name == job.job]
+    assert failed.failure is not None
+    assert failed.failure.kind is FailureClass.NODE
+
+
+def test_errors_show_how_the_log_ends(sweep: Sweep, world: World) -> None:
+    """Where the worker left no word, the last line of its log stands with the fault."""
+    job = jobs_of(sweep)[0]
+    (sweep.folder.logs / f"{job.job}.log").write_text("starting\nOSError: No space left on device\n\n")
+    die(world, job.job, 74)
+    (fault,) = sweep.errors()
+    assert (fault.kind, fault.log_line) == (FailureClass.NODE, "OSError: No space left on device")
+    console = Console(width=200)
+    with console.capture() as printed:
+        console.print(faults_view([fault], with_traceback=False))
+    assert "its log ends: OSError: No space left on device" in printed.get()
 
 
 def test_skipped_cell_runs_under_a_lower_gate(sweep: Sweep, load: LoadSweep, world: World) -> None:

@@ -24,7 +24,7 @@ from workers.engine.base import AbstractEngine, TokenBatch
 from workers.engine.model import LanguageModel, check_fits, load_model, wrap_model
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
-from workers.files.progress import FailureClass
+from workers.files.failure import FailureClass
 from workers.job.run import classed
 from workers.methods.base import to_device
 

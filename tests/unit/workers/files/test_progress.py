@@ -11,16 +11,14 @@ from typing import Any
 
 import pytest
 
+from workers.files.failure import Failure, FailureClass, fingerprint
 from workers.files.folder import SweepFolder
 from workers.files.progress import (
     PROGRESS_SCHEMA_VERSION,
     AttemptState,
-    Failure,
-    FailureClass,
     Progress,
     attempts_in,
     claim_attempt,
-    fingerprint,
     read_progress,
 )
 

@@ -12,9 +12,9 @@ from tests.unit.workers.tiny import sharp_model
 from workers.engine.reference import ReferenceEngine
 from workers.engine.sites import SiteError
 from workers.engine.suffix import SuffixEngine
+from workers.files.failure import FailureClass
 from workers.files.job import Job, JobCell
 from workers.files.place import Place
-from workers.files.progress import FailureClass
 from workers.job.engines import Engines
 from workers.job.run import classed
 

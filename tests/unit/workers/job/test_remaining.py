@@ -12,11 +12,12 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.unit.workers.planted import Planted, save_planted
+from workers.files.failure import EXIT_BAD_INPUT, FailureClass
 from workers.files.folder import SweepFolder, visible_files
 from workers.files.gather import Shards
 from workers.files.job import Cell, Cohort, Job, JobCell, RunOptions, Setting, Stream
 from workers.files.place import Place
-from workers.files.progress import EXIT_BAD_INPUT, FailureClass, read_progress
+from workers.files.progress import read_progress
 from workers.files.shard import RUN_COLUMNS
 from workers.job import run as job_module
 from workers.job.remaining import work_of
