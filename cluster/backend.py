@@ -12,10 +12,11 @@ Errors, by what the caller does next:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 
 class ClusterError(Exception):
@@ -74,8 +75,10 @@ class JobState(StrEnum):
 class JobRequest:
     """What to run: a command on `n_gpus` GPUs in a process of its own, its output appended to `log`.
 
-    `argv` ends with exit code 75 (EX_TEMPFAIL) when it was interrupted and wrote a checkpoint: the same command goes
-    on. It reads CAUSALSWEEP_BACKEND, _SCHEDULER_JOB_ID, _NODE and _DEADLINE (Unix seconds) from its environment.
+    `argv` ends with exit code 75 (EX_TEMPFAIL) when it was interrupted and wrote a checkpoint: the same command
+    resumes from there. A backend starts it again by itself after such an end, `max_restarts` times in all, and, where
+    it can tell, after its process or node was lost, `max_retries` times in all. The command reads CAUSALSWEEP_BACKEND,
+    _SCHEDULER_JOB_ID, _NODE and _DEADLINE (Unix seconds) from its environment.
     """
 
     name: str  # unique in the sweep
@@ -84,6 +87,8 @@ class JobRequest:
     log: Path
     time_s: float  # the planner's upper estimate
     n_gpus: int = 1
+    max_restarts: int = 20  # the defaults are what backends did of themselves before a request said how often
+    max_retries: int = 5
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -123,7 +128,9 @@ class AbstractCluster(ABC):
     """A place to run jobs. Every backend passes tests/contract/test_cluster.py.
 
     A backend is made from the sweep's folder and its options, keeps its own files under `folder/cluster/`, and can be
-    made again at any time, in any process that sees the folder.
+    made again at any time, in any process that sees the folder. Where its options choose one of several schedulers,
+    the option is called `address`. What not every backend can do is a class of its own below, from which those that
+    can inherit as well: `KnowsItsSlots`, `AvoidsNodes`, `FollowsUp`.
     """
 
     watch: tuple[str, ...] = ()  # lines for people: where else to look on while the jobs run
@@ -134,6 +141,13 @@ class AbstractCluster(ABC):
 
         `token` is unique to this call; a call repeated with the same token submits nothing twice, also when the first
         one died or timed out half-way. Raises: ClusterUsageError, ClusterUnavailable, SubmissionIncomplete.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """See to it that what was accepted and waits will be started, whatever of the backend has died meanwhile.
+
+        Nothing is started twice, and what is held stays held. Raises: ClusterUnavailable.
         """
 
     @abstractmethod
@@ -157,3 +171,41 @@ class AbstractCluster(ABC):
     @abstractmethod
     def doctor(self) -> list[Finding]:
         """What this backend allows and what will hurt, each with its remedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slots:
+    """How many jobs of one GPU (or CPU) each run side by side; `key` is the spec's key that says so."""
+
+    n_jobs: int
+    key: str
+    has_gpus: bool
+    gpu_name: str = ""  # as the driver calls it, where known
+
+
+class KnowsItsSlots(ABC):
+    """A backend that can be planned for without the spec's `cluster:`."""
+
+    @abstractmethod
+    def slots(self) -> Slots:
+        """What the machine has."""
+
+
+class AvoidsNodes:
+    """A backend with the option `avoid`: a list of nodes not to use while there are others."""
+
+    @staticmethod
+    def avoiding(options: Mapping[str, Any], nodes: Iterable[str]) -> dict[str, Any]:
+        """The options with `nodes` among those to avoid."""
+        return {**options, "avoid": sorted({*options.get("avoid", ()), *nodes})}
+
+
+class FollowsUp(ABC):
+    """A backend that starts a job when others have ended."""
+
+    @abstractmethod
+    def submit_followup(self, request: JobRequest, *, after: Sequence[str], token: str) -> str:
+        """The handle of a small job that starts when all jobs of `after` have ended, however they did.
+
+        It gets no GPU and does not count against the limit of running jobs. Raises: as `AbstractCluster.submit`.
+        """

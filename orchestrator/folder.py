@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from orchestrator.errors import SpecError, StorageError, SweepConflict, SweepNotFound
 from orchestrator.grid.expand import Grid
 from orchestrator.grid.file import read_grid, write_grid
-from orchestrator.spec.schema import SweepSpec, load_spec
+from orchestrator.spec.schema import BACKEND_KEYS, SweepSpec, load_spec
 from orchestrator.store.store import Store
 from workers.files.folder import SweepFolder, replace_file
 from workers.files.shard import shard_bytes
@@ -33,7 +33,7 @@ class Found:
 
 
 # May be set on a sweep that is planned.
-_FREE: Final = ("gate", "jobs", "run", "cluster", "local", "slurm", "ray", "ray_slurm")
+_FREE: Final = ("gate", "jobs", "run", "cluster", *BACKEND_KEYS)
 
 
 def find(source: str | Path, sweeps: Path, overrides: Sequence[str]) -> Found:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from cluster.backend import Control, Finding
 from orchestrator import folder as sweep_folder
-from orchestrator.backends.registry import open_cluster, options_of
+from orchestrator.backends.opening import open_cluster, options_of
 from orchestrator.backends.submissions import read_submissions
 from orchestrator.errors import SweepBusy, SweepNotFound
 from orchestrator.grid.expand import Grid, expand
@@ -72,8 +72,7 @@ class Sweep:
 
         Raises: SpecError, ClusterUsageError.
         """
-        backend = on or ("slurm" if self.spec.cluster else "local")
-        planner = Planner(self.spec, self.folder, self.grid, machines(self.spec, backend, self.folder))
+        planner = Planner(self.spec, self.folder, self.grid, machines(self.spec, on, self.folder))
         return planner.plan(self.status())
 
     def submit(self, *, on: str = "local", reuse: Sequence[str | Path] = (), auto: bool = False) -> Receipt:

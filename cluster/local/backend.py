@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from cluster.backend import AbstractCluster, ClusterUsageError, Control, Finding, JobRequest, JobState, JobStatus
+from cluster.backend import (
+    AbstractCluster,
+    ClusterUsageError,
+    Control,
+    Finding,
+    JobRequest,
+    JobState,
+    JobStatus,
+    KnowsItsSlots,
+    Slots,
+)
 from cluster.local.options import LocalBlock
 from cluster.local.processes import ensure_dispatcher
 from cluster.local.queue import Queue, Settings
@@ -19,7 +29,7 @@ from cluster.process import signal_group
 
 
 @final
-class LocalCluster(AbstractCluster):
+class LocalCluster(AbstractCluster, KnowsItsSlots):
     """This machine. Options: those of LocalBlock."""
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
@@ -31,7 +41,7 @@ class LocalCluster(AbstractCluster):
         self.queue = Queue(self.folder)
 
     def submit(self, requests: Sequence[JobRequest], *, token: str) -> dict[str, str]:
-        """See AbstractCluster. With no requests it only sees to it that what waits already will be started."""
+        """See AbstractCluster."""
         if not re.fullmatch(r"[A-Za-z0-9_-]+", token):
             raise ClusterUsageError(f"token {token!r}: only letters, digits, '_' and '-' may be in it")
         for request in requests:
@@ -48,6 +58,20 @@ class LocalCluster(AbstractCluster):
         if accepted.keys() != {request.name for request in requests}:
             raise ClusterUsageError(f"token {token!r} was used before, for other jobs: {', '.join(sorted(accepted))}")
         return accepted
+
+    def wake(self) -> None:
+        """See AbstractCluster. The dispatcher may have been killed."""
+        if self.queue.has_settings():
+            ensure_dispatcher(self.folder)
+
+    def slots(self) -> Slots:
+        """See KnowsItsSlots."""
+        return Slots(
+            n_jobs=self.settings.workers,
+            key="local.workers",
+            has_gpus=bool(self.devices),
+            gpu_name=_gpu_name() if self.devices else "",
+        )
 
     def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
         """See AbstractCluster."""
@@ -112,6 +136,16 @@ def visible_gpus() -> tuple[str, ...]:
         return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1", "NoDevFiles"))
     numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
     return tuple(sorted((number for number in numbers if number.isdigit()), key=int))
+
+
+def _gpu_name() -> str:
+    """What the NVIDIA driver calls this machine's first GPU; empty where it does not say."""
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "Model":
+                return value.strip()
+    return ""
 
 
 def _existing(folder: Path) -> Path:

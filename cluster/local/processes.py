@@ -34,7 +34,6 @@ from cluster.process import (
 )
 
 TICK_S: Final = 0.1  # how long a free slot may stay free
-MAX_RESTARTS: Final = 20  # of a command that says each time that it wants to go on
 CANCEL_GRACE_S: Final = 60  # from SIGTERM to SIGKILL of a cancelled job
 
 
@@ -184,7 +183,7 @@ class Runner:
             ENV_SCHEDULER_JOB_ID: self.handle,
             ENV_NODE: self.record.runner.host,
         }
-        for restarts in range(MAX_RESTARTS + 1):
+        for restarts in range(request.max_restarts + 1):
             if self.stop is not None:
                 return -self.stop
             self.child = start_command(request, env)

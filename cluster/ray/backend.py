@@ -71,6 +71,9 @@ class RayCluster(AbstractCluster):
             raise ClusterUsageError(f"token {token!r} was used before, for other jobs: {', '.join(sorted(handles))}")
         return handles
 
+    def wake(self) -> None:
+        """See AbstractCluster. The dispatchers are on the cluster; one that is gone took its jobs with it."""
+
     def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
         """See AbstractCluster. What the dispatchers wrote down, with one question to Ray for each that is at work."""
         return poll(self._record, handles, self._fate)

@@ -51,6 +51,7 @@ class _Job:
     node_id: str = ""
     held: bool = False
     withdrawn: bool = False  # its task is being taken back from Ray's queue
+    n_interruptions: int = 0  # of its restarts; the others followed losses
     ending: bool = False  # the user has cancelled or killed it
 
     def is_waiting(self) -> bool:
@@ -221,7 +222,7 @@ class Dispatcher:
         if "node" in news:
             job.on_gpu, job.node_id = True, news["node_id"]
             _log.info("%s: on %s, GPU %s", job.request.label, news["node"], news["gpu"] or "none")
-            place = {"node": news["node"], "gpu": news["gpu"], "started": time.time(), "ended": 0.0}
+            place = {"node": news["node"], "gpu": news["gpu"], "started": time.time(), "ended": 0.0, "exit_code": None}
             self._note(job, state=JobState.RUNNING, detail="", **place)
             return
         self._note(job, exit_code=news.get("exit_code"))
@@ -247,9 +248,8 @@ class Dispatcher:
 
     def _again(self, job: _Job, state: JobState, why: str) -> None:
         """Put the job back into the queue, or give it up with this state when it has had its restarts."""
-        restarts = job.record.restarts
-        if job.ending or (restarts >= self.submission.options.max_restarts and not job.withdrawn):
-            self._end(job, state, f"{why}; given up after {restarts} restarts")
+        if job.ending or (self._is_spent(job, state) and not job.withdrawn):
+            self._end(job, state, f"{why}; given up after {job.record.restarts} restarts")
             return
         job.run, job.on_gpu = None, False
         if job.withdrawn:
@@ -257,7 +257,16 @@ class Dispatcher:
             self._note(job, state=JobState.HELD if job.held else JobState.PENDING, detail="")
         else:
             _log.warning("%s: %s; again", job.request.label, why)
-            self._note(job, state=JobState.PENDING, detail=f"again, after: {why}", restarts=restarts + 1)
+            job.n_interruptions += state is JobState.PREEMPTED
+            self._note(job, state=JobState.PENDING, detail=f"again, after: {why}", restarts=job.record.restarts + 1)
+
+    def _is_spent(self, job: _Job, state: JobState) -> bool:
+        """Whether the job has had its restarts after such ends: interruptions and losses are counted apart."""
+        of_user, request = self.submission.options.max_restarts, job.request
+        if state is JobState.PREEMPTED:
+            return job.n_interruptions >= (request.max_restarts if of_user is None else of_user)
+        n_losses = job.record.restarts - job.n_interruptions
+        return n_losses >= (request.max_retries if of_user is None else of_user)
 
     def _end(self, job: _Job, state: JobState, detail: str) -> None:
         if job.ending and state is not JobState.COMPLETED:

@@ -18,7 +18,7 @@ class RayJobBlock(Block):
     """How each job runs."""
 
     cpus_per_job: Amount = 1.0  # CPUs that each job reserves
-    max_restarts: CountOrNone = 5  # runs after the first of a job that lost its process or node
+    max_restarts: CountOrNone | None = None  # runs after the first of a job, in place of what every backend does
     resources: dict[str, Amount] = Field(default_factory=dict)  # custom resources that each job needs, {name: amount}
 
     def job_options(self) -> RayJobOptions:

@@ -35,7 +35,7 @@ class RayJobOptions:
     """How every job of a submission runs."""
 
     cpus_per_job: float = 1.0
-    max_restarts: int = 5  # runs after the first, of a job that was interrupted or lost its process or node
+    max_restarts: int | None = None  # in place of a request's own limits of restarts and retries
     resources: Mapping[str, float] = field(default_factory=dict)  # Ray's custom resources
 
 

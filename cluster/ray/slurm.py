@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 
 from cluster.backend import (
     AbstractCluster,
+    AvoidsNodes,
     ClusterUnavailable,
     ClusterUsageError,
     Control,
@@ -45,7 +46,7 @@ class RaySlurmBlock(RayJobBlock):
 
 
 @final
-class RaySlurmCluster(AbstractCluster):
+class RaySlurmCluster(AbstractCluster, AvoidsNodes):
     """A Ray cluster for each submission inside a SLURM allocation. Options: those of RaySlurmBlock, and of `slurm:` for
     the allocation, where `gpus` and `cpus` are a node's, and `time` is required."""
 
@@ -80,6 +81,9 @@ class RaySlurmCluster(AbstractCluster):
         if self._slurm_job(submission.name) is None:
             create_json(self._job_path(submission.name), {"slurm_job": self._send(submission.name, site)})
         return submission.handles()
+
+    def wake(self) -> None:
+        """See AbstractCluster. SLURM keeps what waits."""
 
     def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
         """See AbstractCluster. What the dispatchers wrote down; where that is active, SLURM is asked too."""

@@ -11,10 +11,12 @@ from typing import Any, Final, final
 
 from cluster.backend import (
     AbstractCluster,
+    AvoidsNodes,
     ClusterUnavailable,
     ClusterUsageError,
     Control,
     Finding,
+    FollowsUp,
     JobRequest,
     JobState,
     JobStatus,
@@ -37,7 +39,7 @@ _UNSURE: Final = (JobState.UNKNOWN, JobState.COMPLETED)
 
 
 @final
-class SlurmCluster(AbstractCluster):
+class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
     """A SLURM cluster that sees the sweep's folder. Options: SlurmBlock's, and sbatch's own by their long names."""
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
@@ -50,18 +52,11 @@ class SlurmCluster(AbstractCluster):
         self._queue = shared_queue(os.environ.get("SLURM_CONF", ""))
 
     def submit(self, requests: Sequence[JobRequest], *, token: str) -> dict[str, str]:
-        """See AbstractCluster. The same call again goes on where one that failed or died ended.
-
-        With no requests it only sees to it that nothing waits in vain: a controller that was killed may have forgotten
-        that jobs were released.
-        """
+        """See AbstractCluster. The same call again resumes one that failed or died."""
         return self._submit(requests, token, self.options, ())
 
     def submit_followup(self, request: JobRequest, *, after: Sequence[str], token: str) -> str:
-        """The handle of a small job that SLURM starts when all jobs of `after` have ended, however they did.
-
-        It asks for no GPU and does not count against the limit of running jobs. Raises: as submit.
-        """
+        """See FollowsUp."""
         arrays = sorted({handle.job for handle in map(Handle.parse, after) if handle}, key=int)
         sbatch = {**self.options.sbatch, **self.options.followup}
         options = replace(self.options, n_gpus=0, time_s=0.0, sbatch=sbatch)
@@ -74,7 +69,6 @@ class SlurmCluster(AbstractCluster):
             raise ClusterUsageError(f"token {token!r}: only letters, digits, '_' and '-' may be in it")
         require("sbatch")
         if not requests:
-            self._wake()
             return {}
         submission = self._record.submission(token)
         try:
@@ -102,8 +96,9 @@ class SlurmCluster(AbstractCluster):
             finally:
                 self._queue.forget()
 
-    def _wake(self) -> None:
-        """Release what is held, but not by the user."""
+    def wake(self) -> None:
+        """See AbstractCluster. A controller that was killed may have forgotten that jobs were released: what is held
+        is, but not by the user."""
         chunks = [chunk for _, chunk in self._record.chunks() if chunk.released]
         if chunks:
             handles = [chunk.handle(index) for chunk in chunks for index in range(chunk.first, chunk.last)]
@@ -233,7 +228,7 @@ def _status(row: Row | None, run: RunRecord | None, *, packed: bool, without: st
         gpu=run.gpu if run and state is not JobState.PENDING else "",
         elapsed_s=row.elapsed_s if row else (run.ended - run.started if run and run.ended else 0.0),
         restarts=max(row.restarts if row else 0, run.restart if run else 0),
-        exit_code=run.exit_code if run and run.ended and not run.error and state.is_finished() else None,
+        exit_code=run.exit_code if run and ended and not run.error and state.is_finished() else None,
     )
 
 

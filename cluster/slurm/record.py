@@ -200,6 +200,10 @@ class Submission:
         """Write down a run, or how it ended."""
         put_json(self.run_path(index, record), asdict(record))
 
+    def n_runs(self, index: int) -> int:
+        """How often a request was started."""
+        return sum(1 for _ in (self.folder / "runs").glob(f"{index:06d}-*.json"))
+
     def runs(self, indices: Collection[int]) -> dict[int, RunRecord]:
         """The latest run of each of these requests that ever ran."""
         latest: dict[int, Path] = {}

@@ -38,8 +38,6 @@ from cluster.slurm.commands import ask
 from cluster.slurm.parse import parse_fields
 from cluster.slurm.record import Chunk, RunRecord, Submission
 
-MAX_RESTARTS: Final = 100  # of a SLURM job, for whatever reason: a bound on endless loops, far above any preemption
-MAX_RERUNS: Final = 20  # of a command inside one run of its SLURM job
 REQUEUE_PATIENCE_S: Final = 60.0  # how long to ask a controller that does not answer
 
 log = logging.getLogger(__name__)
@@ -67,7 +65,6 @@ class Running:
     process: subprocess.Popen[bytes]
     gpus: tuple[str, ...]
     record: RunRecord
-    reruns: int
 
 
 class ArrayTask:
@@ -86,7 +83,7 @@ class ArrayTask:
         self.running: dict[int, Running] = {}  # by process number
         self.received: list[int] = []
         self.interrupted = False
-        self.code = 0  # the first that was neither 0 nor 75
+        self.code = 0  # of the first that failed, or was interrupted too often
 
     def run(self) -> int:
         """The exit code of the SLURM job: 0 when every job ended with 0, 75 when it is to go on some other time."""
@@ -95,7 +92,7 @@ class ArrayTask:
         signal.signal(signal.SIGCONT, signal.SIG_DFL)  # submitit set a handler; SLURM sends it before SIGTERM
         self._learn_deadline()
         requests = self.submission.requests()
-        waiting = deque((index, requests[index], 0) for index in self._unfinished())
+        waiting = deque((index, requests[index]) for index in self._unfinished())
         while waiting or self.running:
             while waiting and not self.received and self._fits(waiting[0][1]):
                 self._start(*waiting.popleft())
@@ -104,13 +101,13 @@ class ArrayTask:
                 break
             ended = self._next_end()
             if self._goes_on_here(ended):
-                waiting.append((ended.index, ended.request, ended.reruns + 1))
+                waiting.append((ended.index, ended.request))
         if not self.interrupted:
             return self.code
         self._requeue()
         return EXIT_INTERRUPTED
 
-    def _give_up(self, waiting: deque[tuple[int, JobRequest, int]]) -> None:
+    def _give_up(self, waiting: deque[tuple[int, JobRequest]]) -> None:
         """Nothing runs and nothing can be started: a signal came first, or there are too few GPUs."""
         if waiting and self.received:
             self.interrupted = True
@@ -132,7 +129,7 @@ class ArrayTask:
 
     # ------------------------------------------------------------------ one job
 
-    def _start(self, index: int, request: JobRequest, reruns: int) -> None:
+    def _start(self, index: int, request: JobRequest) -> None:
         n_gpus = len(self.free_gpus) if self.chunk.per_task == 1 else request.n_gpus
         gpus, self.free_gpus = tuple(self.free_gpus[:n_gpus]), self.free_gpus[n_gpus:]
         gpu = ",".join(gpus)
@@ -155,7 +152,7 @@ class ArrayTask:
             self.free_gpus += gpus
             self.code = self.code or 127
             return
-        self.running[process.pid] = Running(index, request, process, gpus, record, reruns)
+        self.running[process.pid] = Running(index, request, process, gpus, record)
         if self.received:  # it came while the process was being started
             signal_group(process.pid, self.received[-1])
         self.submission.put_run(index, record)
@@ -174,18 +171,26 @@ class ArrayTask:
         signal_group(ended.process.pid, signal.SIGKILL)  # nothing of it keeps the GPU
         self.free_gpus += ended.gpus
         log.info("%s: %s", ended.request.name, exit_text(code))
-        ended.record = replace(ended.record, ended=time.time(), exit_code=code, again=code == EXIT_INTERRUPTED)
+        again = code == EXIT_INTERRUPTED and not self._is_spent(ended)
+        ended.record = replace(ended.record, ended=time.time(), exit_code=code, again=again)
         self.submission.put_run(ended.index, ended.record)
-        if code not in (0, EXIT_INTERRUPTED):
+        if code and not again:
             self.code = self.code or (code if code > 0 else 128 - code)
         return ended
 
+    def _is_spent(self, ended: Running) -> bool:
+        """Whether the job has had its restarts, here and in earlier runs of the SLURM job."""
+        is_spent = self.submission.n_runs(ended.index) > ended.request.max_restarts
+        if is_spent:
+            log.error("%s: given up after %d restarts", ended.request.name, ended.request.max_restarts)
+        return is_spent
+
     def _goes_on_here(self, ended: Running) -> bool:
         """Whether an interrupted job runs again at once: nobody ends the SLURM job, and half of its time is left."""
-        if ended.record.exit_code != EXIT_INTERRUPTED:
+        if not ended.record.again:
             return False
         now = time.time()
-        if self.received or ended.reruns >= MAX_RERUNS or self.deadline - now < (self.deadline - self.started) / 2:
+        if self.received or self.deadline - now < (self.deadline - self.started) / 2:
             self.interrupted = True
             return False
         return True
@@ -208,9 +213,6 @@ class ArrayTask:
 
     def _requeue(self) -> None:
         """Give the SLURM job back to the queue, unless SLURM is already ending it for good."""
-        if self.restart >= MAX_RESTARTS:
-            log.error("not requeued: it has been started %d times", self.restart + 1)
-            return
         end = time.monotonic() + REQUEUE_PATIENCE_S
         while True:
             try:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from cluster.registry import BACKENDS
+
 if TYPE_CHECKING:
     from orchestrator.sweep import Sweep
 
@@ -25,7 +27,7 @@ Sweeps: TypeAlias = Annotated[
 Set: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec; may be repeated.")
 ]
-On: TypeAlias = Annotated[str, typer.Option("--on", metavar="local|slurm|ray|ray-slurm", help="Where the jobs run.")]
+On: TypeAlias = Annotated[str, typer.Option("--on", metavar="|".join(BACKENDS), help="Where the jobs run.")]
 Where: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from cluster.backend import Control
-from orchestrator.backends.registry import open_cluster
+from orchestrator.backends.opening import open_cluster
 from orchestrator.backends.submissions import read_submissions
 from orchestrator.errors import SweepNotFound
 from orchestrator.grid.expand import Grid, cell_fields

@@ -10,18 +10,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 from cluster.backend import (
     AbstractCluster,
+    AvoidsNodes,
     ClusterError,
     ClusterUnavailable,
     ClusterUsageError,
+    FollowsUp,
     JobRequest,
     NothingSent,
     SubmissionIncomplete,
 )
-from orchestrator.backends.registry import open_cluster, options_of
+from orchestrator.backends.opening import open_cluster, options_of
 from orchestrator.backends.submissions import Stage, Submission, claim_submission, read_job, save, withdraw
 from orchestrator.errors import SpecError, StorageError, SweepBusy
 from orchestrator.grid.expand import Grid
@@ -32,11 +34,13 @@ from orchestrator.plan.plan import Planner, halved, over, to_cohorts
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.status.reader import StatusReader
 from orchestrator.status.states import JobStatus
+from workers.files.failure import FailureClass
 from workers.files.folder import SweepFolder, replace_file
 from workers.files.job import Job
 
 _FOLLOW_UP_S: Final = 1800.0
-_KNOWS_AVOID: Final = frozenset({"slurm", "ray-slurm"})  # backends that can be told to keep off nodes
+# How often a backend starts a job again by itself: the same policy as for the jobs that follow.
+_MAX_RESTARTS, _MAX_RETRIES = FailureClass.PREEMPTED.retries, FailureClass.NODE.retries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,7 @@ class Sender:
         """
         options = options_of(self._spec, backend)
         cluster = open_cluster(backend, self._folder, options)
-        if auto and not isinstance(cluster, SupportsFollowup):
+        if auto and not isinstance(cluster, FollowsUp):
             raise SpecError(f"--auto: {backend} has no follow-up jobs; `causalsweep run` waits, and tries again itself")
         planner = Planner(self._spec, self._folder, self._grid, machines(self._spec, backend, self._folder))
         submission = self._claimed(backend, options, mode)
@@ -73,8 +77,8 @@ class Sender:
                 withdraw(self._folder, submission)
                 return Receipt(backend=backend, submission=None, n_cells=0)
             self._check_weights()
-            if selection.excluded_hosts and backend in _KNOWS_AVOID:
-                options = avoiding(options, selection.excluded_hosts)
+            if selection.excluded_hosts and isinstance(cluster, AvoidsNodes):
+                options = cluster.avoiding(options, selection.excluded_hosts)
                 cluster = open_cluster(backend, self._folder, options)
                 submission = replace(submission, options=options)
             jobs = build_jobs(planner, submission, selection, over(status))
@@ -82,13 +86,13 @@ class Sender:
             withdraw(self._folder, submission)
             raise
         submission = hand_over(self._folder, cluster, submission, jobs)
-        if auto and isinstance(cluster, SupportsFollowup):
+        if auto and isinstance(cluster, FollowsUp):
             submission = follow_up(self._folder, cluster, submission)
         return Receipt(backend=backend, submission=submission, n_cells=selection.n_cells, watch=cluster.watch)
 
     def confirm(self, known: Iterable[Submission]) -> None:
         """See to it that each backend has what it was handed: submissions whose process died before it could tell, and
-        jobs that wait for a dispatcher that is gone (a call without jobs starts it). Raises: as `send`."""
+        jobs that wait for a dispatcher that is gone. Raises: as `send`."""
         for submission in known:
             if submission.is_unconfirmed:
                 cluster = open_cluster(submission.backend, self._folder, submission.options)
@@ -96,7 +100,7 @@ class Sender:
         for submission in {submission.place: submission for submission in known}.values():
             with contextlib.suppress(ClusterError):  # one that is gone has nobody to wake; the status says so
                 cluster = open_cluster(submission.backend, self._folder, submission.options)
-                cluster.submit([], token=f"{submission.token}-wake")
+                cluster.wake()
 
     def _claimed(self, backend: str, options: Mapping[str, Any], mode: Mode) -> Submission:
         try:
@@ -108,19 +112,6 @@ class Sender:
         if not any(path.suffix == ".safetensors" for path in self._spec.model_path.glob("*")):
             right = "copy the checkpoint's safetensors there; `plan` does without them, jobs do not"
             raise self._spec.error("model.path", self._spec.model.path, f"there are no weights; {right}")
-
-
-@runtime_checkable
-class SupportsFollowup(Protocol):
-    """A backend that starts a job when others have ended, however they did."""
-
-    def submit_followup(self, request: JobRequest, *, after: Sequence[str], token: str) -> str:
-        """The handle of `request`, to be started after the jobs of these handles."""
-
-
-def avoiding(options: Mapping[str, Any], hosts: Iterable[str]) -> dict[str, Any]:
-    """SLURM's options with `hosts` among those to keep off while there are others."""
-    return {**options, "avoid": sorted({*options.get("avoid", ()), *hosts})}
 
 
 def build_jobs(
@@ -195,7 +186,7 @@ def hand_over_again(folder: SweepFolder, cluster: AbstractCluster, submission: S
         raise
 
 
-def follow_up(folder: SweepFolder, cluster: SupportsFollowup, submission: Submission) -> Submission:
+def follow_up(folder: SweepFolder, cluster: FollowsUp, submission: Submission) -> Submission:
     """The submission with a job behind it that resumes the sweep once its jobs have ended. Raises: ClusterError."""
     command = ("resume", str(folder.root), "--on", submission.backend, "--auto")
     request = JobRequest(
@@ -205,6 +196,8 @@ def follow_up(folder: SweepFolder, cluster: SupportsFollowup, submission: Submis
         log=folder.logs / f"r{submission.number}-auto.log",
         time_s=_FOLLOW_UP_S,
         n_gpus=0,
+        max_restarts=_MAX_RESTARTS,
+        max_retries=_MAX_RETRIES,
     )
     handles = list(submission.handles.values())
     handle = cluster.submit_followup(request, after=handles, token=f"{submission.token}-auto")
@@ -220,6 +213,8 @@ def request_of(folder: SweepFolder, job: Job, upper_s: float) -> JobRequest:
         log=folder.logs / f"{job.job}.log",
         time_s=upper_s,
         n_gpus=job.n_gpus,
+        max_restarts=_MAX_RESTARTS,
+        max_retries=_MAX_RETRIES,
     )
 
 

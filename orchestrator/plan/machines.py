@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Final
 
-from orchestrator.backends.registry import open_cluster, options_of
+from cluster.backend import KnowsItsSlots, Slots
+from cluster.registry import DEFAULT_BACKEND
+from orchestrator.backends.opening import open_cluster, options_of
 from orchestrator.errors import SpecError
 from orchestrator.plan.costs import DEVICES
 from orchestrator.spec.schema import SweepSpec
 from workers.files.folder import SweepFolder
+
+_LIKELY_GPU: Final = "a100"  # where the driver does not name the GPU, or the table lacks it
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +25,15 @@ class Machines:
 
 
 def machines(spec: SweepSpec, backend: str, folder: SweepFolder) -> Machines:
-    """The GPUs that `backend` offers a sweep: this machine's, or those of the spec's `cluster:`.
+    """The GPUs that `backend` offers a sweep: those that it knows of, or those of the spec's `cluster:`.
 
-    Raises: SpecError, ClusterUsageError.
+    No backend (``): the spec's `cluster:`, this machine where there is none. Raises: SpecError, ClusterUsageError.
     """
-    options = options_of(spec, backend)
-    if backend == "local":
-        local: Any = open_cluster(backend, folder, options)
-        on_cpu = not local.devices or spec.run.device == "cpu"
-        _check_room(spec, local.settings.workers, "`local.workers`")
-        return Machines(local.settings.workers, "cpu" if on_cpu else _local_gpu())
+    if backend or spec.cluster is None:
+        name = backend or DEFAULT_BACKEND
+        cluster = open_cluster(name, folder, options_of(spec, name))
+        if isinstance(cluster, KnowsItsSlots):
+            return _of_slots(spec, cluster.slots())
     if spec.cluster is None:
         right = "give the machines, for instance `cluster: {nodes: 2, gpus_per_node: 8, gpu: a100}`"
         raise SpecError(f"{spec.source}: key `cluster`: missing; {right}")
@@ -39,6 +41,14 @@ def machines(spec: SweepSpec, backend: str, folder: SweepFolder) -> Machines:
         raise spec.error("cluster.gpu", spec.cluster.gpu, f"one of {', '.join(DEVICES)} is right")
     _check_room(spec, spec.cluster.gpus_per_node, "`cluster.gpus_per_node`")
     return Machines(spec.cluster.nodes * spec.cluster.gpus_per_node, spec.cluster.gpu)
+
+
+def _of_slots(spec: SweepSpec, slots: Slots) -> Machines:
+    _check_room(spec, slots.n_jobs, f"`{slots.key}`")
+    if not slots.has_gpus or spec.run.device == "cpu":
+        return Machines(slots.n_jobs, "cpu")
+    kind = device_kind(slots.gpu_name)
+    return Machines(slots.n_jobs, kind if kind in DEVICES else _LIKELY_GPU)
 
 
 def _check_room(spec: SweepSpec, n_gpus: int, key: str) -> None:
@@ -51,13 +61,3 @@ def device_kind(gpu_name: str) -> str:
     """The key of `costs.DEVICES` that a GPU's full name means, or the name itself where none fits."""
     words = gpu_name.lower().replace("-", " ").split()
     return next((kind for kind in DEVICES if kind in words), gpu_name.lower())
-
-
-def _local_gpu() -> str:
-    """This machine's kind of GPU as its driver names it; an A100 where it does not or the table lacks it."""
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "Model" and device_kind(value.strip()) in DEVICES:
-                return device_kind(value.strip())
-    return "a100"

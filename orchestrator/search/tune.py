@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cluster.ray.options import parse_options
 from cluster.ray.search import Range, Search, Trial, read_trials, start_search, wait_for_search
 from orchestrator import folder as sweep_folder
-from orchestrator.backends.registry import options_of
+from orchestrator.backends.opening import options_of
 from orchestrator.errors import SpecError
 from orchestrator.grid.expand import Grid, cell_fields
 from orchestrator.plan.plan import restricted

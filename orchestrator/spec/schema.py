@@ -9,10 +9,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
+from cluster.registry import BACKENDS, spec_key
 from orchestrator.errors import SpecError, wrong_value
 from orchestrator.spec.filters import CellFilter, parse_range
 from orchestrator.spec.problems import describe
@@ -224,7 +234,14 @@ class ClusterSection(_Section):
     gpu: str = "a100"
 
 
-class SweepSpec(_Section):
+BACKEND_KEYS: Final = tuple(map(spec_key, BACKENDS))  # each holds one backend's options, which the backend checks
+if TYPE_CHECKING:
+    _BackendSections = _Section
+else:
+    _BackendSections = create_model("_BackendSections", __base__=_Section, **dict.fromkeys(BACKEND_KEYS, (dict, {})))
+
+
+class SweepSpec(_BackendSections):
     """A sweep as its user wrote it, defaults filled in, paths absolute."""
 
     name: Name
@@ -239,10 +256,6 @@ class SweepSpec(_Section):
     jobs: JobsSection = JobsSection()
     run: RunSection = RunSection()
     cluster: ClusterSection | None = None
-    local: dict[str, Any] = {}
-    slurm: dict[str, Any] = {}
-    ray: dict[str, Any] = {}
-    ray_slurm: dict[str, Any] = {}
 
     _source: str = PrivateAttr(default="sweep.yaml")
 
@@ -292,7 +305,9 @@ class SweepSpec(_Section):
 
     def to_yaml(self) -> str:
         """The resolved spec's text: every default written out, the checkpoint's path absolute."""
-        return to_yaml(self.model_dump(mode="json", exclude_none=True))
+        values = self.model_dump(mode="json", exclude_none=True)
+        backends = {key: values.pop(key) for key in BACKEND_KEYS}
+        return to_yaml(values | backends)
 
 
 def load_spec(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:

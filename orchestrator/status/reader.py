@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cluster import backend as cluster_backend
 from cluster.backend import AbstractCluster, ClusterError, JobState
-from orchestrator.backends.registry import open_cluster
+from orchestrator.backends.opening import open_cluster
 from orchestrator.backends.submissions import Submission, read_job, read_submissions
 from orchestrator.grid.expand import Grid, wanted_settings
 from orchestrator.spec.schema import CoarseSection

@@ -42,6 +42,8 @@ class Bench:
             log=self.folder / "logs" / f"{name}.log",
             time_s=60.0,
             n_gpus=n_gpus,
+            max_restarts=20,
+            max_retries=3,
             env=self.env,
         )
 

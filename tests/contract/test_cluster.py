@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from cluster.backend import ClusterUsageError, Control, JobState
+from cluster.backend import AvoidsNodes, ClusterUsageError, Control, FollowsUp, JobState, KnowsItsSlots
 from cluster.process import ProcessId
+from cluster.registry import spec_key
 from tests.contract.bench import Bench
 
 
@@ -90,6 +92,7 @@ def test_a_failing_command_is_failed(bench: Bench) -> None:
     status = bench.wait_for(handles)["a"]
     assert status.state is JobState.FAILED
     assert "3" in status.detail
+    assert status.exit_code == 3
     assert len(bench.starts("a")) == 1
 
 
@@ -108,6 +111,15 @@ def test_an_interrupted_command_goes_on(bench: Bench) -> None:
     status = bench.wait_for(handles)["a"]
     assert status.state is JobState.COMPLETED
     assert [start["step"] for start in bench.starts("a")] == [0, 1]
+
+
+def test_a_command_that_is_always_interrupted_is_given_up(bench: Bench) -> None:
+    """A command that ends with 75 each time is run again as often as its request allows, not without end."""
+    request = replace(bench.request("a", "--code", "75"), max_restarts=2)
+    status = bench.wait_for(bench.cluster().submit([request], token="t1"))["a"]
+    assert status.state.is_finished()
+    assert (status.state is JobState.COMPLETED, status.exit_code) == (False, 75)
+    assert len(bench.starts("a")) == 3
 
 
 def test_cancel_lets_a_running_job_write_its_checkpoint(bench: Bench) -> None:
@@ -148,6 +160,72 @@ def test_a_held_job_waits_until_it_is_released(bench: Bench) -> None:
     assert bench.starts("held") == []
     cluster.control([later["held"]], Control.RELEASE)
     assert bench.wait_for(later)["held"].state is JobState.COMPLETED
+
+
+def test_wake_starts_nothing_twice(bench: Bench) -> None:
+    """Waking a backend that has nothing to do does nothing: before the first job, beside a running one, after it."""
+    bench.cluster().wake()
+    handles = bench.cluster().submit([bench.request("a", until="gate")], token="t1")
+    bench.wait_for_start("a")
+    bench.cluster().wake()
+    bench.open("gate")
+    bench.wait_for(handles)
+    bench.cluster().wake()
+    last = bench.cluster().submit([bench.request("b")], token="t2")
+    bench.wait_for(last)
+    assert (len(bench.starts("a")), len(bench.starts("b"))) == (1, 1)
+
+
+def test_wake_leaves_what_is_held(bench: Bench) -> None:
+    """A job that the user holds is not released by waking the backend."""
+    cluster = bench.cluster()
+    cluster.limit(1)
+    first = cluster.submit([bench.request("first", until="gate")], token="t1")
+    bench.wait_for_start("first")
+    later = cluster.submit([bench.request("held"), bench.request("free")], token="t2")
+    cluster.control([later["held"]], Control.HOLD)
+    assert bench.wait_for({"held": later["held"]}, JobState.HELD)
+    bench.cluster().wake()
+    bench.open("gate")
+    bench.wait_for({**first, "free": later["free"]})
+    assert bench.starts("held") == []
+
+
+def test_a_backend_that_knows_its_slots_has_some(bench: Bench) -> None:
+    """What is planned for without `cluster:` is at least one job, named after a key of the backend's own block."""
+    cluster = bench.cluster()
+    assert isinstance(cluster, KnowsItsSlots) == hasattr(cluster, "slots")
+    if isinstance(cluster, KnowsItsSlots):
+        assert cluster.slots().n_jobs >= 1
+        assert cluster.slots().key.startswith(f"{spec_key(bench.name)}.")
+
+
+def test_a_backend_avoids_nodes_or_refuses_the_option(bench: Bench) -> None:
+    """Where nodes can be avoided jobs run beside one that is; elsewhere `avoid` is an unknown option, not ignored."""
+    cluster = bench.cluster()
+    if isinstance(cluster, AvoidsNodes):
+        options = cluster.avoiding({"avoid": ["n9"]}, ["n8", "n9"])
+        assert options == {"avoid": ["n8", "n9"]}
+        handles = bench.cluster(**options).submit([bench.request("a")], token="t1")
+        assert bench.wait_for(handles)["a"].state is JobState.COMPLETED
+    else:
+        with pytest.raises(ClusterUsageError, match="avoid"):
+            bench.cluster(avoid=["n8"])
+
+
+def test_a_followup_waits_for_the_others(bench: Bench) -> None:
+    """Where a job can follow others it starts when they have ended; elsewhere there is no such method."""
+    cluster = bench.cluster()
+    assert isinstance(cluster, FollowsUp) == hasattr(cluster, "submit_followup")
+    if isinstance(cluster, FollowsUp):
+        handles = cluster.submit([bench.request("a", until="gate")], token="t1")
+        bench.wait_for_start("a")
+        last = bench.request("last", n_gpus=0)
+        handle = cluster.submit_followup(last, after=list(handles.values()), token="t2")
+        assert bench.cluster().poll([handle])[handle].state in (JobState.PENDING, JobState.HELD)
+        bench.open("gate")
+        assert bench.wait_for({"last": handle})["last"].state is JobState.COMPLETED
+        assert bench.starts("last")[0]["time"] > bench.starts("a")[0]["time"]
 
 
 def test_cancel_drops_a_waiting_job(bench: Bench) -> None:

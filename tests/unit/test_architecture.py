@@ -70,6 +70,7 @@ ARROWS: dict[str, dict[str, set[str]]] = {
         "ray": {"slurm"},
         "slurm": {"process", "options"},
         "local": {"process", "options"},
+        "registry": {"backend"},
         "process": {"backend"},
         "options": {"backend"},
         "backend": {"files"},

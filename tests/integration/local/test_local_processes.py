@@ -42,7 +42,7 @@ def test_a_killed_dispatcher_is_noticed_and_replaced(bench: Bench) -> None:
     bench.open("gate")
     assert bench.wait_for({"a": handles["a"]})["a"].state is JobState.COMPLETED
     assert bench.starts("b") == []
-    bench.cluster().submit([], token="t2")
+    bench.cluster().wake()
     assert bench.wait_for(handles)["b"].state is JobState.COMPLETED
     assert len(bench.starts("a")) == 1
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.backends import registry
+from cluster import registry
 from orchestrator.spec.text import to_yaml
 from orchestrator.sweep import Sweep
-from tests.unit.orchestrator.fake_cluster import FakeCluster, World
+from tests.unit.orchestrator.fake_cluster import World, _Fake
 from tests.unit.orchestrator.specs import raw_spec
 
 LoadSweep = Callable[..., Sweep]
@@ -21,8 +21,9 @@ LoadSweep = Callable[..., Sweep]
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """The fake scheduler, in place of every backend."""
     world = World()
-    monkeypatch.setattr(FakeCluster, "world", world)
-    names = dict.fromkeys(registry.BACKENDS, "tests.unit.orchestrator.fake_cluster:FakeCluster")
+    monkeypatch.setattr(_Fake, "world", world)
+    names = dict.fromkeys(registry.BACKENDS, "tests.unit.orchestrator.fake_cluster:FakeScheduler")
+    names["local"] = "tests.unit.orchestrator.fake_cluster:FakeCluster"
     monkeypatch.setattr(registry, "BACKENDS", names)
     return world
 

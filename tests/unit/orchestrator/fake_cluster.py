@@ -11,7 +11,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.backend import AbstractCluster, ClusterError, Control, Finding, JobRequest, JobState, JobStatus
+from cluster.backend import (
+    AbstractCluster,
+    AvoidsNodes,
+    ClusterError,
+    Control,
+    Finding,
+    JobRequest,
+    JobState,
+    JobStatus,
+    KnowsItsSlots,
+    Slots,
+)
 from orchestrator.backends.submissions import read_submissions
 from orchestrator.sweep import Sweep
 from workers.files.failure import Failure, FailureClass, fingerprint
@@ -33,6 +44,7 @@ class World:
     options: list[Mapping[str, Any]] = field(default_factory=list)  # of each submission
     orders: list[tuple[Control, tuple[str, ...]]] = field(default_factory=list)
     n_polls: int = 0
+    n_wakes: int = 0
     fails_with: ClusterError | None = None  # instead of answering
     dies: bool = False  # after it has accepted the jobs, before the caller hears of it
 
@@ -41,22 +53,24 @@ class Death(BaseException):
     """The submitting process is killed here."""
 
 
-class FakeCluster(AbstractCluster):
+class _Fake(AbstractCluster):
     """Accepts everything."""
 
     world = World()
-    devices: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         self.given = options
-        self.settings = type("Settings", (), {"workers": options.get("workers", 2)})
+
+    def wake(self) -> None:
+        """Written down."""
+        self.world.n_wakes += 1
 
     def submit(self, requests: Sequence[JobRequest], *, token: str) -> dict[str, str]:
         """Handles that name the job."""
         world = self.world
         if world.fails_with:
             raise world.fails_with
-        if requests and token not in world.tokens:
+        if token not in world.tokens:
             world.tokens[token] = {request.name: f"{token}/{request.name}" for request in requests}
             world.requests.update({request.name: request for request in requests})
             world.states.update(dict.fromkeys(world.tokens[token].values(), JobState.PENDING))
@@ -89,6 +103,18 @@ class FakeCluster(AbstractCluster):
     def doctor(self) -> list[Finding]:
         """All is well."""
         return [Finding(check="fake", ok=True, found="fine")]
+
+
+class FakeCluster(_Fake, KnowsItsSlots):
+    """In place of this machine."""
+
+    def slots(self) -> Slots:
+        """As many as the spec says, without GPUs."""
+        return Slots(n_jobs=self.given.get("workers", 2), key="local.workers", has_gpus=False)
+
+
+class FakeScheduler(_Fake, AvoidsNodes):
+    """In place of a cluster."""
 
 
 def set_state(world: World, job: str, state: JobState) -> None:

@@ -396,5 +396,5 @@ def test_jobs_that_a_controller_forgot_to_release_are_released(
     slurm.says("squeue", "echo '100_[0-2]|PENDING|None||0:00|0|N/A|'")
     cluster.control([handles["j1"]], Control.HOLD)
     slurm.says("squeue", "echo '100_[0-2]|PENDING|JobHeldUser||0:00|0|N/A|'")
-    cluster.submit([], token="t2")
+    cluster.wake()
     assert slurm.calls("scontrol")[-1] == "scontrol release 100_[0,2]"

@@ -1,0 +1,30 @@
+"""A sweep's backend, opened with the options that its spec gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cluster import registry
+from cluster.backend import AbstractCluster
+from orchestrator.errors import SpecError
+from orchestrator.spec.schema import SweepSpec
+from workers.files.folder import SweepFolder
+
+
+def options_of(spec: SweepSpec, name: str) -> dict[str, Any]:
+    """What the spec says of the backend `name`, verbatim: the backend checks it. Raises: SpecError."""
+    if name not in registry.BACKENDS:
+        raise SpecError(f"--on: got {name!r}; one of {', '.join(registry.BACKENDS)} is right")
+    options: dict[str, Any] = getattr(spec, registry.spec_key(name))
+    return dict(options)
+
+
+def open_cluster(name: str, folder: SweepFolder, options: Mapping[str, Any]) -> AbstractCluster:
+    """The backend `name` for the sweep in `folder`.
+
+    Raises: ClusterUsageError (an option is wrong, or the backend's library is missing).
+    """
+    backend: Any = registry.load_backend(name)  # each is made from a folder and its options
+    cluster: AbstractCluster = backend(folder.root, options)
+    return cluster
