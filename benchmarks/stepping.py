@@ -60,7 +60,7 @@ class StepClock:
             self.steps.append(StepTime(wall_s=wall_now - wall, cpu_s=cpu_now - cpu))
 
     @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def timed(self, name: str) -> Iterator[None]:
         started = self._now()
         yield
         if len(self._marks) > N_WARM_UP:

@@ -92,7 +92,7 @@ class Workbench:
 def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, micro_batch: int) -> list[Column]:
     """The fitted columns of the cohort. Raises: Interrupted, NotApplicable, TaskError, torch.OutOfMemoryError."""
     stream = cohort.stream
-    with bench.monitor.phase("data"):
+    with bench.monitor.timed("data"):
         source = bench.task_data(stream.task, stream.hypothesis, int(stream.data["n_test"])).source
         train, validation = (
             source.pairs(stream.hypothesis, n_pairs=int(stream.data[size]), split=split, seed=stream.seed)
@@ -131,7 +131,7 @@ def evaluate_cohort(
     n_cells = len(cohort.cells)
     metric = METHODS[cohort.stream.method["name"]].metric
     for setting in settings:
-        with bench.monitor.phase("evaluation"):
+        with bench.monitor.timed("evaluation"):
             data, counts = evaluate_setting(bench, cohort, columns, setting)
         variables = data.source.variables[cohort.stream.hypothesis]
         ended = time.time()

@@ -1,4 +1,4 @@
-"""The job's own view of how it is doing: time by phase, heartbeat, checkpoints, and requests to stop."""
+"""The job's own view of how it is doing: its progress record, the heartbeat that writes it, and requests to stop."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import resource
 import socket
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import torch
@@ -28,13 +28,11 @@ from workers.files.progress import (
     Progress,
 )
 from workers.job.gauges import MetricsFile
+from workers.job.pace import CheckpointClock, Pace, Stopwatch
 from workers.job.stop import StopRequest
 from workers.methods.base import Interrupted
 
-_SYNCHRONISE_EVERY: Final = 20  # on a GPU, phases are timed exactly in one step of so many
 _DEADLINE_MARGIN_S: Final = 60.0  # time kept for the last checkpoint before the scheduler's limit
-_RATE_WINDOW_S: Final = 20.0
-_CHECKPOINT_SHARE: Final = 0.05  # of the time, at most, goes into writing checkpoints
 
 
 class JobMonitor:
@@ -45,15 +43,11 @@ class JobMonitor:
         self.job, self.stop, self.device = job, stop, device
         folder = job.sweep_folder
         self._path = folder.progress / f"{folder.attempt_name(job.job, attempt)}.json"
-        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._n_calls = 0
-        self._checkpoint_at, self._checkpoint_s = time.monotonic(), 0.0
-        self._marks: list[tuple[float, int, int]] = []
-        self._pairs = 0
-        self._trained_steps = 0
-        self._training_since = 0.0
+        self._stopwatch = Stopwatch(device)
+        self._pace = Pace()
+        self._checkpoints = CheckpointClock(job.options.checkpoint_every_s)
         self._steps_of_finished = 0
         self.deadline = float(os.environ.get(ENV_DEADLINE) or "inf")
         self.progress = _first_progress(job, attempt, device)
@@ -64,46 +58,30 @@ class JobMonitor:
 
     # What a method calls ---------------------------------------------------------------------------------------
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def timed(self, name: str) -> AbstractContextManager[None]:
         """Time spent inside counts as `name`."""
-        exact = self.device.type == "cuda" and self._n_calls % _SYNCHRONISE_EVERY == 0
-        if exact:
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            if exact:
-                torch.cuda.synchronize()
-            if exact or self.device.type != "cuda":
-                self._seconds[name] += time.perf_counter() - started
+        return self._stopwatch.timed(name)
 
     def advance(self, *, cell_steps: int, pairs: int) -> None:
         """Count the step. Raises: Interrupted when a signal came or the deadline is near."""
-        self._n_calls += 1
-        self._pairs += pairs
-        if not self._training_since:
-            self._training_since = time.time()
-        else:
-            self._trained_steps += cell_steps
+        self._stopwatch.n_steps += 1
+        self._pace.advance(cell_steps=cell_steps, pairs=pairs)
         self.update(steps_done=self.progress.steps_done + cell_steps)
         self.check_stop()
 
     def resumed(self, *, cell_steps: int) -> None:
-        """A cohort's training begins, or goes on, so many steps in; what an earlier try at it did no longer counts."""
+        """A cohort's training begins or resumes after `cell_steps`; what an earlier try at it did no longer counts."""
         with self._lock:
-            self._marks.clear()
+            self._pace.forget_recent()
         self.update(steps_done=self._steps_of_finished + cell_steps)
 
     def checkpoint_due(self) -> bool:
         """Whether `checkpoint_every_s` has gone by since the last checkpoint, or more where writing one takes long."""
-        pause_s = max(self.job.options.checkpoint_every_s, self._checkpoint_s / _CHECKPOINT_SHARE)
-        return time.monotonic() - self._checkpoint_at >= pause_s
+        return self._checkpoints.is_due()
 
     def checkpoint_written(self, seconds: float) -> None:
-        """A checkpoint was written, which took so long."""
-        self._checkpoint_at, self._checkpoint_s = time.monotonic(), seconds
+        """A checkpoint was written, which took `seconds`."""
+        self._checkpoints.written(seconds)
         self.update(saved=time.time())
 
     def report(self, metrics: Mapping[str, float]) -> None:
@@ -119,7 +97,7 @@ class JobMonitor:
 
     def check_time_for(self, cohort: Cohort) -> None:
         """Raises: Interrupted when the time left is less than the cohort needs at the pace so far."""
-        rate, now = self._overall_rate(), time.time()
+        rate, now = self._pace.overall(), time.time()
         if rate > 0 and now + n_cell_steps(cohort) / rate > self.deadline - _DEADLINE_MARGIN_S:
             raise Interrupted("deadline")
         self.check_stop()
@@ -158,12 +136,8 @@ class JobMonitor:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in sorted(progress.shares.items()))
         return (
             f"{progress.cells_done} cells done, {progress.cells_failed} failed, {progress.cells_skipped} skipped in "
-            f"{seconds:.1f} s; {self._pairs / max(seconds, 1e-9):.0f} pairs/s; {shares}"
+            f"{seconds:.1f} s; {self._pace.n_pairs / max(seconds, 1e-9):.0f} pairs/s; {shares}"
         )
-
-    def _overall_rate(self) -> float:
-        """Cell-steps a second of training since the first step."""
-        return self._trained_steps / (time.time() - self._training_since) if self._trained_steps else 0.0
 
     def interruption(self) -> Failure:
         """How to class an interruption: at the time limit, or before it."""
@@ -200,21 +174,9 @@ class JobMonitor:
         self._metrics.write(self.progress)
 
     def _rates(self, now: float) -> dict[str, Any]:
-        done = self.progress.steps_done
-        self._marks.append((now, done, self._pairs))
-        while len(self._marks) > 2 and now - self._marks[0][0] > _RATE_WINDOW_S:
-            self._marks.pop(0)
-        then, done_then, pairs_then = self._marks[0]
-        seconds = max(now - then, 1e-9)
-        rate = (done - done_then) / seconds
-        usual_rate = rate or self._overall_rate()  # between two cohorts, while the first is evaluated
-        total = sum(self._seconds.values()) or 1.0
-        return {
-            "steps_per_s": rate,
-            "pairs_per_s": (self._pairs - pairs_then) / seconds,
-            "eta_s": (self.progress.steps_total - done) / usual_rate if usual_rate > 0 else 0.0,
-            "shares": {name: round(spent / total, 4) for name, spent in self._seconds.items()},
-        }
+        progress = self.progress
+        rates = self._pace.rates(now, done=progress.steps_done, total=progress.steps_total)
+        return {**asdict(rates), "shares": self._stopwatch.shares()}
 
 
 def n_cell_steps(cohort: Cohort) -> int:

@@ -46,7 +46,7 @@ def fit_on_activations(context: FitContext, fit_cell: FitCell) -> list[Column]:
     hidden = _collected(context, groups)
     fitted = []
     for group, hidden_CND in zip(groups, hidden, strict=True):
-        with context.monitor.phase("fit"):
+        with context.monitor.timed("fit"):
             learned, facts = zip(*(fit_cell(hidden_ND) for hidden_ND in hidden_CND), strict=True)
         fitted.append(Column(position=group.position, cells=group.cells, learned=joined(learned), facts=facts))
     context.monitor.advance(cell_steps=len(context.cohort.cells), pairs=0)
@@ -59,7 +59,7 @@ def _collected(context: FitContext, groups: Sequence[CellGroup]) -> list[Tensor]
     hidden = [torch.empty(len(group.cells), len(prompts), group.width, device=context.device) for group in groups]
     for start in range(0, len(prompts), context.micro_batch):
         stop = start + context.micro_batch
-        with context.monitor.phase("shared_forward"):
+        with context.monitor.timed("shared_forward"):
             states = HiddenStates(context.engine, prompts.rows(start, stop))
             for group, hidden_CND in zip(groups, hidden, strict=True):
                 hidden_CND[:, start:stop] = states.at(group.places)

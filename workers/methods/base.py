@@ -22,7 +22,7 @@ from workers.methods.checkpoint import CheckpointFile
 class Monitor(Protocol):
     """What a method tells the job while it works; the job writes it to the progress file."""
 
-    def phase(self, name: str) -> AbstractContextManager[None]:
+    def timed(self, name: str) -> AbstractContextManager[None]:
         """Time spent inside counts as `name`: shared_forward, tails, rotation, evaluation, data."""
 
     def advance(self, *, cell_steps: int, pairs: int) -> None:

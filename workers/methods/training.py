@@ -136,12 +136,12 @@ class Training:
         losses = [torch.zeros_like(loss) for loss in self.tail_loss]
         for start in range(0, len(batch), self.context.micro_batch):
             part = rows_of(batch, start, start + self.context.micro_batch)
-            with monitor.phase("shared_forward"):
+            with monitor.timed("shared_forward"):
                 forward = self.context.engine.forward(part.base, part.source)
-            with monitor.phase("tails"):
+            with monitor.timed("tails"):
                 for column, loss_C in zip(self.columns, losses, strict=True):
                     loss_C += self._backward(column, forward, part, len(batch))
-        with monitor.phase("rotation"):
+        with monitor.timed("rotation"):
             self._move()
         if self.step >= self.n_steps - self.n_tail_steps:
             for total_C, loss_C in zip(self.tail_loss, losses, strict=True):
@@ -236,7 +236,7 @@ def _batches_from(training: Training) -> Iterator[Batch]:
     for epoch in range(first // training.steps_per_epoch, context.settings["epochs"]):
         rows = batch_rows(len(context.train), training.batch_size, context.cohort.stream.seed, epoch)
         for some in rows[max(0, first - epoch * training.steps_per_epoch) :]:
-            with context.monitor.phase("data"):
+            with context.monitor.timed("data"):
                 batch = to_device(context.train.take(some), context.device)
             yield batch
 
@@ -250,7 +250,7 @@ def train(context: FitContext, make_masks: Callable[[int, int], AbstractMasks]) 
     for batch in _batches_from(training):
         training.train_step(batch)
         if eval_every and training.step % eval_every == 0:
-            with monitor.phase("evaluation"):
+            with monitor.timed("evaluation"):
                 monitor.report(_validation_iia(training))
         try:
             monitor.advance(cell_steps=n_cells, pairs=len(batch) * n_cells)

@@ -210,7 +210,7 @@ class SilentMonitor:
         self.reports: list[Mapping[str, float]] = []
 
     @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def timed(self, name: str) -> Iterator[None]:
         yield
 
     def advance(self, *, cell_steps: int, pairs: int) -> None:
