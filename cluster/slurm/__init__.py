@@ -6,6 +6,7 @@
     sending.py      one call of submit, or the rest of one that was cut short
     executor.py     sends arrays through submitit; the only importer of it
     queue.py        what squeue and sacct say of our jobs
+    status.py       which of the two is believed of a job
     limit.py        at most so many jobs at once
     task.py         runs on a node: the jobs of one array task, their signals, the requeue
     record.py       the files under `folder/cluster/slurm/`

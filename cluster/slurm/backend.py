@@ -22,20 +22,18 @@ from cluster.backend import (
     JobStatus,
     NothingSent,
 )
-from cluster.process import exit_text
 from cluster.slurm.commands import Refused, ask, require
 from cluster.slurm.doctor import examine
 from cluster.slurm.limit import share_out
 from cluster.slurm.options import SlurmOptions, parse_options
-from cluster.slurm.parse import Row, compressed
+from cluster.slurm.parse import compressed
 from cluster.slurm.queue import View, shared_queue
 from cluster.slurm.record import Chunk, Handle, Record, RunRecord, Submission
 from cluster.slurm.sending import Sending
 from cluster.slurm.site import Site
+from cluster.slurm.status import status_of
 
 _ACTIVE: Final = {state for state in JobState if state.is_active()}
-# What SLURM says of a job while it does not know its end, or just before it does: the task's own record knows better.
-_UNSURE: Final = (JobState.UNKNOWN, JobState.COMPLETED)
 
 
 @final
@@ -118,7 +116,7 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
         for text, handle in parsed.items():
             packed = handle.job in arrays and arrays[handle.job][1].per_task > 1
             row = view.row(handle.job, handle.task)
-            statuses[text] = _status(row, runs.get(text), packed=packed, without=view.without)
+            statuses[text] = status_of(row, runs.get(text), is_packed=packed, without=view.without)
         return statuses
 
     def _runs(
@@ -203,51 +201,6 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
     def doctor(self) -> list[Finding]:
         """See AbstractCluster. Sends a job of some seconds to look around on a node."""
         return examine(self.folder, self.options)
-
-
-def _status(row: Row | None, run: RunRecord | None, *, packed: bool, without: str) -> JobStatus:
-    """One status out of SLURM's row and the task's own record.
-
-    A row for tasks that have not begun says nothing of one that has: accounting learns of a task's start seconds late.
-    """
-    if row is not None and row.is_shared and run is not None:
-        row = None
-    ended = run is not None and run.ended > 0 and not run.again
-    if run is not None and ended and (packed or row is None or row.state in _UNSURE):
-        state = JobState.COMPLETED if run.exit_code == 0 and not run.error else JobState.FAILED
-        if packed and row is not None and row.state is JobState.CANCELLED and state is JobState.FAILED:
-            state = JobState.CANCELLED
-    elif row is not None:
-        state = row.state
-    else:
-        state = JobState.UNKNOWN
-    return JobStatus(
-        state=state,
-        detail=_detail(state, row, run, without),
-        node=(row.node if row else "") or (run.node if run else ""),
-        gpu=run.gpu if run and state is not JobState.PENDING else "",
-        elapsed_s=row.elapsed_s if row else (run.ended - run.started if run and run.ended else 0.0),
-        restarts=max(row.restarts if row else 0, run.restart if run else 0),
-        exit_code=run.exit_code if run and ended and not run.error and state.is_finished() else None,
-    )
-
-
-def _detail(state: JobState, row: Row | None, run: RunRecord | None, without: str) -> str:
-    """The scheduler's own word and reason; how the job ended, where it did not end well."""
-    if row is None and state.is_finished():  # its task wrote down how
-        return _end(run) if state is JobState.FAILED else ""
-    if row is None:
-        seen = f"not in SLURM's lists{f' ({without})' if without else ''}"
-        return f"{seen}; {_end(run)}" if run else seen
-    word = row.word if row.word != state.value else ""
-    end = _end(run) or f"exit code {row.exit_code}" if state is JobState.FAILED else ""
-    return ", ".join(filter(None, (word, "" if state.is_finished() else row.reason, end)))
-
-
-def _end(run: RunRecord | None) -> str:
-    if run is None or not run.ended:
-        return ""
-    return run.error or exit_text(run.exit_code)
 
 
 def _tell(*command: str) -> None:

@@ -72,6 +72,11 @@ class RunRecord:
     error: str = ""  # why the command could not be started
     again: bool = False  # it was interrupted and the task asked SLURM to run it again
 
+    @property
+    def elapsed_s(self) -> float:
+        """How long it ran; 0.0 while it runs."""
+        return self.ended - self.started if self.ended else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Handle:
