@@ -93,7 +93,7 @@ class JobRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobStatus:
+class HandleStatus:
     """What the scheduler says of one handle now."""
 
     state: JobState
@@ -151,7 +151,7 @@ class AbstractCluster(ABC):
         """
 
     @abstractmethod
-    def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
+    def poll(self, handles: Sequence[str]) -> dict[str, HandleStatus]:
         """The state of each handle, by a number of calls to the scheduler that does not grow with the handles.
 
         A handle that the scheduler does not show is UNKNOWN. Raises: ClusterUnavailable.

@@ -15,15 +15,15 @@ from cluster.backend import (
     ClusterUsageError,
     Control,
     Finding,
+    HandleStatus,
     JobRequest,
     JobState,
-    JobStatus,
     KnowsItsSlots,
     Slots,
 )
 from cluster.local.options import LocalBlock
 from cluster.local.processes import ensure_dispatcher
-from cluster.local.queue import Queue, Settings
+from cluster.local.queue import LocalFiles, Settings
 from cluster.options import checked
 from cluster.process import signal_group
 
@@ -38,7 +38,7 @@ class LocalCluster(AbstractCluster, KnowsItsSlots):
         workers = checked(LocalBlock, options, "local").workers or len(self.devices) or os.cpu_count() or 1
         self.settings = Settings(workers=workers, devices=self.devices)
         self.folder = folder.absolute()
-        self.queue = Queue(self.folder)
+        self.queue = LocalFiles(self.folder)
 
     def submit(self, requests: Sequence[JobRequest], *, token: str) -> dict[str, str]:
         """See AbstractCluster."""
@@ -73,7 +73,7 @@ class LocalCluster(AbstractCluster, KnowsItsSlots):
             gpu_name=_gpu_name() if self.devices else "",
         )
 
-    def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
+    def poll(self, handles: Sequence[str]) -> dict[str, HandleStatus]:
         """See AbstractCluster."""
         return {handle: self.queue.status(handle) for handle in handles}
 

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Final
 
 from cluster.backend import Control, JobRequest
-from cluster.local.queue import Queue, RunRecord
+from cluster.local.queue import LocalFiles, RunnerRecord
 from cluster.process import (
     ENV_BACKEND,
     ENV_NODE,
@@ -39,10 +39,10 @@ CANCEL_GRACE_S: Final = 60  # from SIGTERM to SIGKILL of a cancelled job
 
 def ensure_dispatcher(folder: Path) -> None:
     """See to it that what waits will be started, by a process that is nobody's child. Raises: OSError."""
-    _spawn(Queue(folder), "dispatch", str(folder)).wait()  # it goes on in a fork
+    _spawn(LocalFiles(folder), "dispatch", str(folder)).wait()  # it goes on in a fork
 
 
-def _spawn(queue: Queue, *arguments: str) -> subprocess.Popen[bytes]:
+def _spawn(queue: LocalFiles, *arguments: str) -> subprocess.Popen[bytes]:
     queue.root.mkdir(parents=True, exist_ok=True)
     # -P: a folder named `cluster` where the user happens to be must not be taken for this package
     argv = [sys.executable, "-P", "-m", "cluster.local.processes", *arguments]
@@ -55,7 +55,7 @@ def _spawn(queue: Queue, *arguments: str) -> subprocess.Popen[bytes]:
 
 def dispatch(folder: Path) -> None:
     """Start the waiting jobs until none is left; nothing where another dispatcher is at it."""
-    queue = Queue(folder)
+    queue = LocalFiles(folder)
     while next(queue.startable(), None) is not None and queue.limit() != 0:
         with _only_dispatcher(queue) as alone:
             if not alone:
@@ -65,7 +65,7 @@ def dispatch(folder: Path) -> None:
 
 
 @contextmanager
-def _only_dispatcher(queue: Queue) -> Iterator[bool]:
+def _only_dispatcher(queue: LocalFiles) -> Iterator[bool]:
     with open(queue.lock, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,7 +78,7 @@ def _only_dispatcher(queue: Queue) -> Iterator[bool]:
 class Dispatcher:
     """Keeps the slots filled. All that it knows it reads from the queue; it may die at any moment."""
 
-    def __init__(self, folder: Path, queue: Queue) -> None:
+    def __init__(self, folder: Path, queue: LocalFiles) -> None:
         self.folder = folder
         self.queue = queue
         self.starting: dict[str, tuple[subprocess.Popen[bytes], tuple[int, ...]]] = {}  # not claimed yet
@@ -105,7 +105,7 @@ class Dispatcher:
                 error = f"its runner ended before it began; see {self.queue.log}"
                 gone = ProcessId.of(os.getpid())
                 now = time.time()
-                record = RunRecord(runner=gone, slots=slots, gpu="", started=now, ended=now, error=error)
+                record = RunnerRecord(runner=gone, slots=slots, gpu="", started=now, ended=now, error=error)
                 self.queue.claim(handle, record)
                 del self.starting[handle]
         self.runners = [runner for runner in self.runners if runner.poll() is None]
@@ -144,13 +144,13 @@ class Dispatcher:
 class Runner:
     """Runs one job: its command again and again while that ends with 75, and passes on what the user orders."""
 
-    def __init__(self, queue: Queue, handle: str, slots: tuple[int, ...]) -> None:
+    def __init__(self, queue: LocalFiles, handle: str, slots: tuple[int, ...]) -> None:
         self.queue = queue
         self.handle = handle
         self.child: subprocess.Popen[bytes] | None = None
         self.stop: signal.Signals | None = None  # what the command is to get, and so far got
         self.delivered: signal.Signals | None = None
-        self.record = RunRecord(
+        self.record = RunnerRecord(
             runner=ProcessId.of(os.getpid()),
             slots=slots,
             gpu=queue.settings().gpus(slots),
@@ -227,7 +227,7 @@ def main(argv: list[str]) -> None:
             if os.fork() == 0:
                 dispatch(Path(folder))
         case ["run", folder, handle, slots]:
-            Runner(Queue(Path(folder)), handle, tuple(map(int, slots.split(",")))).run()
+            Runner(LocalFiles(Path(folder)), handle, tuple(map(int, slots.split(",")))).run()
         case _:
             raise SystemExit(__doc__)
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cluster.backend import Control, JobRequest, JobState, JobStatus
+from cluster.backend import Control, HandleStatus, JobRequest, JobState
 from cluster.files import create_json, get_record, put_json, records_in
 from cluster.process import ProcessId, exit_text, request_to_json
 
@@ -36,7 +36,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord:
+class RunnerRecord:
     """What a job's runner wrote down. Times are Unix seconds; `ended` is 0.0 while it runs."""
 
     runner: ProcessId
@@ -54,10 +54,10 @@ class RunRecord:
         """Whether it occupies its slots: not ended, and the runner or the command itself lives here."""
         return not self.ended and (self.runner.is_alive() or (self.child is not None and self.child.is_alive()))
 
-    def status(self) -> JobStatus:
+    def status(self) -> HandleStatus:
         """What the record, and a look at the processes that it names, say of the job."""
         state, detail = self._state()
-        return JobStatus(
+        return HandleStatus(
             state=state,
             detail=detail,
             node=self.runner.host,
@@ -103,7 +103,7 @@ class _Limit:
     n_jobs: int | None
 
 
-class Queue:
+class LocalFiles:
     """The files of one sweep's local backend. Creating the object touches nothing."""
 
     def __init__(self, folder: Path) -> None:
@@ -142,11 +142,11 @@ class Queue:
         """Write down who starts the waiting jobs."""
         put_json(self.root / "dispatcher.json", asdict(dispatcher))
 
-    def claim(self, handle: str, record: RunRecord) -> bool:
+    def claim(self, handle: str, record: RunnerRecord) -> bool:
         """Whether the job is the caller's to run: true for one caller, ever."""
         return create_json(self._run(handle), asdict(record))
 
-    def put_run(self, handle: str, record: RunRecord) -> None:
+    def put_run(self, handle: str, record: RunnerRecord) -> None:
         """Replace the record of a job that the caller has claimed."""
         put_json(self._run(handle), asdict(record))
 
@@ -190,9 +190,9 @@ class Queue:
         order = get_record(self.root / "orders" / f"{handle}.json", _Order)
         return None if order is None or order.action is Control.RELEASE else order.action
 
-    def run(self, handle: str) -> RunRecord | None:
+    def run(self, handle: str) -> RunnerRecord | None:
         """The run record of a job, or None while it waits, and where it cannot be read."""
-        return get_record(self._run(handle), RunRecord)
+        return get_record(self._run(handle), RunnerRecord)
 
     def claimed(self) -> set[str]:
         """The handles of all jobs that were ever started."""
@@ -208,22 +208,24 @@ class Queue:
                 if handle not in claimed and (handle not in ordered or self.order(handle) is None):
                     yield handle
 
-    def status(self, handle: str) -> JobStatus:
+    def status(self, handle: str) -> HandleStatus:
         """What the files say of a job."""
         record = self.run(handle)
         if record is not None:
             return record.status()
         if self._run(handle).exists():
-            return JobStatus(state=JobState.UNKNOWN, detail=f"{self._run(handle)}: not readable; restore or remove it")
+            return HandleStatus(
+                state=JobState.UNKNOWN, detail=f"{self._run(handle)}: not readable; restore or remove it"
+            )
         if self.request(handle) is None:
-            return JobStatus(state=JobState.UNKNOWN, detail="never submitted here")
+            return HandleStatus(state=JobState.UNKNOWN, detail="never submitted here")
         match self.order(handle):
             case Control.HOLD:
-                return JobStatus(state=JobState.HELD)
+                return HandleStatus(state=JobState.HELD)
             case Control.CANCEL | Control.KILL:
-                return JobStatus(state=JobState.CANCELLED, detail="before it started")
+                return HandleStatus(state=JobState.CANCELLED, detail="before it started")
         gone = "" if self.has_dispatcher() else "nobody is there to start it: the dispatcher was killed; resume"
-        return JobStatus(state=JobState.PENDING, detail=gone)
+        return HandleStatus(state=JobState.PENDING, detail=gone)
 
     def _run(self, handle: str) -> Path:
         return self.root / "runs" / f"{handle}.json"

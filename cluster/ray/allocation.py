@@ -35,7 +35,7 @@ from cluster.backend import ClusterUnavailable
 from cluster.files import get_json, put_json
 from cluster.process import ENV_DEADLINE
 from cluster.ray.api import RayApi, RayNode
-from cluster.ray.record import Record
+from cluster.ray.record import RayFiles
 from cluster.ray.starting import start_dispatcher
 from cluster.slurm.commands import ask
 
@@ -59,17 +59,17 @@ class Allocation:
     over: bool = False
 
 
-def allocation_path(record: Record, name: str) -> Path:
+def allocation_path(record: RayFiles, name: str) -> Path:
     """The file in which task 0 writes the allocation down."""
     return record.root / "slurm" / f"{name}.json"
 
 
-def token_path(record: Record, name: str) -> Path:
+def token_path(record: RayFiles, name: str) -> Path:
     """The file with the cluster's token, for its owner alone."""
     return record.root / "slurm" / f"{name}.token"
 
 
-def read_allocation(record: Record, name: str) -> Allocation | None:
+def read_allocation(record: RayFiles, name: str) -> Allocation | None:
     """The allocation of a submission, or None before it has begun."""
     raw = get_json(allocation_path(record, name))
     return Allocation(**raw) if raw else None
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code of one task: 0 when the dispatcher has ended, 1 when there was no cluster to be had."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     path = Path(arguments[0])
-    record, name = Record(path.parents[2]), path.stem
+    record, name = RayFiles(path.parents[2]), path.stem
     task = int(os.environ["SLURM_PROCID"])
     os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path(record, name))})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _lead(record: Record, name: str) -> None:
+def _lead(record: RayFiles, name: str) -> None:
     """Start the head, wait for the others, run the dispatcher to its end. Raises: _GivenUp."""
     slurm_job, n_nodes = os.environ["SLURM_JOB_ID"], int(os.environ["SLURM_NTASKS"])
     end = ask("squeue", "-h", "-j", slurm_job, "-o", "%e").strip()
@@ -121,7 +121,7 @@ def _lead(record: Record, name: str) -> None:
             token_path(record, name).unlink(missing_ok=True)
 
 
-def _follow(record: Record, name: str) -> None:
+def _follow(record: RayFiles, name: str) -> None:
     """Join the head as one more node, until the allocation is over. Raises: _GivenUp."""
     allocation = _until(lambda: read_allocation(record, name), None, "the head")
     try:
@@ -194,7 +194,7 @@ def _is_over(api: RayApi, name: str) -> bool:
     return job is None or job.status.is_over()
 
 
-def _said_over(record: Record, name: str) -> bool:
+def _said_over(record: RayFiles, name: str) -> bool:
     allocation = read_allocation(record, name)
     return allocation is not None and allocation.over
 

@@ -16,15 +16,15 @@ from cluster.backend import (
     ClusterUsageError,
     Control,
     Finding,
+    HandleStatus,
     JobRequest,
     JobState,
-    JobStatus,
 )
 from cluster.ray.api import LOOPBACK, RayApi, RayJobStatus
 from cluster.ray.checking import REACH, SAME, check_cluster, mismatch_of
 from cluster.ray.options import parse_options
 from cluster.ray.reading import QUIET_S, give_orders, poll, set_limit
-from cluster.ray.record import DispatcherState, Phase, Record, Submission
+from cluster.ray.record import Batch, DispatcherState, Phase, RayFiles
 from cluster.ray.starting import start_dispatcher
 
 SUBMIT_S: Final = 180.0  # from handing a submission in to its dispatcher's word on every node
@@ -40,7 +40,7 @@ class RayCluster(AbstractCluster):
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         """Raises: ClusterUsageError (an option is unknown, missing or wrong)."""
         self.address, self._options = parse_options(options)
-        self._record = Record(folder.resolve())
+        self._record = RayFiles(folder.resolve())
         self._api = RayApi(self.address)
         self._same_paths = f"mount {self._record.folder} and this Python at the same paths on every node"
         self.watch = _watch(self.address)
@@ -74,7 +74,7 @@ class RayCluster(AbstractCluster):
     def wake(self) -> None:
         """See AbstractCluster. The dispatchers are on the cluster; one that is gone took its jobs with it."""
 
-    def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
+    def poll(self, handles: Sequence[str]) -> dict[str, HandleStatus]:
         """See AbstractCluster. What the dispatchers wrote down, with one question to Ray for each that is at work."""
         return poll(self._record, handles, self._fate)
 
@@ -140,13 +140,13 @@ class RayCluster(AbstractCluster):
 
     # ------------------------------------------------------------------ reading
 
-    def _submission(self, name: str) -> Submission:
+    def _submission(self, name: str) -> Batch:
         submission = self._record.submission(name)
         if submission is None:
             raise ClusterUsageError(f"no submission {name} in {self._record.root}")
         return submission
 
-    def _fate(self, submission: Submission, quiet_s: float) -> JobStatus | None:
+    def _fate(self, submission: Batch, quiet_s: float) -> HandleStatus | None:
         """What has become of the active jobs of a dispatcher that is not at work any more; None while it is."""
         known = self._record.end(submission.name)
         if known is not None:
@@ -157,16 +157,16 @@ class RayCluster(AbstractCluster):
         except (ClusterUnavailable, ClusterUsageError) as error:
             if quiet_s < QUIET_S:
                 return None
-            return JobStatus(state=_lost_if(quiet_s > LOST_S), detail=f"{error}; {quiet}")
+            return HandleStatus(state=_lost_if(quiet_s > LOST_S), detail=f"{error}; {quiet}")
         if job is None:  # the head was restarted and remembers nothing
             detail = f"Ray at {self.address} does not know it; {quiet}"
-            return JobStatus(state=_lost_if(True), detail=detail) if quiet_s > QUIET_S else None
+            return HandleStatus(state=_lost_if(True), detail=detail) if quiet_s > QUIET_S else None
         if not job.status.is_over():
             return None
         if job.status is RayJobStatus.STOPPED:
-            end = JobStatus(state=JobState.CANCELLED, detail="its dispatcher was stopped in Ray")
+            end = HandleStatus(state=JobState.CANCELLED, detail="its dispatcher was stopped in Ray")
         else:
-            end = JobStatus(state=JobState.NODE_FAIL, detail=f"its dispatcher died: {_first(job.message)}")
+            end = HandleStatus(state=JobState.NODE_FAIL, detail=f"its dispatcher died: {_first(job.message)}")
         if quiet_s > QUIET_S:  # it says nothing against that
             with suppress(OSError):  # whoever may only read is told as well
                 self._record.put_end(submission.name, end)

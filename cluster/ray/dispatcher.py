@@ -26,7 +26,7 @@ from cluster.backend import Control, JobRequest, JobState
 from cluster.process import ENV_BACKEND, ENV_DEADLINE, ENV_SCHEDULER_JOB_ID, EXIT_INTERRUPTED, FROM_OUTSIDE, exit_text
 from cluster.ray import probe, task
 from cluster.ray.metrics import Gauges
-from cluster.ray.record import DispatcherState, JobRecord, NodeReport, Order, Phase, Record, Submission
+from cluster.ray.record import Batch, DispatcherState, JobRecord, NodeReport, Order, Phase, RayFiles
 
 TICK_S: Final = 0.5  # how often orders are looked for
 HEARTBEAT_S: Final = 5.0
@@ -61,7 +61,7 @@ class _Job:
 class Dispatcher:
     """One submission's jobs, from the first to the last."""
 
-    def __init__(self, record: Record, submission: Submission) -> None:
+    def __init__(self, record: RayFiles, submission: Batch) -> None:
         self.record = record
         self.submission = submission
         self.jobs = [_Job(index, request) for index, request in enumerate(submission.requests)]
@@ -323,7 +323,7 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code of `Dispatcher.run`; 2 when the submission cannot be read or Ray cannot be joined."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     path = Path(arguments[0])
-    record = Record(path.parents[2])
+    record = RayFiles(path.parents[2])
     try:
         submission = record.submission(path.stem)
     except OSError as error:

@@ -14,12 +14,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.backend import JobRequest
-from cluster.ray.record import NodeReport, Record, Submission
+from cluster.ray.record import Batch, NodeReport, RayFiles
 
 PROBE_S: Final = 90.0  # a node's first Python process on a busy machine takes some seconds, on a slow file system more
 
 
-def probe_nodes(record: Record, submission: Submission) -> tuple[NodeReport, ...]:
+def probe_nodes(record: RayFiles, submission: Batch) -> tuple[NodeReport, ...]:
     """What was found on each node that has the GPUs for one of the jobs."""
     least_gpus = min((request.n_gpus for request in submission.requests), default=0)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= least_gpus]

@@ -7,21 +7,21 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from cluster.backend import ClusterUsageError, Control, JobState, JobStatus
-from cluster.ray.record import JobRecord, Order, Phase, Record, Submission
+from cluster.backend import ClusterUsageError, Control, HandleStatus, JobState
+from cluster.ray.record import Batch, JobRecord, Order, Phase, RayFiles
 
 QUIET_S: Final = 20.0  # four heartbeats; a dispatcher that its cluster does not know and that is quiet so long is dead
 
 
 def poll(
-    record: Record, handles: Sequence[str], fate: Callable[[Submission, float], JobStatus | None]
-) -> dict[str, JobStatus]:
+    record: RayFiles, handles: Sequence[str], fate: Callable[[Batch, float], HandleStatus | None]
+) -> dict[str, HandleStatus]:
     """The state of each handle: what the dispatchers wrote down.
 
     For a submission with active jobs `fate` is asked once: what has become of them if their dispatcher is not at work
     (None: it is), given the seconds since its last sign of life.
     """
-    statuses: dict[str, JobStatus] = {}
+    statuses: dict[str, HandleStatus] = {}
     for name, indices in _by_submission(handles).items():
         submission = record.submission(name)
         if submission is None:
@@ -33,11 +33,11 @@ def poll(
             if index < len(jobs):
                 job = jobs[index]
                 statuses[submission.handle(index)] = ended if ended and job.state.is_active() else job.status(now)
-    unknown = JobStatus(state=JobState.UNKNOWN, detail="never submitted here")
+    unknown = HandleStatus(state=JobState.UNKNOWN, detail="never submitted here")
     return {handle: statuses.get(handle, unknown) for handle in handles}
 
 
-def give_orders(record: Record, handles: Sequence[str], action: Control) -> None:
+def give_orders(record: RayFiles, handles: Sequence[str], action: Control) -> None:
     """Write down what is wanted of the handles that are active."""
     for name, indices in _by_submission(handles).items():
         submission = record.submission(name)
@@ -46,7 +46,7 @@ def give_orders(record: Record, handles: Sequence[str], action: Control) -> None
             record.give_order(name, Order(action=action, indices=active))
 
 
-def set_limit(record: Record, n_jobs: int | None) -> None:
+def set_limit(record: RayFiles, n_jobs: int | None) -> None:
     """Write the limit down; the dispatchers keep to it within a second or two. Raises: ClusterUsageError."""
     if n_jobs is not None and n_jobs < 0:
         raise ClusterUsageError(f"limit {n_jobs}: it must be 0 or more, or none")
@@ -54,11 +54,11 @@ def set_limit(record: Record, n_jobs: int | None) -> None:
 
 
 def _ended(
-    record: Record, submission: Submission, fate: Callable[[Submission, float], JobStatus | None]
-) -> JobStatus | None:
+    record: RayFiles, submission: Batch, fate: Callable[[Batch, float], HandleStatus | None]
+) -> HandleStatus | None:
     state = record.state(submission.name)
     if state is not None and state.phase is Phase.REFUSED:
-        return JobStatus(state=JobState.FAILED, detail=state.message)
+        return HandleStatus(state=JobState.FAILED, detail=state.message)
     return fate(submission, time.time() - (state.updated if state else submission.submitted))
 
 
@@ -66,7 +66,7 @@ def _active(jobs: Sequence[JobRecord], indices: Sequence[int]) -> tuple[int, ...
     return tuple(index for index in indices if index < len(jobs) and jobs[index].state.is_active())
 
 
-def _jobs(record: Record, submission: Submission) -> tuple[JobRecord, ...]:
+def _jobs(record: RayFiles, submission: Batch) -> tuple[JobRecord, ...]:
     state = record.state(submission.name)
     return state.jobs if state else (JobRecord(),) * len(submission.requests)
 

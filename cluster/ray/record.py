@@ -23,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from cluster.backend import ClusterUsageError, Control, JobRequest, JobState, JobStatus
+from cluster.backend import ClusterUsageError, Control, HandleStatus, JobRequest, JobState
 from cluster.files import create_json, get_record, put_json, records_in
 from cluster.process import request_to_json
 
@@ -40,7 +40,7 @@ class RayJobOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Batch:
     """One call of submit."""
 
     name: str
@@ -80,10 +80,10 @@ class JobRecord:
     restarts: int = 0
     exit_code: int | None = None
 
-    def status(self, now: float) -> JobStatus:
+    def status(self, now: float) -> HandleStatus:
         """The same for the seam."""
         elapsed_s = (self.ended or now) - self.started if self.started else 0.0
-        return JobStatus(
+        return HandleStatus(
             state=self.state,
             detail=self.detail,
             node=self.node,
@@ -122,7 +122,7 @@ class Order:
     indices: tuple[int, ...]
 
 
-class Record:
+class RayFiles:
     """The files of one sweep. Creating the object touches nothing."""
 
     def __init__(self, folder: Path) -> None:
@@ -146,7 +146,7 @@ class Record:
 
     # ------------------------------------------------------------------ what callers write
 
-    def add(self, token: str, requests: Sequence[JobRequest], options: RayJobOptions) -> Submission:
+    def add(self, token: str, requests: Sequence[JobRequest], options: RayJobOptions) -> Batch:
         """The submission of this token: the one that is there, or this one, now written.
 
         Raises: OSError, ClusterUsageError (the one that is there cannot be read).
@@ -174,7 +174,7 @@ class Record:
         """Write down how many jobs of the sweep may run at once."""
         put_json(self.root / LIMIT, {"n_jobs": n_jobs})
 
-    def put_end(self, name: str, end: JobStatus) -> None:
+    def put_end(self, name: str, end: HandleStatus) -> None:
         """Write down what became of a submission's active jobs: Ray may forget it. Raises: OSError."""
         create_json(self._end_path(name), {"state": end.state, "detail": end.detail})
 
@@ -195,11 +195,11 @@ class Record:
 
     # ------------------------------------------------------------------ what they say
 
-    def submission(self, name: str) -> Submission | None:
+    def submission(self, name: str) -> Batch | None:
         """The submission of this name, or None where there was none that can be read. Raises: OSError."""
-        return get_record(self.path(name), Submission)
+        return get_record(self.path(name), Batch)
 
-    def submissions(self) -> list[Submission]:
+    def submissions(self) -> list[Batch]:
         """Every submission of the sweep, oldest first."""
         found = (self.submission(path.stem) for path in records_in(self.root) if path.name != LIMIT)
         return sorted((one for one in found if one), key=lambda one: (one.submitted, one.name))
@@ -208,9 +208,9 @@ class Record:
         """What the dispatcher said last, or None where it has not begun."""
         return get_record(self._state_path(name), DispatcherState)
 
-    def end(self, name: str) -> JobStatus | None:
+    def end(self, name: str) -> HandleStatus | None:
         """What became of the jobs that were active when the dispatcher died, or None where that is not known."""
-        return get_record(self._end_path(name), JobStatus)
+        return get_record(self._end_path(name), HandleStatus)
 
     def states(self) -> Iterator[tuple[str, DispatcherState]]:
         """Every dispatcher of the sweep that ever began."""

@@ -17,9 +17,9 @@ from cluster.backend import (
     ClusterUsageError,
     Control,
     Finding,
+    HandleStatus,
     JobRequest,
     JobState,
-    JobStatus,
 )
 from cluster.files import create_json, get_json
 from cluster.options import checked
@@ -27,7 +27,7 @@ from cluster.ray.allocation import read_allocation, token_path
 from cluster.ray.checking import installed_ray
 from cluster.ray.options import RayJobBlock
 from cluster.ray.reading import QUIET_S, give_orders, poll, set_limit
-from cluster.ray.record import Phase, Record, Submission
+from cluster.ray.record import Batch, Phase, RayFiles
 from cluster.slurm.commands import Refused, ask, require
 from cluster.slurm.options import parse_options
 from cluster.slurm.queue import Queue
@@ -60,7 +60,7 @@ class RaySlurmCluster(AbstractCluster, AvoidsNodes):
             raise ClusterUsageError("ray_slurm.time: missing; how long the allocation may last, as in '12:00:00'")
         self._n_nodes, self._options = block.nodes, block.job_options()
         self._slurm = parse_options(block.model_extra or {}, "ray_slurm")
-        self._record = Record(folder.resolve())
+        self._record = RayFiles(folder.resolve())
         self._queue = Queue()
         self.watch = tuple(line for one in self._record.submissions() for line in self._watch(one))
 
@@ -85,7 +85,7 @@ class RaySlurmCluster(AbstractCluster, AvoidsNodes):
     def wake(self) -> None:
         """See AbstractCluster. SLURM keeps what waits."""
 
-    def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
+    def poll(self, handles: Sequence[str]) -> dict[str, HandleStatus]:
         """See AbstractCluster. What the dispatchers wrote down; where that is active, SLURM is asked too."""
         return poll(self._record, handles, self._fate)
 
@@ -168,30 +168,32 @@ class RaySlurmCluster(AbstractCluster, AvoidsNodes):
         except Refused as error:
             raise ClusterUsageError(f"sbatch refused the allocation: {error}") from None
 
-    def _fate(self, submission: Submission, quiet_s: float) -> JobStatus | None:
+    def _fate(self, submission: Batch, quiet_s: float) -> HandleStatus | None:
         """What the allocation says of a submission's active jobs; None while its dispatcher is at work."""
         job = self._slurm_job(submission.name)
         if job is None:
-            return JobStatus(state=JobState.UNKNOWN, detail="it is not known whether SLURM has the allocation; resume")
+            return HandleStatus(state=JobState.UNKNOWN, detail="whether SLURM has the allocation is not known; resume")
         begun = self._record.state(submission.name) is not None
         try:
             row = self._queue.view(frozenset([job])).rows.get(job)
         except ClusterUnavailable as error:
-            return None if begun and quiet_s < QUIET_S else JobStatus(state=JobState.UNKNOWN, detail=str(error))
+            return None if begun and quiet_s < QUIET_S else HandleStatus(state=JobState.UNKNOWN, detail=str(error))
         if row is None:
             return (
-                None if begun and quiet_s < QUIET_S else JobStatus(state=JobState.UNKNOWN, detail=f"job {job}: unseen")
+                None
+                if begun and quiet_s < QUIET_S
+                else HandleStatus(state=JobState.UNKNOWN, detail=f"job {job}: unseen")
             )
         if row.state.is_finished():
             state = JobState.NODE_FAIL if row.state is JobState.COMPLETED else row.state
-            return JobStatus(
+            return HandleStatus(
                 state=state, detail=f"the allocation, SLURM job {job}, has ended: {row.word}", node=row.node
             )
         if row.state is JobState.RUNNING:
-            return None if begun else JobStatus(state=JobState.PENDING, detail=f"Ray is being started on {row.node}")
-        return JobStatus(state=row.state, detail=f"SLURM job {job}: {row.reason or row.word}")
+            return None if begun else HandleStatus(state=JobState.PENDING, detail=f"Ray is being started on {row.node}")
+        return HandleStatus(state=row.state, detail=f"SLURM job {job}: {row.reason or row.word}")
 
-    def _watch(self, submission: Submission) -> tuple[str, ...]:
+    def _watch(self, submission: Batch) -> tuple[str, ...]:
         state, allocation = self._record.state(submission.name), read_allocation(self._record, submission.name)
         if allocation is None or allocation.over or (state is not None and state.phase is Phase.ENDED):
             return ()

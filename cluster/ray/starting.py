@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Final
 
 from cluster.ray.api import RayApi
-from cluster.ray.record import Record, Submission
+from cluster.ray.record import Batch, RayFiles
 
 _SIZE: Final = re.compile(r"\((\d+) (\w+?)s?\)$")  # a label that says how much is in the job: "... (7 cells)"
 
 
-def start_dispatcher(api: RayApi, record: Record, submission: Submission) -> None:
+def start_dispatcher(api: RayApi, record: RayFiles, submission: Batch) -> None:
     """Have the cluster run the submission's dispatcher, unless it has it. Raises: ClusterUnavailable."""
     # -P: a folder `cluster` where the process happens to start is not taken for this package
     command = [sys.executable, "-P", "-m", "cluster.ray.dispatcher", str(record.path(submission.name))]
     api.start_job(submission.name, f"exec {shlex.join(command)}", _metadata(record.folder, submission))
 
 
-def _metadata(folder: Path, submission: Submission) -> dict[str, str]:
+def _metadata(folder: Path, submission: Batch) -> dict[str, str]:
     """What the dashboard's Jobs page shows of a submission."""
     sizes = [_SIZE.search(request.label) for request in submission.requests]
     units = {size[2] for size in sizes if size}

@@ -17,9 +17,9 @@ from cluster.backend import (
     Control,
     Finding,
     FollowsUp,
+    HandleStatus,
     JobRequest,
     JobState,
-    JobStatus,
     NothingSent,
 )
 from cluster.slurm.commands import Refused, ask, require
@@ -28,7 +28,7 @@ from cluster.slurm.limit import share_out
 from cluster.slurm.options import SlurmOptions, parse_options
 from cluster.slurm.parse import compressed
 from cluster.slurm.queue import View, shared_queue
-from cluster.slurm.record import Chunk, Handle, Record, RunRecord, Submission
+from cluster.slurm.record import BatchFiles, Chunk, Handle, SlurmFiles, TaskRun
 from cluster.slurm.sending import Sending
 from cluster.slurm.site import Site
 from cluster.slurm.status import status_of
@@ -46,7 +46,7 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
         if "%" in str(self.folder):
             raise ClusterUsageError(f"{self.folder}: SLURM gives '%' in a path a meaning; rename the folder")
         self.options = parse_options(options)
-        self._record = Record(self.folder)
+        self._record = SlurmFiles(self.folder)
         self._queue = shared_queue(os.environ.get("SLURM_CONF", ""))
 
     def submit(self, requests: Sequence[JobRequest], *, token: str) -> dict[str, str]:
@@ -104,15 +104,15 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
 
     # ------------------------------------------------------------------ poll
 
-    def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
+    def poll(self, handles: Sequence[str]) -> dict[str, HandleStatus]:
         """See AbstractCluster. One squeue and one sacct, and what the tasks wrote down themselves."""
         parsed = {text: handle for text in handles if (handle := Handle.parse(text))}
         arrays = {chunk.job: (submission, chunk) for submission, chunk in self._record.chunks()}
         # always the whole sweep, so that polls of its parts share one answer
         view = self._queue.view(frozenset([*arrays, *(handle.job for handle in parsed.values())]))
         runs = self._runs(parsed, view, arrays)
-        unknown = JobStatus(state=JobState.UNKNOWN, detail="no handle of SLURM's")
-        statuses: dict[str, JobStatus] = dict.fromkeys(handles, unknown)
+        unknown = HandleStatus(state=JobState.UNKNOWN, detail="no handle of SLURM's")
+        statuses: dict[str, HandleStatus] = dict.fromkeys(handles, unknown)
         for text, handle in parsed.items():
             packed = handle.job in arrays and arrays[handle.job][1].per_task > 1
             row = view.row(handle.job, handle.task)
@@ -120,8 +120,8 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
         return statuses
 
     def _runs(
-        self, parsed: Mapping[str, Handle], view: View, arrays: Mapping[str, tuple[Submission, Chunk]]
-    ) -> dict[str, RunRecord]:
+        self, parsed: Mapping[str, Handle], view: View, arrays: Mapping[str, tuple[BatchFiles, Chunk]]
+    ) -> dict[str, TaskRun]:
         """What the tasks wrote down, by handle, for every job that may have run."""
         indices: dict[str, dict[int, str]] = defaultdict(dict)
         for text, handle in parsed.items():
@@ -130,7 +130,7 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
             if handle.job in arrays and not waits:
                 chunk = arrays[handle.job][1]
                 indices[handle.job][chunk.first + handle.task * chunk.per_task + handle.slot] = text
-        found: dict[str, RunRecord] = {}
+        found: dict[str, TaskRun] = {}
         for job, wanted in indices.items():
             runs = arrays[job][0].runs(wanted)
             found |= {wanted[index]: run for index, run in runs.items()}

@@ -60,7 +60,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord:
+class TaskRun:
     """What a task wrote down of one run of a request. Times are Unix seconds; `ended` is 0.0 while it runs."""
 
     node: str
@@ -93,20 +93,20 @@ class Handle:
         return cls(match[1], int(match[2]), int(match[3] or 0)) if match else None
 
 
-class Record:
+class SlurmFiles:
     """The files of one sweep's SLURM backend. Creating the object touches nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "cluster" / "slurm"
 
-    def submission(self, token: str) -> Submission:
+    def submission(self, token: str) -> BatchFiles:
         """The files of one call of submit."""
-        return Submission(self.root / token)
+        return BatchFiles(self.root / token)
 
-    def chunks(self) -> list[tuple[Submission, Chunk]]:
+    def chunks(self) -> list[tuple[BatchFiles, Chunk]]:
         """Every array that was ever sent, first come first."""
         folders = [path.parent for path in self.root.glob("*/requests.json")]
-        submissions = [Submission(folder) for folder in sorted(folders, key=lambda folder: folder.stat().st_ctime_ns)]
+        submissions = [BatchFiles(folder) for folder in sorted(folders, key=lambda folder: folder.stat().st_ctime_ns)]
         found = [(submission, chunk) for submission in submissions for chunk in submission.chunks() if chunk.job]
         return sorted(found, key=lambda pair: int(pair[1].job))
 
@@ -134,7 +134,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
+class BatchFiles:
     """The files of one call of submit."""
 
     folder: Path
@@ -197,11 +197,11 @@ class Submission:
             for index in range(chunk.first, chunk.last)
         }
 
-    def run_path(self, index: int, record: RunRecord) -> Path:
+    def run_path(self, index: int, record: TaskRun) -> Path:
         """Where a run is written down: two runs of one request, an orphan and its copy, never share a file."""
         return self.folder / "runs" / f"{index:06d}-{record.restart:04d}-{int(record.started * 1000)}.json"
 
-    def put_run(self, index: int, record: RunRecord) -> None:
+    def put_run(self, index: int, record: TaskRun) -> None:
         """Write down a run, or how it ended."""
         put_json(self.run_path(index, record), asdict(record))
 
@@ -209,12 +209,12 @@ class Submission:
         """How often a request was started."""
         return sum(1 for _ in (self.folder / "runs").glob(f"{index:06d}-*.json"))
 
-    def runs(self, indices: Collection[int]) -> dict[int, RunRecord]:
+    def runs(self, indices: Collection[int]) -> dict[int, TaskRun]:
         """The latest run of each of these requests that ever ran."""
         latest: dict[int, Path] = {}
         for path in records_in(self.folder / "runs"):
             index = path.name.partition("-")[0]
             if index.isdigit():
                 latest[int(index)] = path
-        found = {index: get_record(latest[index], RunRecord) for index in indices if index in latest}
+        found = {index: get_record(latest[index], TaskRun) for index in indices if index in latest}
         return {index: record for index, record in found.items() if record is not None}

@@ -19,7 +19,7 @@ from cluster.slurm.commands import Refused, ask
 from cluster.slurm.executor import place_tasks, send_array
 from cluster.slurm.options import SlurmOptions
 from cluster.slurm.queue import Queue
-from cluster.slurm.record import Chunk, Submission
+from cluster.slurm.record import BatchFiles, Chunk
 from cluster.slurm.remedies import is_job_limit, remedy
 from cluster.slurm.site import Site
 from cluster.slurm.task import run_task
@@ -32,7 +32,7 @@ class Sending:
     """One call of submit, on a locked submission."""
 
     folder: Path  # the sweep's
-    submission: Submission
+    submission: BatchFiles
     requests: Sequence[JobRequest]
     options: SlurmOptions
     site: Site

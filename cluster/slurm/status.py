@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
-from cluster.backend import JobState, JobStatus
+from cluster.backend import HandleStatus, JobState
 from cluster.process import exit_text
 from cluster.slurm.parse import Row
-from cluster.slurm.record import RunRecord
+from cluster.slurm.record import TaskRun
 
 
 class _Slurm(Enum):
@@ -47,10 +47,10 @@ _STATE: Final[Mapping[tuple[_Slurm, _Task], JobState | None]] = {
 }
 _UNSURE: Final = (JobState.UNKNOWN, JobState.COMPLETED)
 _NO_ROW: Final = Row(job="", state=JobState.UNKNOWN, word="")
-_NO_RUN: Final = RunRecord(node="", gpu="", restart=0, started=0.0)
+_NO_RUN: Final = TaskRun(node="", gpu="", restart=0, started=0.0)
 
 
-def status_of(row: Row | None, run: RunRecord | None, *, is_packed: bool, without: str) -> JobStatus:
+def status_of(row: Row | None, run: TaskRun | None, *, is_packed: bool, without: str) -> HandleStatus:
     """The status of a job that shares its SLURM job with others where it `is_packed`; `without`: who did not answer.
 
     A row for tasks that have not begun says nothing of one that has: accounting learns of a task's start seconds late.
@@ -60,7 +60,7 @@ def status_of(row: Row | None, run: RunRecord | None, *, is_packed: bool, withou
     state = _STATE[_slurm_says(row, task, is_packed=is_packed), task] or (row or _NO_ROW).state
     shown, wrote = row or _NO_ROW, run or _NO_RUN
     has_exit_code = state.is_finished() and task is not _Task.NOTHING and not wrote.error
-    return JobStatus(
+    return HandleStatus(
         state=state,
         detail=_detail(state, row, wrote, without),
         node=shown.node or wrote.node,
@@ -79,13 +79,13 @@ def _slurm_says(row: Row | None, task: _Task, *, is_packed: bool) -> _Slurm:
     return _Slurm.UNSURE if row.state in _UNSURE else _Slurm.SURE
 
 
-def _task_says(run: RunRecord | None) -> _Task:
+def _task_says(run: TaskRun | None) -> _Task:
     if run is None or not run.ended or run.again:
         return _Task.NOTHING
     return _Task.WELL if run.exit_code == 0 and not run.error else _Task.BADLY
 
 
-def _detail(state: JobState, row: Row | None, run: RunRecord, without: str) -> str:
+def _detail(state: JobState, row: Row | None, run: TaskRun, without: str) -> str:
     """The scheduler's own word and reason; how the job ended, where it did not end well."""
     how = run.error or exit_text(run.exit_code) if run.ended else ""
     if row is None:

@@ -36,7 +36,7 @@ from cluster.process import (
 )
 from cluster.slurm.commands import ask
 from cluster.slurm.parse import parse_fields
-from cluster.slurm.record import Chunk, RunRecord, Submission
+from cluster.slurm.record import BatchFiles, Chunk, TaskRun
 
 REQUEUE_PATIENCE_S: Final = 60.0  # how long to ask a controller that does not answer
 
@@ -47,7 +47,7 @@ def run_task(chunk_file: str) -> None:
     """Run the jobs of this task of the array described in `chunk_file`. Raises: SystemExit (not all ended with 0)."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     path = Path(chunk_file)
-    submission, chunk = Submission(path.parents[1]), get_record(path, Chunk)
+    submission, chunk = BatchFiles(path.parents[1]), get_record(path, Chunk)
     if chunk is None:
         raise SystemExit(f"{path}: not readable: the jobs of this task are not known; resume the sweep")
     task = ArrayTask(submission, chunk, os.environ)
@@ -64,13 +64,13 @@ class Running:
     request: JobRequest
     process: subprocess.Popen[bytes]
     gpus: tuple[str, ...]
-    record: RunRecord
+    record: TaskRun
 
 
 class ArrayTask:
     """The jobs of one SLURM job, each in a process of its own on GPUs of its own."""
 
-    def __init__(self, submission: Submission, chunk: Chunk, environ: Mapping[str, str]) -> None:
+    def __init__(self, submission: BatchFiles, chunk: Chunk, environ: Mapping[str, str]) -> None:
         self.submission = submission
         self.chunk = chunk
         self.environ = environ
@@ -133,7 +133,7 @@ class ArrayTask:
         n_gpus = len(self.free_gpus) if self.chunk.per_task == 1 else request.n_gpus
         gpus, self.free_gpus = tuple(self.free_gpus[:n_gpus]), self.free_gpus[n_gpus:]
         gpu = ",".join(gpus)
-        record = RunRecord(node=self.node, gpu=gpu, restart=self.restart, started=time.time())
+        record = TaskRun(node=self.node, gpu=gpu, restart=self.restart, started=time.time())
         env = {
             **self.environ,
             **({"CUDA_VISIBLE_DEVICES": gpu} if gpus else {}),

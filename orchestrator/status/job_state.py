@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from cluster import backend as cluster_backend
-from cluster.backend import JobState
+from cluster.backend import HandleStatus, JobState
 from cluster.process import FROM_OUTSIDE
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import Attempt, CellStatus, JobStatus
@@ -33,7 +32,7 @@ _STATE_OF: Final[Mapping[AttemptState, JobState]] = {
 
 
 def judged(
-    job: JobStatus, seen: cluster_backend.JobStatus | None, *, submitted: float, fresh_s: float, lost_after_s: float
+    job: JobStatus, seen: HandleStatus | None, *, submitted: float, fresh_s: float, lost_after_s: float
 ) -> JobStatus:
     """`job` with its state, ETA and failures.
 

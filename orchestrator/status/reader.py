@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cluster import backend as cluster_backend
-from cluster.backend import AbstractCluster, ClusterError, JobState
+from cluster.backend import AbstractCluster, ClusterError, HandleStatus, JobState
 from orchestrator.backends.opening import open_cluster
 from orchestrator.backends.submissions import Submission, read_job, read_submissions
 from orchestrator.grid.expand import Grid, wanted_settings
@@ -154,9 +153,7 @@ class StatusReader:
         polled, notes, watch = self._poll(known)
         return [self._judged(submission, job, polled) for submission, job in known], [*set_aside, *notes], watch
 
-    def _judged(
-        self, submission: Submission, job: JobStatus, polled: Mapping[str, cluster_backend.JobStatus]
-    ) -> JobStatus:
+    def _judged(self, submission: Submission, job: JobStatus, polled: Mapping[str, HandleStatus]) -> JobStatus:
         return judged(
             job,
             polled.get(job.name),
@@ -193,13 +190,13 @@ class StatusReader:
 
     def _poll(
         self, known: Iterable[tuple[Submission, JobStatus]]
-    ) -> tuple[dict[str, cluster_backend.JobStatus], list[str], list[str]]:
+    ) -> tuple[dict[str, HandleStatus], list[str], list[str]]:
         """What each cluster says of the jobs that our files do not decide: one question a place."""
         groups: dict[tuple[str, str], tuple[Submission, list[JobStatus]]] = {}
         for submission, job in known:
             if job.state is not JobState.COMPLETED and job.handle:
                 groups.setdefault(submission.place, (submission, []))[1].append(job)
-        polled: dict[str, cluster_backend.JobStatus] = {}
+        polled: dict[str, HandleStatus] = {}
         notes: list[str] = []
         watch: list[str] = []
         for submission, jobs in groups.values():

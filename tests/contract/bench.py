@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.backend import AbstractCluster, JobRequest, JobState, JobStatus
+from cluster.backend import AbstractCluster, HandleStatus, JobRequest, JobState
 
 TINY_JOB = Path(__file__).with_name("tiny_job.py")
 
@@ -79,10 +79,10 @@ class Bench:
         """Until each job has started `n` times."""
         self.wait(f"start {n} of {names}", lambda: all(len(self.starts(name)) >= n for name in names))
 
-    def wait_for(self, handles: Mapping[str, str], *states: JobState) -> dict[str, JobStatus]:
+    def wait_for(self, handles: Mapping[str, str], *states: JobState) -> dict[str, HandleStatus]:
         """The statuses by name, once each is in one of `states` (default: finished)."""
         cluster = self.cluster()
-        seen: dict[str, JobStatus] = {}
+        seen: dict[str, HandleStatus] = {}
 
         def is_so() -> bool:
             seen.update(cluster.poll(list(handles.values())))

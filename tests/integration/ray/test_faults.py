@@ -14,7 +14,7 @@ import pytest
 from cluster.backend import JobState
 from cluster.process import ProcessId
 from cluster.ray import RayCluster
-from cluster.ray.record import Record
+from cluster.ray.record import RayFiles
 from cluster.testbed.machine import family, send
 from cluster.testbed.ray import RayTestbed
 from tests.contract.bench import Bench
@@ -30,7 +30,7 @@ def running_child(bench: Bench, name: str) -> ProcessId:
 
 def dispatcher(bench: Bench, token: str) -> ProcessId:
     """The process of a submission's dispatcher."""
-    path = str(Record(bench.folder).path(Record(bench.folder).name(token)))
+    path = str(RayFiles(bench.folder).path(RayFiles(bench.folder).name(token)))
     (process,) = (one.identity for one in family() if one.command.strip().endswith(f"cluster.ray.dispatcher {path}"))
     return process
 

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.backend import ClusterUsageError, Control, JobState
 from cluster.ray.allocation import Allocation, read_allocation, token_path
-from cluster.ray.record import Record
+from cluster.ray.record import RayFiles
 from cluster.ray.slurm import RaySlurmCluster
 from cluster.testbed.machine import family
 from tests.contract.bench import Bench
@@ -40,7 +40,7 @@ def shell(*command: str) -> str:
 
 def allocation_of(bench: Bench, token: str) -> Allocation:
     """Where the Ray cluster of a submission is."""
-    record = Record(bench.folder)
+    record = RayFiles(bench.folder)
     found = read_allocation(record, record.name(token))
     assert found is not None
     return found
@@ -48,7 +48,7 @@ def allocation_of(bench: Bench, token: str) -> Allocation:
 
 def left_behind(bench: Bench, allocation: Allocation) -> list[str]:
     """What is left of an allocation: SLURM jobs, processes, its temporary folder, its token."""
-    record = Record(bench.folder)
+    record = RayFiles(bench.folder)
     found = [f"SLURM job {job}" for job in shell("squeue", "-h", "-o", "%i").split()]
     found += [one.command for one in family() if allocation.temp in one.command or str(record.root) in one.command]
     found += [str(path) for path in (Path(allocation.temp), token_path(record, record.name("t1"))) if path.exists()]

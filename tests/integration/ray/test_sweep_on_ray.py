@@ -18,7 +18,7 @@ import pytest
 
 from cluster.backend import JobState
 from cluster.ray import RayCluster
-from cluster.ray.record import Record
+from cluster.ray.record import RayFiles
 from cluster.testbed.machine import family, send
 from cluster.testbed.ray import RayTestbed, TestbedError
 from orchestrator import Sweep, cli
@@ -76,7 +76,7 @@ def abandoned(make: Callable[..., Sweep], tmp_path_factory: pytest.TempPathFacto
     sweep = make(folder)
     command = [sys.executable, "-m", "orchestrator", "submit", "tiny.yaml", "--on", "ray"]
     with subprocess.Popen(command, cwd=folder, start_new_session=True) as client:
-        state = Record(sweep.folder.root).root / "state"
+        state = RayFiles(sweep.folder.root).root / "state"
         wait_until("a dispatcher", lambda: client.poll() is not None or any(state.glob("*.json")))
         os.killpg(client.pid, signal.SIGKILL)
     assert client.returncode == -signal.SIGKILL
@@ -280,7 +280,7 @@ def kill_a_raylet(bed: RayTestbed, sweep: Sweep) -> bool:
 
 def kill_the_dispatcher(_bed: RayTestbed, sweep: Sweep) -> bool:
     """SIGKILL to the process that hands out the jobs, which end with it."""
-    hit, folder = bool(training(sweep)), str(Record(sweep.folder.root).root)
+    hit, folder = bool(training(sweep)), str(RayFiles(sweep.folder.root).root)
     for one in family():
         if " cluster.ray.dispatcher " in one.command and folder in one.command:
             send(one.identity, signal.SIGKILL)

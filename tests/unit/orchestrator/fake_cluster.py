@@ -17,9 +17,9 @@ from cluster.backend import (
     ClusterError,
     Control,
     Finding,
+    HandleStatus,
     JobRequest,
     JobState,
-    JobStatus,
     KnowsItsSlots,
     Slots,
 )
@@ -79,15 +79,15 @@ class _Fake(AbstractCluster):
             raise Death
         return world.tokens.get(token, {})
 
-    def poll(self, handles: Sequence[str]) -> dict[str, JobStatus]:
+    def poll(self, handles: Sequence[str]) -> dict[str, HandleStatus]:
         """What the test said."""
         self.world.n_polls += 1
         if self.world.fails_with:
             raise self.world.fails_with
         return {handle: self._status(handle) for handle in handles}
 
-    def _status(self, handle: str) -> JobStatus:
-        return JobStatus(
+    def _status(self, handle: str) -> HandleStatus:
+        return HandleStatus(
             state=self.world.states.get(handle, JobState.UNKNOWN),
             node=self.world.nodes.get(handle, ""),
             exit_code=self.world.exit_codes.get(handle),

@@ -16,7 +16,7 @@ import pytest
 from cluster.backend import ClusterUnavailable, ClusterUsageError, Control, JobRequest, JobState
 from cluster.ray import RayCluster
 from cluster.ray.api import RayApi
-from cluster.ray.record import DispatcherState, JobRecord, Order, Phase, RayJobOptions, Record
+from cluster.ray.record import DispatcherState, JobRecord, Order, Phase, RayFiles, RayJobOptions
 from tests.fake_ray import FakeRay, fake_ray
 
 
@@ -166,7 +166,7 @@ def test_a_head_that_dies_meanwhile_is_given_up(tmp_path: Path, monkeypatch: pyt
 
 def recorded(folder: Path, *jobs: JobRecord, heartbeat_age_s: float, phase: Phase = Phase.RUNNING) -> dict[str, str]:
     """The handles of a submission whose dispatcher wrote this down so long ago."""
-    record = Record(folder)
+    record = RayFiles(folder)
     requests = [request(folder, f"j{index}") for index in range(len(jobs))]
     submission = record.add("t", requests, RayJobOptions())
     updated = time.time() - heartbeat_age_s
@@ -252,16 +252,16 @@ def test_orders_are_read_once_and_in_order(tmp_path: Path) -> None:
     cluster.control([handles["j1"], handles["j0"]], Control.RELEASE)
     seen: set[str] = set()
     name = handles["j0"].rpartition(".")[0]
-    assert Record(tmp_path).orders(name, seen) == [
+    assert RayFiles(tmp_path).orders(name, seen) == [
         Order(action=Control.HOLD, indices=(0,)),
         Order(action=Control.RELEASE, indices=(1, 0)),
     ]
-    assert Record(tmp_path).orders(name, seen) == []
+    assert RayFiles(tmp_path).orders(name, seen) == []
 
 
 def test_two_sweeps_never_share_a_name_on_the_cluster(tmp_path: Path) -> None:
     """Folders of the same name and the same token give two Ray Jobs, each id fit for a URL and a file name."""
-    first, second = Record(tmp_path / "a" / "my sweep!").name("t1"), Record(tmp_path / "b" / "my sweep!").name("t1")
+    first, second = RayFiles(tmp_path / "a" / "my sweep!").name("t1"), RayFiles(tmp_path / "b" / "my sweep!").name("t1")
     assert first != second
     assert first.startswith("my-sweep--t1-")
 

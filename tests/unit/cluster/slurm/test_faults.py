@@ -20,7 +20,7 @@ from cluster.backend import (
 from cluster.slurm import SlurmCluster, sending
 from cluster.slurm import options as options_module
 from cluster.slurm.queue import shared_queue
-from cluster.slurm.record import RunRecord
+from cluster.slurm.record import TaskRun
 
 CONFIG = "MaxArraySize = 4\nSLURM_VERSION = 22.05.8"
 PARTITION = "PartitionName=gpu Default=YES MaxTime=UNLIMITED State=UP"
@@ -286,7 +286,7 @@ def test_without_accounting_squeue_and_our_own_files_are_enough(
     """sacct disabled: a running job as squeue says, an ended one as its task wrote down, a lost one UNKNOWN."""
     slurm.says("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
     slurm.says("squeue", 'echo "100_0|RUNNING|None|node1|0:10|0|N/A|"')
-    run = RunRecord(node="node2", gpu="3", restart=0, started=100.0, ended=160.0, exit_code=3)
+    run = TaskRun(node="node2", gpu="3", restart=0, started=100.0, ended=160.0, exit_code=3)
     cluster._record.submission("t1").put_run(1, run)
     assert states(cluster, handles) == [JobState.RUNNING, JobState.FAILED, JobState.UNKNOWN]
     status = cluster.poll([handles["j1"]])[handles["j1"]]
@@ -340,7 +340,7 @@ def test_a_job_that_only_accounting_has_as_running_is_unknown(
     shown, but for the job whose task wrote down its end."""
     slurm.says("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
     slurm.says("sacct", "printf '100_0|RUNNING|0:0|node1|9|Unknown\n100_1|RUNNING|0:0|node1|9|Unknown\n'")
-    run = RunRecord(node="node2", gpu="3", restart=0, started=100.0, ended=160.0, exit_code=0)
+    run = TaskRun(node="node2", gpu="3", restart=0, started=100.0, ended=160.0, exit_code=0)
     cluster._record.submission("t1").put_run(1, run)
     assert states(cluster, handles) == [JobState.UNKNOWN, JobState.COMPLETED, JobState.UNKNOWN]
     assert cluster.poll([handles["j0"]])[handles["j0"]].detail == "RUNNING, no longer in squeue"
@@ -352,7 +352,7 @@ def test_a_tasks_own_record_of_a_bad_end_wins_over_completed(
     """Accounting, seconds late, shows one line for the whole array: the job that wrote down its failure is FAILED."""
     slurm.says("squeue", "")
     slurm.says("sacct", "echo '100_[0-2]|COMPLETED|0:0|node1|1|17'")
-    run = RunRecord(node="node1", gpu="0", restart=0, started=100.0, ended=101.0, error="cannot start /nowhere")
+    run = TaskRun(node="node1", gpu="0", restart=0, started=100.0, ended=101.0, error="cannot start /nowhere")
     cluster._record.submission("t1").put_run(0, run)
     assert states(cluster, handles)[0] is JobState.FAILED
 
@@ -383,9 +383,9 @@ def test_the_arrays_own_line_says_nothing_of_a_task_that_has_begun(
     the first task says how it ended; of one that runs nobody knows for the moment."""
     slurm.says("squeue", "")
     slurm.says("sacct", "echo '100|CANCELLED by 0|0:0||0|17'")
-    ended = RunRecord(node="node1", gpu="0", restart=0, started=100.0, ended=101.0, exit_code=0)
+    ended = TaskRun(node="node1", gpu="0", restart=0, started=100.0, ended=101.0, exit_code=0)
     cluster._record.submission("t1").put_run(0, ended)
-    cluster._record.submission("t1").put_run(1, RunRecord(node="node1", gpu="1", restart=0, started=100.0))
+    cluster._record.submission("t1").put_run(1, TaskRun(node="node1", gpu="1", restart=0, started=100.0))
     assert states(cluster, handles) == [JobState.COMPLETED, JobState.UNKNOWN, JobState.CANCELLED]
 
 

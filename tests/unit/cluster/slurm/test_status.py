@@ -6,14 +6,14 @@ import pytest
 
 from cluster.backend import JobState
 from cluster.slurm.parse import STATES, Row
-from cluster.slurm.record import RunRecord
+from cluster.slurm.record import TaskRun
 from cluster.slurm.status import status_of
 
-RUNNING = RunRecord(node="n1", gpu="3", restart=1, started=100.0)
-WELL = RunRecord(node="n1", gpu="3", restart=1, started=100.0, ended=160.0)
-BADLY = RunRecord(node="n1", gpu="3", restart=1, started=100.0, ended=160.0, exit_code=74)
-NEVER = RunRecord(node="n1", gpu="", restart=0, started=100.0, ended=100.0, error="cannot start x: no such file")
-AGAIN = RunRecord(node="n1", gpu="3", restart=0, started=100.0, ended=160.0, exit_code=75, again=True)
+RUNNING = TaskRun(node="n1", gpu="3", restart=1, started=100.0)
+WELL = TaskRun(node="n1", gpu="3", restart=1, started=100.0, ended=160.0)
+BADLY = TaskRun(node="n1", gpu="3", restart=1, started=100.0, ended=160.0, exit_code=74)
+NEVER = TaskRun(node="n1", gpu="", restart=0, started=100.0, ended=100.0, error="cannot start x: no such file")
+AGAIN = TaskRun(node="n1", gpu="3", restart=0, started=100.0, ended=160.0, exit_code=75, again=True)
 
 
 def row(word: str, **fields: object) -> Row:
@@ -46,7 +46,7 @@ def row(word: str, **fields: object) -> Row:
         ("NODE_FAIL", RUNNING, "NODE_FAIL", "NODE_FAIL"),
     ],
 )
-def test_who_is_believed(shown: str | None, wrote: RunRecord | None, alone: str, packed: str) -> None:
+def test_who_is_believed(shown: str | None, wrote: TaskRun | None, alone: str, packed: str) -> None:
     """A job alone in its SLURM job is what SLURM shows unless that is unsure; a packed one's end is the task's word."""
     seen = None if shown is None else row(shown)
     assert status_of(seen, wrote, is_packed=False, without="").state == alone
@@ -75,7 +75,7 @@ def test_a_row_of_tasks_that_have_not_begun_says_nothing_of_one_that_has() -> No
         (row("BOOT_FAIL", reason="x"), None, "BOOT_FAIL"),
     ],
 )
-def test_the_detail_says_why(seen: Row | None, wrote: RunRecord | None, detail: str) -> None:
+def test_the_detail_says_why(seen: Row | None, wrote: TaskRun | None, detail: str) -> None:
     """The scheduler's word where it is not the state's, its reason while the job waits, and how it ended badly."""
     assert status_of(seen, wrote, is_packed=False, without="no controller").detail == detail
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
-from cluster.backend import ClusterUnavailable, JobState, JobStatus
+from cluster.backend import ClusterUnavailable, HandleStatus, JobState
 from orchestrator.backends.submissions import read_submissions, save
 from orchestrator.cli.render import faults_view
 from orchestrator.status.cell_state import CellState
@@ -97,7 +97,7 @@ def test_rows_of_a_job_that_ends_while_it_is_asked_about_are_seen(
     """Its last rows come between the look at the shards and the cluster's word that it is over: none is missing."""
     ask = FakeCluster.poll
 
-    def end_and_ask(cluster: FakeCluster, handles: Sequence[str]) -> dict[str, JobStatus]:
+    def end_and_ask(cluster: FakeCluster, handles: Sequence[str]) -> dict[str, HandleStatus]:
         for job in jobs_of(sweep):
             finish(world, job)
         return ask(cluster, handles)
