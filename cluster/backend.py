@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 
 class ClusterError(Exception):
@@ -90,6 +90,9 @@ class JobRequest:
     max_restarts: int = 20  # the defaults are what backends did of themselves before a request said how often
     max_retries: int = 5
     env: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING_STARTS: Final = "the limit is 0: nothing may start until it is raised (causalsweep limit)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,9 +160,9 @@ class Sweep:
             raise SweepNotFound(f"{self.spec.name}: no job {job!r}; there are {', '.join(names[:20]) or 'none'}")
         return self.folder.logs / f"{job}.log"
 
-    def errors(self) -> list[Fault]:
-        """What went wrong, equal faults together, the most frequent first."""
-        return faults_of(self.status(), self.folder.logs)
+    def errors(self, status: SweepStatus | None = None) -> list[Fault]:
+        """What went wrong, equal faults together, the most frequent first; of `status`, or as it is now."""
+        return faults_of(status or self.status(), self.folder.logs)
 
     # Results ------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cluster.backend import Control, HandleStatus, JobRequest, JobState
+from cluster.backend import NOTHING_STARTS, Control, HandleStatus, JobRequest, JobState
 from cluster.files import create_json, get_record, put_json, records_in
 from cluster.process import ProcessId, exit_text, request_to_json
 
@@ -214,9 +214,8 @@ class LocalFiles:
         if record is not None:
             return record.status()
         if self._run(handle).exists():
-            return HandleStatus(
-                state=JobState.UNKNOWN, detail=f"{self._run(handle)}: not readable; restore or remove it"
-            )
+            unreadable = f"{self._run(handle)}: not readable; restore or remove it"
+            return HandleStatus(state=JobState.UNKNOWN, detail=unreadable)
         if self.request(handle) is None:
             return HandleStatus(state=JobState.UNKNOWN, detail="never submitted here")
         match self.order(handle):
@@ -224,8 +223,13 @@ class LocalFiles:
                 return HandleStatus(state=JobState.HELD)
             case Control.CANCEL | Control.KILL:
                 return HandleStatus(state=JobState.CANCELLED, detail="before it started")
-        gone = "" if self.has_dispatcher() else "nobody is there to start it: the dispatcher was killed; resume"
-        return HandleStatus(state=JobState.PENDING, detail=gone)
+        return HandleStatus(state=JobState.PENDING, detail=self._why_waiting())
+
+    def _why_waiting(self) -> str:
+        """Why no waiting job will start, where none will."""
+        if self.limit() == 0:
+            return NOTHING_STARTS
+        return "" if self.has_dispatcher() else "nobody is there to start it: the dispatcher was killed; resume"
 
     def _run(self, handle: str) -> Path:
         return self.root / "runs" / f"{handle}.json"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
-from cluster.backend import ClusterUsageError, Control, HandleStatus, JobState
+from cluster.backend import NOTHING_STARTS, ClusterUsageError, Control, HandleStatus, JobState
 from cluster.ray.record import Batch, JobRecord, Order, Phase, RayFiles
 
 QUIET_S: Final = 20.0  # four heartbeats; a dispatcher that its cluster does not know and that is quiet so long is dead
@@ -22,6 +23,7 @@ def poll(
     (None: it is), given the seconds since its last sign of life.
     """
     statuses: dict[str, HandleStatus] = {}
+    nothing_starts = record.limit() == 0
     for name, indices in _by_submission(handles).items():
         submission = record.submission(name)
         if submission is None:
@@ -32,6 +34,8 @@ def poll(
         for index in indices:
             if index < len(jobs):
                 job = jobs[index]
+                if job.state is JobState.PENDING and nothing_starts:
+                    job = replace(job, detail=NOTHING_STARTS)
                 statuses[submission.handle(index)] = ended if ended and job.state.is_active() else job.status(now)
     unknown = HandleStatus(state=JobState.UNKNOWN, detail="never submitted here")
     return {handle: statuses.get(handle, unknown) for handle in handles}

@@ -202,6 +202,12 @@ def _job_cells(job: JobStatus) -> dict[str, str]:
     }
 
 
+def skipped_lines(status: SweepStatus) -> list[str]:
+    """One line for each reason why cells were skipped, with what would run them."""
+    remedy = "they run under a lower gate.task_accuracy"
+    return [f"{n_cells:,} cells skipped: {why}; {remedy}" for why, n_cells in status.skipped.items()]
+
+
 def faults_view(faults: Sequence[Fault], *, with_traceback: bool) -> Group:
     """Each fault once, with how often and where."""
     if not faults:

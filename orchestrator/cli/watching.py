@@ -62,7 +62,7 @@ class Display:
 
     def summary(self, sweep: Sweep, status: SweepStatus, *, was_stopped: bool) -> str:
         """What to do next."""
-        from orchestrator.cli.render import duration, status_line
+        from orchestrator.cli.render import duration, skipped_lines, status_line
         from orchestrator.status.cell_state import CellState
 
         name = sweep.spec.name
@@ -71,8 +71,11 @@ class Display:
             n_done, n_cells = status.counts[CellState.DONE], len(status.cells)
             done = f"all {n_cells} cells done" if n_done == n_cells else status_line(status).partition(": ")[2] + ";"
             return f"{name}: {done} in {spent} of workers' time; causalsweep report {name}"
-        hint = f"go on: causalsweep resume {name}"
-        return f"{status_line(status)}\n{hint}" + ("" if was_stopped else f"; why: causalsweep errors {name}")
+        lines = [status_line(status), *skipped_lines(status)]
+        if any(n_cells and (state.is_open or state.is_held) for state, n_cells in status.counts.items()):
+            why = "" if was_stopped else f"; why: causalsweep errors {name}"
+            lines.append(f"what is left: causalsweep resume {name}{why}")
+        return "\n".join(lines)
 
 
 def status(
@@ -140,10 +143,15 @@ def errors(
     causalsweep errors demo --traceback
     """
     from orchestrator.cli.documents import faults_document
-    from orchestrator.cli.render import faults_view, out
+    from orchestrator.cli.render import faults_view, out, skipped_lines
 
-    faults = load(source, sweeps).errors()
-    print_json(faults_document(faults)) if as_json else out.print(faults_view(faults, with_traceback=traceback))
+    sweep = load(source, sweeps)
+    status = sweep.status()
+    faults = sweep.errors(status)
+    if as_json:
+        print_json(faults_document(faults))
+        return
+    out.print(faults_view(faults, with_traceback=traceback), *skipped_lines(status), sep="\n")
 
 
 def _latest(sweep: Sweep) -> Path:

@@ -119,6 +119,12 @@ class SweepStatus:
         return sum(count for state, count in self.counts.items() if state.is_settled)
 
     @property
+    def skipped(self) -> dict[str, int]:
+        """Why cells were skipped, the most frequent reason first, and how many were."""
+        reasons = Counter(cell.reason for cell in self.cells.values() if cell.state is CellState.SKIPPED)
+        return dict(reasons.most_common())
+
+    @property
     def jobs_to_blame(self) -> frozenset[str]:
         """The jobs, by name, that were the last to try a cell which is still to be run."""
         return frozenset(cell.job for cell in self.cells.values() if cell.state.is_open)

@@ -29,7 +29,6 @@ class ModelInfo:
     """Sizes of a causal decoder. `fingerprint` changes with the configuration, the tokenizer or the weights."""
 
     path: Path
-    architecture: str
     n_layers: int
     hidden_size: int
     intermediate_size: int
@@ -39,7 +38,6 @@ class ModelInfo:
     vocab_size: int
     gated_mlp: bool
     fingerprint: str
-    has_weights: bool
     n_experts: int = 1  # MLPs of this size in a block
     n_experts_a_token: int = 1
     shared_size: int = 0  # of the MLP beside the experts that every token passes
@@ -85,7 +83,6 @@ def read_model_info(path: Path) -> ModelInfo:
     shared_size = _size(config, path, "shared_expert_intermediate_size", default=inner * n_shared)
     return ModelInfo(
         path=path,
-        architecture=(config.get("architectures") or [config.get("model_type", "")])[0],
         n_layers=_size(config, path, "num_hidden_layers", "n_layer", "num_layers"),
         hidden_size=hidden,
         intermediate_size=inner,
@@ -95,7 +92,6 @@ def read_model_info(path: Path) -> ModelInfo:
         vocab_size=_size(config, path, "vocab_size"),
         gated_mlp=config.get("model_type") not in _NOT_GATED,
         fingerprint=_fingerprint([path / "config.json", path / "tokenizer.json", *weights]),
-        has_weights=bool(weights),
         n_experts=max(1, n_experts),
         n_experts_a_token=_size(config, path, "num_experts_per_tok", default=1) if n_experts else 1,
         shared_size=shared_size if n_experts else 0,

@@ -58,12 +58,6 @@ class PairSet:
             source_answer_B=None if self.source_answer_B is None else self.source_answer_B[rows],
         )
 
-    @property
-    def dummy_accuracy(self) -> float:
-        """The accuracy of always saying the most frequent label."""
-        _, counts = np.unique(self.label_B, return_counts=True)
-        return float(counts.max() / len(self))
-
 
 def stream_rng(**what: Any) -> random.Random:
     """A generator that depends on `what` alone. Python's own: its stream is the same in every version and place."""

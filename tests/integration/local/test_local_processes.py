@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.backend import JobState
+from cluster.backend import NOTHING_STARTS, JobState
 from cluster.files import get_json
 from cluster.local import LocalCluster
 from cluster.local.queue import Settings
@@ -45,6 +45,16 @@ def test_a_killed_dispatcher_is_noticed_and_replaced(bench: Bench) -> None:
     bench.cluster().wake()
     assert bench.wait_for(handles)["b"].state is JobState.COMPLETED
     assert len(bench.starts("a")) == 1
+
+
+def test_under_a_limit_of_0_the_limit_is_named(bench: Bench) -> None:
+    """Nothing may start, so no dispatcher is at work: that is the limit's doing, not a death."""
+    bench.cluster().limit(0)
+    handles = bench.cluster().submit([bench.request("a")], token="t1")
+    status = bench.cluster().poll([handles["a"]])[handles["a"]]
+    assert (status.state, status.detail) == (JobState.PENDING, NOTHING_STARTS)
+    bench.cluster().limit(None)
+    assert bench.wait_for(handles)["a"].state is JobState.COMPLETED
 
 
 def test_a_job_whose_runner_was_killed_still_counts_as_running(bench: Bench) -> None:

@@ -18,7 +18,16 @@ from cluster.backend import ClusterUsageError, Control, JobState
 from orchestrator import cli
 from orchestrator.cli import steering
 from tests.unit.orchestrator.conftest import LoadSweep
-from tests.unit.orchestrator.fake_cluster import World, fail, finish, jobs_of, newest_jobs, set_state, write_progress
+from tests.unit.orchestrator.fake_cluster import (
+    World,
+    fail,
+    finish,
+    jobs_of,
+    newest_jobs,
+    set_state,
+    write_progress,
+    write_shard,
+)
 from workers.files.failure import FailureClass
 from workers.files.progress import AttemptState
 
@@ -196,6 +205,25 @@ def test_run_ends_with_1_where_cells_fail(run: Run, load: LoadSweep, world: Worl
         write_progress(job, AttemptState.FAILED, kind=FailureClass.BAD_INPUT)
         set_state(world, job.job, JobState.FAILED)
     assert run("run", "small.yaml") == 1
+
+
+def test_why_the_gate_kept_cells_out_stands_at_the_end(
+    run: Run, load: LoadSweep, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`run` and `errors` end with the gate's reason; there is nothing to resume, so nothing of it is said."""
+    run("submit", "small.yaml")
+    for job in jobs_of(load()):
+        write_shard(job, status="skipped", reason="task accuracy 0.7000 is below the gate's 0.8000", task_accuracy=0.7)
+        write_progress(job, AttemptState.FINISHED)
+        set_state(world, job.job, JobState.COMPLETED)
+    capsys.readouterr()
+    line = "8 cells skipped: task accuracy 0.7000 is below the gate's 0.8000; they run under a lower gate.task_accuracy"
+    assert run("run", "small.yaml") == 1
+    printed = capsys.readouterr().out
+    assert line in printed
+    assert "resume" not in printed
+    run("errors", "small.yaml")
+    assert line in capsys.readouterr().out
 
 
 def test_jobs_whose_cells_are_done_since_are_no_longer_shown_as_failed(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cluster.backend import ClusterUnavailable, ClusterUsageError, Control, JobRequest, JobState
+from cluster.backend import NOTHING_STARTS, ClusterUnavailable, ClusterUsageError, Control, JobRequest, JobState
 from cluster.ray import RayCluster
 from cluster.ray.api import RayApi
 from cluster.ray.record import DispatcherState, JobRecord, Order, Phase, RayFiles, RayJobOptions
@@ -277,3 +277,13 @@ def test_a_hanging_address_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
             cluster.submit([request(tmp_path)], token="t")
         with pytest.raises(ClusterUnavailable):
             cluster._api.job("x")
+
+
+def test_under_a_limit_of_0_a_waiting_job_names_it(tmp_path: Path) -> None:
+    """What waits because nothing may start says so; what runs, runs on."""
+    handles = recorded(tmp_path, JobRecord(), RUNNING, heartbeat_age_s=0)
+    cluster = RayCluster(tmp_path, {"address": f"http://127.0.0.1:{free_port()}"})
+    cluster.limit(0)
+    statuses = cluster.poll(list(handles.values()))
+    details = [statuses[handle].detail for handle in handles.values()]
+    assert details == [NOTHING_STARTS, ""]

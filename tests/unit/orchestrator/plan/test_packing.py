@@ -21,7 +21,6 @@ from workers.files.place import Place
 
 SMALL = ModelInfo(
     path=Path("m"),
-    architecture="LlamaForCausalLM",
     n_layers=4,
     hidden_size=64,
     intermediate_size=128,
@@ -31,7 +30,6 @@ SMALL = ModelInfo(
     vocab_size=300,
     gated_mlp=True,
     fingerprint="f",
-    has_weights=True,
 )
 # A device that does one operation a second and nothing else costs anything.
 COUNTER = Device(

@@ -239,11 +239,6 @@ def test_the_common_prefix_is_that_of_all_prompts(base: list[Any], source: list[
     assert n_common_prefix(Prompts.of_rows(base), Prompts.of_rows(source)) == n_common
 
 
-def test_a_dummy_says_the_most_frequent_label() -> None:
-    """Three of four labels are 5."""
-    assert pair_set([[1]] * 4, [[1]] * 4, [5, 5, 6, 5]).dummy_accuracy == 0.75
-
-
 def test_taken_pairs_stay_together() -> None:
     """Rows 2 and 0, in that order, of every part."""
     taken = pair_set([[1], [2], [3]], [[4], [5], [6]], [7, 8, 9]).take(np.array([2, 0]))
