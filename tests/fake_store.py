@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from workers.files.job import MAIN_SETTING, content_key
+from workers.files.place import BLOCK_OUTPUT
 from workers.files.shard import SHARD_SCHEMA
 
 TOKENS = ["\n", "digit", ".", "digit", "digit", " dollars", "\n", "\n", "##", "#", " Response", ":", "\n"]
@@ -36,21 +37,29 @@ def fake_grid(
     seeds: Sequence[int] = (42, 66, 77),
     methods: Sequence[str] = ("boundless_das",),
     tokens: Sequence[str] = TOKENS,
+    sites: Sequence[tuple[str, Sequence[int | None]]] = (("block_output", (None,)),),
 ) -> pd.DataFrame:
     """Every planned cell, all of them done."""
     lines = []
+    n_inside = sum(len(units) for _, units in sites)
     for experiment in experiments:
         for method in methods:
             for seed in seeds:
                 for layer in layers:
-                    for index, position in enumerate(positions):
+                    for index, (position, site, unit) in enumerate(
+                        (position, site, unit) for position in positions for site, units in sites for unit in units
+                    ):
                         place = {"experiment": experiment, "layer": layer, "position": position, "seed": seed}
+                        inside = [] if site == BLOCK_OUTPUT else [site, unit]
                         lines.append(
                             place
                             | {
-                                "cell_key": content_key([*place.values(), method]),
+                                "cell_key": content_key([*place.values(), method, *inside]),
+                                "site": site,
+                                "unit": unit,
+                                "place": None,
                                 "hypothesis": experiment,
-                                "token": tokens[index % len(tokens)],
+                                "token": tokens[index // n_inside % len(tokens)],
                                 "method": method,
                                 "state": "done",
                                 "reason": "",
@@ -62,7 +71,19 @@ def fake_grid(
 
 def row(cell: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
     """A store row of a cell: every column of the schema, done with the counts given, empty otherwise."""
-    names = ("cell_key", "experiment", "hypothesis", "layer", "position", "token", "seed", "method", "job")
+    names = (
+        "cell_key",
+        "experiment",
+        "hypothesis",
+        "layer",
+        "site",
+        "unit",
+        "position",
+        "token",
+        "seed",
+        "method",
+        "job",
+    )
     known = {name: cell[name] for name in names} | {
         "sweep": "fake",
         "model": "examples/demo-model",

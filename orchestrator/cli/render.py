@@ -237,15 +237,18 @@ def summary_view(summary: pd.DataFrame) -> Group:
 
 def _summary_table(summary: pd.DataFrame, highest: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    texts = ("experiment", "method", "setting")
+    has_sites = (summary["site"] != BLOCK_OUTPUT).any()
+    texts = ("experiment", "method", "setting", *(["site"] if has_sites else []))
     numbers = ("task acc.", highest, "at", "none", "whole", "random", "mean", "var. x 100", "corr.", "better")
     for name in (*texts, *numbers):
         table.add_column(name, justify="left" if name in texts else "right", no_wrap=True)
     for line in summary.to_dict("records"):
         is_main = line["setting"] == MAIN_SETTING
-        place = "" if line["layer"] is None else f"L{line['layer']} p{line['position']}"
+        unit = "" if line["unit"] is None or math.isnan(line["unit"]) else f" h{int(line['unit'])}"
+        place = "" if line["layer"] is None else f"L{line['layer']}{unit} p{line['position']}"
         table.add_row(
             *(line["experiment"], line["method"], "" if is_main else line["setting"]),
+            *([line["site"]] if has_sites else []),
             *(_rate(line["task"]), _rate(line["maximum"]), place),
             *(_rate(line[control]) for control in ("none", "full", "random")),
             *(_rate(line["mean"]), _rate(line["variance_x100"]), _rate(line["correlation"])),

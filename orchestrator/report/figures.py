@@ -21,15 +21,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from orchestrator.report.heatmap import METRIC_NAMES, HeatMap, Over, Scale, shown_name
+from orchestrator.report.heatmap import METRIC_NAMES, Axis, HeatMap, Over, Scale, shown_name
 from orchestrator.status.cell_state import MARKS
 from orchestrator.store.statistics import ALPHA
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING
+from workers.files.place import BLOCK_OUTPUT
 
 DPI: Final = 200
 COLOURS: Final = {Scale.RAW: "viridis", Scale.NORMALISED: "viridis", Scale.EXCESS: "RdBu_r"}
-_STYLE: Final[dict[str, Any]] = {
+STYLE: Final[dict[str, Any]] = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
     "axes.titlesize": 9,
@@ -53,7 +54,7 @@ _INK, _FAINT, _GRID_LINE = "#1a1a1a", "#666666", "#ffffff"
 
 def draw(maps: Sequence[HeatMap], *, scale: Scale, over: Over, limits: tuple[float, float]) -> Figure:
     """The figure of maps that share method, setting and metric. `limits` are the ends of the colour scale."""
-    with style.context(["default", _STYLE]):
+    with style.context(["default", STYLE]):
         entries = _legend_entries(maps, over)
         figure, panels, bar = _frame(maps, legend_lines=len(entries))
         colours = matplotlib.colormaps[COLOURS[scale]].with_extremes(bad=(0, 0, 0, 0))
@@ -74,7 +75,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write the figure to `path`, whole or not at all, in the format of its suffix. Raises: OSError."""
     content = io.BytesIO()
     metadata = {"CreationDate": None} if path.suffix == ".pdf" else {}  # equal results, equal bytes
-    with style.context(["default", _STYLE]):
+    with style.context(["default", STYLE]):
         figure.savefig(content, format=path.suffix[1:], dpi=DPI, metadata=metadata)
     replace_file(path, content.getvalue())
 
@@ -91,7 +92,7 @@ def _frame(maps: Sequence[HeatMap], *, legend_lines: int) -> tuple[Figure, list[
     """A figure in inches, so that each place is as large as any other whatever the grid; its panels; its colour bar."""
     cell_w, cell_h = _CELL_IN
     margin = _MARGINS_IN
-    widths = [max(2.47, cell_w * len(item.positions)) for item in maps]
+    widths = [max(2.47, cell_w * len(item.columns)) for item in maps]
     height = max(1.2, cell_h * max(len(item.layers) for item in maps))
     longest = max(len(label) for item in maps for label in _axis_labels(item))
     bottom = longest * _LETTER_IN + (legend_lines + 0.5) * _LEGEND_IN["line"] + _LEGEND_IN["pad"]
@@ -128,11 +129,11 @@ def _label(axes: Any, item: HeatMap, values: NDArray[np.float64], *, is_first: b
     axes.set_title(_drawable(shown_name(item.experiment)), loc="left", pad=14, color=_INK, parse_math=False)
     if np.isfinite(values).any():
         layer, position = np.unravel_index(np.nanargmax(values), values.shape)
-        where = f"layer {item.layers[layer]}, position {labels[position]}"
+        where = f"layer {item.layers[layer]}, {item.column_name} {labels[position]}"
         text = f"highest {values[layer, position]:.3f}, {where}"
         style = {"fontsize": 6.5, "color": _FAINT, "parse_math": False}
         axes.annotate(text, (0, 1), (0, 4), "axes fraction", "offset points", **style)
-    axes.set_xlim(0, len(item.positions))
+    axes.set_xlim(0, len(item.columns))
     axes.set_ylim(0, len(item.layers))
     axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, parse_math=False)
     axes.set_yticks(np.arange(len(item.layers)) + 0.5, [str(layer) for layer in item.layers] if is_first else [])
@@ -153,6 +154,12 @@ def _head(figure: Figure, maps: Sequence[HeatMap], scale: Scale, over: Over) -> 
     parts = [shown_name(maps[0].method), f"{over.value} over {n_seeds} seeds" if n_seeds > 1 else "one seed"]
     if maps[0].setting != MAIN_SETTING:
         parts.append(f"setting {shown_name(maps[0].setting)}")
+    if maps[0].site != BLOCK_OUTPUT:
+        parts.append(shown_name(maps[0].site))
+    if maps[0].axis is Axis.UNIT:
+        parts.append(f"{maps[0].unit_name}s at position {maps[0].at}")
+    elif maps[0].unit_name:
+        parts.append(f"the best {maps[0].unit_name} of each place")
     width, height = figure.get_size_inches()
     left = _MARGINS_IN["left"] / width
     unit = unit_name(maps[0].metric, scale)

@@ -1,4 +1,8 @@
-"""A map: one experiment, method and setting as layer x token position, in every unit and over every choice of seeds."""
+"""A map: one experiment, method, setting and site as a grid of numbers, in every scale and over every choice of seeds.
+
+Each site has a map of layers x token positions; where it has units (heads), the best unit of a place stands for it.
+Such a site also has a map of layers x units for each position.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,14 @@ from numpy.typing import NDArray
 
 from orchestrator.report.measured import MAP_KEYS
 from orchestrator.status.cell_state import CellState
+from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING
 
-Place: TypeAlias = tuple[int, int, str]  # layer, position, token: what makes cells of two maps equal
+Spot: TypeAlias = tuple[int, int, int, str]  # layer, position, unit or -1, token: what makes cells of two maps equal
 
 METRIC_NAMES: Final = {"iia": "IIA", "decoding": "Decoding accuracy"}
-_MAPPED: Final = ["layer", "position", "token", "seed", "value", "normalised", "excess", "better"]
+_PLACE: Final = ["layer", "position", "unit"]
+_MAPPED: Final = [*_PLACE, "token", "seed", "value", "normalised", "excess", "better"]
 _BYTE_TOKENS: Final = {"<0x0A>": "\n", "<0x09>": "\t", "<0x0D>": "\r"}
 _SHOWN: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
@@ -39,16 +45,28 @@ class Over(StrEnum):
     MEAN = "mean"
 
 
+class Axis(StrEnum):
+    """What the columns of a map are; its value is the measured column that holds them."""
+
+    POSITION = "position"
+    UNIT = "unit"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """One map. `cells` are its lines of `measured`; grids are indexed [layer, position], layers ascending."""
+    """One map. `cells` are its lines of `measured`; grids are indexed [layer, column], layers ascending.
+
+    `tokens` are those of the columns, or of the one position that a map of units is at.
+    """
 
     experiment: str
     method: str
     setting: str
+    site: str
     metric: str
+    axis: Axis
     layers: tuple[int, ...]
-    positions: tuple[int, ...]
+    columns: tuple[int, ...]
     tokens: tuple[str, ...]
     seeds: tuple[int, ...]
     cells: pd.DataFrame
@@ -61,63 +79,91 @@ class HeatMap:
         """
         done = self._done()
         if isinstance(over, int):
-            return done[done["seed"] == over]
-        return done.sort_values(["value", "seed"], ascending=[False, True]).drop_duplicates(["layer", "position"])
+            done = done[done["seed"] == over]
+        return _best_first(done).drop_duplicates(["layer", self.axis.value])
 
     def values(self, scale: Scale, over: Over | int) -> NDArray[np.float64]:
-        """Numbers [layer, position]: NaN where nothing is measured or the unit is not defined."""
+        """Numbers [layer, column]: NaN where nothing is measured or the unit is not defined."""
         if over is Over.MEAN:
-            numbers = self._done().groupby(["layer", "position"])[scale.value].mean().reset_index()
+            means = self._done().groupby(_PLACE, dropna=False)[scale.value].mean().reset_index()
+            numbers = means.groupby(["layer", self.axis.value])[scale.value].max().reset_index()
         else:
             numbers = self.chosen(over)
-        grid = np.full((len(self.layers), len(self.positions)), math.nan)
+        grid = np.full((len(self.layers), len(self.columns)), math.nan)
         grid[self._at(numbers)] = numbers[scale.value].to_numpy(dtype=float)
         return grid
 
     def states(self, over: Over | int) -> NDArray[np.object_]:
-        """States [layer, position]: `done` where a number is measured, empty where no cell is planned."""
+        """States [layer, column]: `done` where a number is measured, empty where no cell is planned."""
         at_layer, at_position = self._at(self.cells)
         states = self.cells["state"].to_numpy(dtype=object)  # a fixed width would cut a longer name
         if isinstance(over, int):
             states = np.where(self.cells["seed"] == over, states, "")
-        grid = np.full((len(self.layers), len(self.positions)), "", dtype=object)
+        grid = np.full((len(self.layers), len(self.columns)), "", dtype=object)
         for state in reversed(CellState):  # the first state in its order is written last, and stays
             here = states == state.value
             grid[at_layer[here], at_position[here]] = state.value
         return grid
 
     def better(self, over: Over | int) -> NDArray[np.bool_]:
-        """Where [layer, position] the chosen cell beats its "no intervention"; nowhere for a mean: it has no test."""
-        grid = np.zeros((len(self.layers), len(self.positions)), dtype=bool)
+        """Where [layer, column] the chosen cell beats its "no intervention"; nowhere for a mean: it has no test."""
+        grid = np.zeros((len(self.layers), len(self.columns)), dtype=bool)
         if over is not Over.MEAN:
             lines = self.chosen(over)
             grid[self._at(lines)] = lines["better"].to_numpy(dtype=bool)
         return grid
 
-    def by_place(self) -> dict[Place, float]:
-        """The raw accuracy of each measured place, the maximum over seeds."""
-        lines = self.chosen(Over.MAXIMUM)
-        places = zip(lines["layer"], lines["position"], lines["token"].fillna(""), strict=True)
+    def by_place(self) -> dict[Spot, float]:
+        """The raw accuracy of each measured place and unit, the maximum over seeds."""
+        lines = _best_first(self._done()).drop_duplicates(_PLACE)
+        units = lines["unit"].fillna(-1).astype(int)
+        places = zip(lines["layer"], lines["position"], units, lines["token"].fillna(""), strict=True)
         return dict(zip(places, lines["value"], strict=True))
 
     def axis_labels(self) -> list[str]:
-        """One label a position: its index and its token."""
-        pairs = zip(self.positions, self.tokens, strict=True)
+        """One label a column: the index and the token of a position, the index of a unit."""
+        if self.axis is Axis.UNIT:
+            return [str(unit) for unit in self.columns]
+        pairs = zip(self.columns, self.tokens, strict=True)
         return [f"{position} {shown_token(token)}" for position, token in pairs]
+
+    @property
+    def unit_name(self) -> str:
+        """What a unit of the site is called; empty where it has none."""
+        return SITES[self.site].unit_name if self.site in SITES else "unit"
+
+    @property
+    def at(self) -> str:
+        """The position that a map of units is at, as an axis names it; empty for a map of positions."""
+        if self.axis is Axis.POSITION:
+            return ""
+        return f"{self.cells['position'].iloc[0]} {shown_token(self.tokens[0])}"
+
+    @property
+    def column_name(self) -> str:
+        """What a column is called: `position`, `head`."""
+        return "position" if self.axis is Axis.POSITION else self.unit_name
 
     def _done(self) -> pd.DataFrame:
         return self.cells[_MAPPED][self.cells["state"] == "done"]
 
     def _at(self, lines: pd.DataFrame) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        return np.searchsorted(self.layers, lines["layer"]), np.searchsorted(self.positions, lines["position"])
+        return np.searchsorted(self.layers, lines["layer"]), np.searchsorted(self.columns, lines[self.axis.value])
 
 
 def heat_maps(cells: pd.DataFrame) -> list[HeatMap]:
-    """Every map in `measured` cells, in their order."""
-    return [
-        _heat_map(experiment, method, setting, lines)
-        for (experiment, method, setting), lines in cells.groupby(MAP_KEYS, sort=False)
-    ]
+    """Every map in `measured` cells, in their order: of positions, and behind it those of the site's units."""
+    maps = []
+    for keys, lines in cells.groupby(MAP_KEYS, sort=False):
+        maps.append(_heat_map(keys, lines, Axis.POSITION))
+        units = lines[lines["unit"].notna()]
+        maps += [_heat_map(keys, part, Axis.UNIT) for _, part in units.groupby("position")]
+    return maps
+
+
+def site_maps(maps: Sequence[HeatMap]) -> list[HeatMap]:
+    """The maps of positions: one an experiment, method, setting and site, with all its cells."""
+    return [item for item in maps if item.axis is Axis.POSITION]
 
 
 def value_range(maps: Sequence[HeatMap], scale: Scale) -> tuple[float, float]:
@@ -154,15 +200,22 @@ def main_maps(maps: Sequence[HeatMap]) -> list[HeatMap]:
     return [heat_map for heat_map in maps if heat_map.setting == MAIN_SETTING]
 
 
-def _heat_map(experiment: str, method: str, setting: str, lines: pd.DataFrame) -> HeatMap:
+def _best_first(lines: pd.DataFrame) -> pd.DataFrame:
+    return lines.sort_values(["value", "seed", "unit"], ascending=[False, True, True])
+
+
+def _heat_map(keys: Sequence[str], lines: pd.DataFrame, axis: Axis) -> HeatMap:
+    experiment, method, setting, site = keys
     tokens = lines.drop_duplicates("position").set_index("position")["token"].fillna("").sort_index()
     return HeatMap(
         experiment=experiment,
         method=method,
         setting=setting,
+        site=site,
         metric=lines["metric"].iloc[0],
+        axis=axis,
         layers=tuple(int(layer) for layer in sorted(lines["layer"].unique())),
-        positions=tuple(int(position) for position in tokens.index),
+        columns=tuple(int(column) for column in sorted(lines[axis.value].unique())),
         tokens=tuple(tokens),
         seeds=tuple(int(seed) for seed in sorted(lines["seed"].unique())),
         cells=lines,

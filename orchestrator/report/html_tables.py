@@ -9,9 +9,11 @@ from typing import Any, Final
 
 import pandas as pd
 
-from orchestrator.report.heatmap import HeatMap, shown_name, shown_token
+from orchestrator.report.heatmap import HeatMap, shown_name, shown_token, site_maps
 from orchestrator.status.cell_state import MAPPED
+from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING
+from workers.files.place import BLOCK_OUTPUT
 
 NOTHING: Final = "–"
 
@@ -30,6 +32,7 @@ def page_tables(
         "tiles": _tiles(maps, provenance),
         "summary_table": _summary_table(summary[is_main & is_iia]),
         "decoding_section": _decoding_section(summary[~is_iia]),
+        "sites_section": _sites_section(summary[is_main & is_iia]),
         "settings_section": _settings_section(summary[~is_main & is_iia]),
         "states_table": _states_table(maps, n_unplanned),
         "provenance_list": _definitions(provenance),
@@ -64,7 +67,8 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]], empty: str) -> s
 
 
 def _name(line: Mapping[str, Any]) -> str:
-    detail = f"{shown_name(line['method'])}, {line['n_measured']:,} of {line['n_places']:,} places"
+    site = "" if line["site"] == BLOCK_OUTPUT else f", {shown_name(line['site'])}"
+    detail = f"{shown_name(line['method'])}{site}, {line['n_measured']:,} of {line['n_places']:,} places"
     return _with(html.escape(shown_name(line["experiment"])), html.escape(detail))
 
 
@@ -104,7 +108,44 @@ def _where(line: Mapping[str, Any]) -> str:
     if not _is_number(line["maximum"]):
         return NOTHING
     token = html.escape(shown_token(line["token"] or ""))
-    return _with(f"layer {line['layer']}", f"position {line['position']} <code>{token}</code><br>seed {line['seed']}")
+    unit = "" if line["unit"] is None or math.isnan(line["unit"]) else f", {_unit_name(line)} {int(line['unit'])}"
+    return _with(
+        f"layer {line['layer']}{unit}", f"position {line['position']} <code>{token}</code><br>seed {line['seed']}"
+    )
+
+
+def _unit_name(line: Mapping[str, Any]) -> str:
+    return SITES[line["site"]].unit_name if line["site"] in SITES else "unit"
+
+
+def _sites_section(summary: pd.DataFrame) -> str:
+    """The highest accuracy of each site, as bars side by side; nothing where the grid has one site."""
+    if summary.empty or summary["site"].nunique() < 2:
+        return ""
+    head = ["Experiment", "Site", "Highest IIA", "", "No intervention", "Random rotation", "Where"]
+    lines = (
+        [
+            _with(html.escape(shown_name(line["experiment"])), html.escape(shown_name(line["method"]))),
+            html.escape(shown_name(line["site"])),
+            _highest(line),
+            _bar(line["maximum"]),
+            rate(line["none"]),
+            rate(line["random"]),
+            _where(line),
+        ]
+        for line in summary.to_dict("records")
+    )
+    return (
+        "<section id='sites'><h2>Sites</h2><p>Of each site the highest IIA, over all its layers, positions and units, "
+        "and the controls of that one cell. The highest of more cells is higher by luck alone: compare with them.</p>"
+        + _table(head, lines, "")
+        + "</section>"
+    )
+
+
+def _bar(value: Any) -> str:
+    """A bar from 0 to `value` of 1."""
+    return f"<meter min='0' max='1' value='{value:.4f}'></meter>" if _is_number(value) else ""
 
 
 def _counts(n_correct: Any, n_total: Any) -> str:
@@ -193,7 +234,7 @@ def _tiles(maps: Sequence[HeatMap], provenance: Mapping[str, str]) -> str:
 
 
 def _main_cells(maps: Sequence[HeatMap]) -> pd.DataFrame:
-    mains = [item.cells for item in maps if item.setting == MAIN_SETTING]
+    mains = [item.cells for item in site_maps(maps) if item.setting == MAIN_SETTING]
     return pd.concat(mains, ignore_index=True) if mains else pd.DataFrame()
 
 

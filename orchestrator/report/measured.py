@@ -17,11 +17,26 @@ from orchestrator.store.statistics import ALPHA, benjamini_hochberg, holm, mcnem
 from workers.files.job import MAIN_SETTING
 
 CONTROLS: Final = ("none", "full", "random")
-MAP_KEYS: Final = ["experiment", "method", "setting"]
+MAP_KEYS: Final = ["experiment", "method", "setting", "site"]  # a family of tests: a site with all its units
 
 _GRID: Final = [
-    *("cell_key", "experiment", "hypothesis", "layer", "position", "token", "seed", "method", "state", "reason", "job")
+    *(
+        "cell_key",
+        "experiment",
+        "hypothesis",
+        "layer",
+        "site",
+        "unit",
+        "position",
+        "token",
+        "seed",
+        "method",
+        "state",
+        "reason",
+        "job",
+    )
 ]
+_EVALUATED: Final = ["experiment", "method", "setting"]  # what is evaluated on a setting, is so at all its sites
 _CONTROLLED: Final = ["n_correct_none", "n_correct_full", "n_correct_random", "n_only_cell", "n_only_none"]
 _COUNTS: Final = ["n_correct", "n_total", *_CONTROLLED, "task_n_correct", "task_n_total"]
 _STORE: Final = [
@@ -68,12 +83,12 @@ def unplanned(rows: pd.DataFrame, grid: pd.DataFrame) -> int:
 
 
 def _check_apart(grid: pd.DataFrame) -> None:
-    twice = grid[grid.duplicated(["experiment", "method", "layer", "position", "seed"])]
+    twice = grid[grid.duplicated(["experiment", "method", "layer", "site", "unit", "position", "seed"])]
     if len(twice):
         cell = twice.iloc[0]
         raise ValueError(
-            f"grid: {len(twice)} cells share experiment, method, layer, position and seed with another (first: "
-            f"{cell['experiment']}, {cell['method']}, layer {cell['layer']}, position {cell['position']}, "
+            f"grid: {len(twice)} cells share experiment, method, layer, position and seed with another, and site and "
+            f"unit (first: {cell['experiment']}, {cell['method']}, layer {cell['layer']}, position {cell['position']}, "
             f"seed {cell['seed']}); methods that differ in their settings need `method` labels that differ"
         )
 
@@ -81,10 +96,11 @@ def _check_apart(grid: pd.DataFrame) -> None:
 def _planned(rows: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
     """The grid once for each setting of its experiment and method; the main one always."""
     labels = grid[["cell_key", "experiment", "method"]]
-    seen = labels.merge(rows[["cell_key", "setting"]], on="cell_key")[MAP_KEYS]
+    seen = labels.merge(rows[["cell_key", "setting"]], on="cell_key")[_EVALUATED]
     always = labels[["experiment", "method"]].drop_duplicates().assign(setting=MAIN_SETTING)
     settings = pd.concat([always, seen], ignore_index=True).drop_duplicates()
-    planned = grid[_GRID].astype(dict.fromkeys(["token", "state", "reason", "job"], object))
+    types = dict.fromkeys(["token", "state", "reason", "job"], object) | {"unit": "float64"}  # no unit is NaN
+    planned = grid[_GRID].astype(types)
     return planned.merge(settings, on=["experiment", "method"], how="left")
 
 
@@ -126,7 +142,7 @@ def _add_accuracies(lines: pd.DataFrame) -> None:
 
 
 def _add_tests(lines: pd.DataFrame) -> None:
-    """The paired test of each cell against its own "no intervention"; a family is a map with all its seeds."""
+    """The paired test of each cell against its own "no intervention"; a family is a whole site, all seeds."""
     paired = lines["n_only_cell"].notna() & lines["n_only_none"].notna()
     lines["p"] = math.nan
     lines.loc[paired, "p"] = [

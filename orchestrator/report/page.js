@@ -3,7 +3,7 @@
 // seeds to speak of. All texts go in as text nodes, never as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
 const by_id = (id) => document.getElementById(id);
-const chosen = { method: "", setting: data.main, scale: "raw", over: "maximum" };
+const chosen = { method: "", setting: data.main, site: "", at: "", scale: "raw", over: "maximum" };
 const SCALES = { raw: "Raw", normalised: "Normalised", excess: "Above controls" };
 const METRICS = { iia: "IIA", decoding: "Decoding accuracy" };
 
@@ -25,7 +25,8 @@ const whole = (value) => value.toLocaleString("en");
 
 // ---- what is chosen
 
-const maps_now = () => data.maps.filter((map) => map.method === chosen.method && map.setting === chosen.setting);
+const chosen_by = (...names) => data.maps.filter((map) => names.every((name) => map[name] === chosen[name]));
+const maps_now = () => chosen_by("method", "setting", "site", "at");
 const metric_now = () => data.maps.find((map) => map.method === chosen.method).metric;
 
 function select(name, values, label, on_change) {
@@ -64,12 +65,20 @@ function toolbar() {
     seeds.length > 1 ? select("over", ["maximum", "mean", ...seeds.map(String)], seed_label, (over) => choose({ over })) : null,
     select("method", methods, method_label, (method) => choose({ method, setting: data.main })),
     select("setting", unique(of_method.map((map) => map.setting)), setting_label, (setting) => choose({ setting })),
+    select("site", unique(chosen_by("method", "setting").map((map) => map.site)), words, (site) => choose({ site, at: "" })),
+    select("at", unique(chosen_by("method", "setting", "site").map((map) => map.at)), at_label, (at) => choose({ at })),
   ].filter(Boolean));
+}
+function at_label(at) {
+  const unit = chosen_by("method", "setting", "site")[0].unit_name;
+  return at === "" ? `all positions, the best ${unit} of each` : `${unit}s at position ${at}`;
 }
 const SEEDS = { maximum: "highest of all", mean: "mean of all" };
 
 function choose(change) {
   Object.assign(chosen, change);
+  if (!chosen_by("method", "setting", "site").length) Object.assign(chosen, { site: chosen_by("method", "setting")[0].site, at: "" });
+  if (!maps_now().length) chosen.at = "";
   const scales = data.scales[metric_now()];
   if (!scales[chosen.scale].has_values) chosen.scale = "raw";
   if (!maps_now().some((map) => map.values.raw[chosen.over])) chosen.over = "maximum";
@@ -114,16 +123,16 @@ const dot = () => svg("svg", { viewBox: "0 0 18 18", style: `background:${data.c
 
 function panels() {
   const maps = maps_now();
-  const n_positions = Math.max(...maps.map((map) => map.positions.length));
+  const n_positions = Math.max(...maps.map((map) => map.columns.length));
   by_id("panels").style.gridTemplateColumns = `repeat(auto-fit, minmax(min(100%, ${Math.max(220, 50 + 13 * n_positions)}px), 1fr))`;
   by_id("panels").replaceChildren(...maps.map(panel));
   maps.forEach((map, index) => draw(map, by_id("panels").children[index].querySelector(".plot")));
 }
 
 function panel(map) {
-  const label = `${map.name}: layer by token position. Arrow keys walk through the places.`;
+  const label = `${map.name}: layer by ${map.at === "" ? "token position" : map.column_name}. Arrow keys walk through the places.`;
   const plot = element("div", { class: "plot", tabindex: 0, role: "application", "aria-label": label });
-  const width = `max-width:${Math.max(360, 60 + 46 * map.positions.length)}px`;
+  const width = `max-width:${Math.max(360, 60 + 46 * map.columns.length)}px`;
   return element("div", { class: "panel", style: width }, element("h3", {},
     element("span", { title: map.name }, map.name), element("small", { title: "places measured" }, progress(map))),
     element("div", { class: "sub" }, headline(map)), plot);
@@ -134,23 +143,19 @@ function progress(map) {
   return `${whole(states.filter((state) => state === "done").length)} of ${whole(states.length)}`;
 }
 
-function axis_labels(map) {
-  return map.positions.map((position, index) => `${position} ${map.tokens[index]}`);
-}
-
 function headline(map) {
   const values = map.values[chosen.scale][chosen.over] ?? [];
   const known = values.flat().filter((value) => value !== null);
   if (!known.length) return "no number yet";
   const highest = Math.max(...known);
   const layer = values.findIndex((line) => line.includes(highest));
-  return `highest ${fixed(highest)} at layer ${map.layers[layer]}, position ${axis_labels(map)[values[layer].indexOf(highest)]}`;
+  return `highest ${fixed(highest)} at layer ${map.layers[layer]}, ${map.column_name} ${map.labels[values[layer].indexOf(highest)]}`;
 }
 
 function draw(map, plot) {
   const width = plot.clientWidth;
   const cell_height = Math.min(30, Math.max(13, 300 / map.layers.length));
-  const labels = axis_labels(map);
+  const labels = map.labels;
   const left = 40;
   const every = Math.ceil(11 / Math.max(1, (width - left - 8) / labels.length));
   const bottom = 12 + 6.1 * Math.min(20, Math.max(...labels.map((label) => label.length)));
@@ -176,12 +181,12 @@ function traces(map, width, cell_height) {
   const { range: [low, high] } = data.scales[map.metric][chosen.scale];
   const colours = data.colours[chosen.scale];
   const names = Object.keys(data.states);
-  const state = map.state[chosen.over] ?? map.layers.map(() => map.positions.map(() => ""));
+  const state = map.state[chosen.over] ?? map.layers.map(() => map.columns.map(() => ""));
   const absent = state.map((line) => line.map((name) => (names.includes(name) ? names.indexOf(name) : null)));
   const greys = names.flatMap((name, index) => [[index / names.length, css(name)], [(index + 1) / names.length, css(name)]]);
   const heat = { type: "heatmap", showscale: false, xgap: 1, ygap: 1 };
   const at = (wanted) => state.flatMap((line, y) => line.flatMap((_, x) => (wanted(y, x) ? [[x, y]] : [])));
-  const size = Math.max(4, Math.min(9, 0.45 * Math.min(cell_height, width / map.positions.length)));
+  const size = Math.max(4, Math.min(9, 0.45 * Math.min(cell_height, width / map.columns.length)));
   const symbols = Object.entries(data.states).map(([name, { symbol, is_dot }]) => marks(at((y, x) => state[y][x] === name), {
     symbol, size: is_dot ? 3 : size, color: css("mark"), line: { color: css("mark"), width: 1.4 },
   }));
@@ -240,7 +245,7 @@ function walk(event, map, plot) {
   event.preventDefault();
   const inside = (value, n) => Math.max(0, Math.min(n - 1, value));
   const layer = inside(Number(plot.dataset.layer ?? map.layers.length - 1 - step[0]) + step[0], map.layers.length);
-  const position = inside(Number(plot.dataset.position ?? -step[1]) + step[1], map.positions.length);
+  const position = inside(Number(plot.dataset.position ?? -step[1]) + step[1], map.columns.length);
   plot.dataset.layer = layer;
   plot.dataset.position = position;
   point_at(map, plot, layer, position);
@@ -251,8 +256,10 @@ function card_of(map, layer, position, records) {
   const best = done.reduce((a, b) => (a === null || b.value > a.value ? b : a), null);
   const of_seed = records.find((record) => String(record.seed) === chosen.over);
   const told = of_seed ?? best ?? records[0];
-  const place = element("div", { class: "place" }, `${map.name} · layer ${map.layers[layer]} · position ${map.positions[position]} `,
-    element("code", {}, map.tokens[position]));
+  const unit = told.unit !== null ? `${map.unit_name} ${whole(told.unit)} · ` : "";
+  const [at, token] = map.at === "" ? [map.columns[position], map.tokens[position]] : [map.at, ""];
+  const place = element("div", { class: "place" }, `${map.name} · layer ${map.layers[layer]} · ${unit}position ${at} `,
+    token === "" ? "" : element("code", {}, token));
   const body = told.state === "done" ? measured(map, told, done, map.values.raw[chosen.over]?.[layer]?.[position]) : absent(told);
   return [place, ...body, seeds_line(records), foot(told)].filter(Boolean);
 }

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from orchestrator.report.figures import COLOURS, unit_name
 from orchestrator.report.heatmap import (
     METRIC_NAMES,
+    Axis,
     HeatMap,
     Over,
     Scale,
@@ -42,7 +43,7 @@ from workers.files.job import MAIN_SETTING
 
 # What the script is told of a cell, in this order; texts are indices into `texts`.
 _TEXTS: Final = ("state", "reason", "job", "host", "gpu_name")
-_COUNTS: Final = ("seed", "attempt", "n_correct", "n_total", "task_n_correct", "task_n_total", "subspace_dim")
+_COUNTS: Final = ("seed", "attempt", "n_correct", "n_total", "task_n_correct", "task_n_total", "subspace_dim", "unit")
 _PAIRED: Final = ("n_only_cell", "n_only_none")
 _RATES: Final = (
     *("value", "low", "high", "normalised", "none", "none_normalised", "full", "full_normalised"),
@@ -155,30 +156,41 @@ def _map(item: HeatMap, texts: dict[str, int]) -> dict[str, Any]:
         "setting": item.setting,
         "metric": item.metric,
         "layers": item.layers,
-        "positions": item.positions,
-        "tokens": [shown_token(token) for token in item.tokens],
+        "site": item.site,
+        "at": item.at,
+        "column_name": item.column_name,
+        "unit_name": item.unit_name,
+        "columns": item.columns,
+        "labels": item.axis_labels(),
+        "tokens": [shown_token(token) for token in item.tokens] if item.axis is Axis.POSITION else [],
         "seeds": item.seeds,
         "values": {
             scale.name.lower(): {str(over): _grid(item.values(scale, over)) for over in choices} for scale in Scale
         },
         "state": {str(over): item.states(over).tolist() for over in choices},
         "better": {str(over): item.better(over).astype(int).tolist() for over in choices},
-        "cells": [[records.get((layer, position), []) for position in item.positions] for layer in item.layers],
+        "cells": [[records.get((layer, position), []) for position in item.columns] for layer in item.layers],
     }
 
 
 def _records(item: HeatMap, texts: dict[str, int]) -> dict[tuple[int, int], list[list[int | float | None]]]:
     """The cells of each place, one a seed and in the seeds' order, each in the order of `_RECORD`."""
-    lines = item.cells.sort_values("seed", kind="stable")
+    lines = _shown(item).sort_values("seed", kind="stable")
     columns: list[list[Any]] = [
         *([texts.setdefault(_text(value), len(texts)) for value in lines[name]] for name in _TEXTS),
         *([_number(value, digits=0) for value in lines[name]] for name in (*_COUNTS, *_PAIRED)),
         *([_number(value, digits=4) for value in lines[name]] for name in _RATES),
     ]
     records: dict[tuple[int, int], list[list[int | float | None]]] = {}
-    for layer, position, *record in zip(lines["layer"], lines["position"], *columns, strict=True):
+    for layer, position, *record in zip(lines["layer"], lines[item.axis.value], *columns, strict=True):
         records.setdefault((layer, position), []).append(record)
     return records
+
+
+def _shown(item: HeatMap) -> pd.DataFrame:
+    """The lines that the page tells of: one a place and seed, that of the unit with the highest accuracy."""
+    best_first = item.cells.sort_values("value", ascending=False, kind="stable")
+    return best_first.drop_duplicates(["layer", item.axis.value, "seed"])
 
 
 def _text(value: Any) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.report.heatmap import HeatMap, Over, heat_maps
+from orchestrator.report.heatmap import HeatMap, Over, heat_maps, site_maps
 from orchestrator.report.measured import CONTROLS, measured, planned_from
 from orchestrator.store.statistics import Correlation, correlation
 from workers.files.job import MAIN_SETTING
 
 _OF_THE_BEST = [
     *("layer", "position", "token", "seed", "low", "high", "n_correct", "n_total", "normalised", *CONTROLS),
-    *("dummy", "task", "task_n_correct", "task_n_total", "p_holm"),
+    *("dummy", "task", "task_n_correct", "task_n_total", "p_holm", "unit"),
 ]
 _UNMEASURED = Correlation(r=math.nan, n=0)
 
@@ -23,17 +23,18 @@ _UNMEASURED = Correlation(r=math.nan, n=0)
 def summary(
     rows: pd.DataFrame, grid: pd.DataFrame | None = None, *, baselines: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """One line a map (experiment, method, setting): the paper's table, for the main setting and every other.
+    """One line an experiment, method, setting and site: the paper's table, for the main setting and every other.
 
     `grid` names the planned cells; without it the store's own cells are taken to be all. `baselines` says for an
     experiment which experiment its map is correlated with: the first one where it is silent.
 
-    Columns: `n_places` (layer x position) and `n_measured` of them, `n_seeds`; `maximum` over places and seeds, and
-    of that one cell: its place and seed, Wilson interval (`low`, `high`), counts, `normalised`, controls, `dummy`,
-    `task` accuracy, `p_holm`; `mean` and `variance_x100` over the map (population variance, maximum over seeds);
-    `seeds_sd`, the mean over places of the standard deviation over seeds; `n_better` of `n_tested` cells more often
-    right than without intervention (Holm); `correlation` with the map of `baseline` in the main setting and
-    `correlation_own` with the experiment's own main map, each with the number of cells that both maps have.
+    Columns: `n_places` (layer x position x unit) and `n_measured` of them, `n_seeds`; `maximum` over places and seeds,
+    and of that one cell: its place (`unit` where the site has some) and seed, Wilson interval (`low`, `high`), counts,
+    `normalised`, controls, `dummy`, `task` accuracy, `p_holm`; `mean` and `variance_x100` over the map (population
+    variance, maximum over seeds); `seeds_sd`, the mean over places of the standard deviation over seeds; `n_better` of
+    `n_tested` cells more often right than without intervention (Holm); `correlation` with the map of `baseline` in the
+    main setting and `correlation_own` with the experiment's own main map, each with the number of cells that both maps
+    have; `site`.
     A line of metric `decoding` is a probe's accuracy and no IIA: decodable is not causal.
     """
     return summary_of(heat_maps(measured(rows, planned_from(rows) if grid is None else grid)), baselines=baselines)
@@ -41,35 +42,40 @@ def summary(
 
 def summary_of(maps: Sequence[HeatMap], *, baselines: Mapping[str, str] | None = None) -> pd.DataFrame:
     """`summary` of maps that are there already. Raises: ValueError for a baseline that is no experiment."""
+    maps = site_maps(maps)
     experiments = list(dict.fromkeys(item.experiment for item in maps))
     for name, baseline in (baselines or {}).items():
         if baseline not in experiments:
             raise ValueError(f"baseline of {name!r}: got {baseline!r}; one of {', '.join(experiments)} is right")
     first = experiments[0] if experiments else ""
-    mains = {(item.experiment, item.method): item.by_place() for item in maps if item.setting == MAIN_SETTING}
+    mains = {
+        (item.experiment, item.method, item.site): item.by_place() for item in maps if item.setting == MAIN_SETTING
+    }
     return pd.DataFrame([_line(item, mains, (baselines or {}).get(item.experiment, first)) for item in maps])
 
 
-def _line(item: HeatMap, mains: Mapping[tuple[str, str], dict[Any, float]], baseline: str) -> dict[str, Any]:
+def _line(item: HeatMap, mains: Mapping[tuple[str, str, str], dict[Any, float]], baseline: str) -> dict[str, Any]:
     places = item.by_place()
     is_baseline = item.setting == MAIN_SETTING and item.experiment == baseline
     is_main = item.setting == MAIN_SETTING
-    with_baseline = correlation(places, mains.get((baseline, item.method), {})) if not is_baseline else _UNMEASURED
-    with_own = correlation(places, mains[item.experiment, item.method]) if not is_main else _UNMEASURED
-    done = item.cells.loc[item.cells["state"] == "done", ["layer", "position", "value", "better", "p"]]
+    with_baseline = (
+        correlation(places, mains.get((baseline, item.method, item.site), {})) if not is_baseline else _UNMEASURED
+    )
+    with_own = correlation(places, mains[item.experiment, item.method, item.site]) if not is_main else _UNMEASURED
+    done = item.cells.loc[item.cells["state"] == "done", ["layer", "position", "unit", "value", "better", "p"]]
     return {
         "experiment": item.experiment,
         "method": item.method,
         "setting": item.setting,
         "metric": item.metric,
-        "n_places": len(item.cells[["layer", "position"]].drop_duplicates()),
+        "n_places": len(item.cells[["layer", "position", "unit"]].drop_duplicates()),
         "n_measured": len(places),
         "n_seeds": len(item.seeds),
         "maximum": max(places.values(), default=math.nan),
         **_best(item),
         "mean": float(pd.Series(places, dtype=float).mean()),
         "variance_x100": 100 * float(pd.Series(places, dtype=float).var(ddof=0)),
-        "seeds_sd": float(done.groupby(["layer", "position"])["value"].std(ddof=1).mean()),
+        "seeds_sd": float(done.groupby(["layer", "position", "unit"], dropna=False)["value"].std(ddof=1).mean()),
         "n_better": int(done["better"].sum()),
         "n_tested": int(done["p"].notna().sum()),
         "baseline": baseline,
@@ -77,6 +83,7 @@ def _line(item: HeatMap, mains: Mapping[tuple[str, str], dict[Any, float]], base
         "correlation_n": with_baseline.n,
         "correlation_own": with_own.r,
         "correlation_own_n": with_own.n,
+        "site": item.site,
     }
 
 
@@ -86,4 +93,4 @@ def _best(item: HeatMap) -> dict[str, Any]:
     if lines.empty:
         return dict.fromkeys(_OF_THE_BEST)
     best: dict[str, Any] = item.cells.loc[lines.index[0], _OF_THE_BEST].to_dict()
-    return best
+    return best | {"unit": None if pd.isna(best["unit"]) else int(best["unit"])}

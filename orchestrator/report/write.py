@@ -11,10 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from orchestrator.report import figures
-from orchestrator.report.heatmap import HeatMap, Over, Scale, shown_name, value_range
+from orchestrator.report.heatmap import Axis, HeatMap, Over, Scale, shown_name, value_range
 from orchestrator.report.page import page_content, render
+from orchestrator.report.site_bars import draw_sites
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING
+from workers.files.place import BLOCK_OUTPUT
 
 
 def write_report(
@@ -35,7 +37,8 @@ def write_report(
     cells of the grid would be one place and seed of one map.
     """
     content = page_content(rows, grid, title=title, baselines=baselines)
-    content = replace(content, figures=_draw_all(content.maps, folder))
+    drawn = _draw_all(content.maps, folder) | _draw_sites(content.summary, folder)
+    content = replace(content, figures=drawn)
     path = folder / "index.html"
     replace_file(path, render(content))
     return path
@@ -50,25 +53,58 @@ def _draw_all(maps: Sequence[HeatMap], folder: Path) -> dict[str, dict[str, str]
         for scale in Scale
     }
     drawn: dict[str, dict[str, str]] = {}
-    ordered = sorted(maps, key=lambda item: (item.method, item.setting != MAIN_SETTING, item.setting))
-    for (method, setting), group in groupby(ordered, key=lambda item: (item.method, item.setting)):
+    ordered = sorted(maps, key=lambda item: (item.method, item.setting != MAIN_SETTING, item.setting, *_where(item)))
+    for (method, setting, *_), group in groupby(ordered, key=lambda item: (item.method, item.setting, *_where(item))):
         panels = list(group)
-        paths = drawn[f"{shown_name(method)}, {'as trained' if setting == MAIN_SETTING else shown_name(setting)}"] = {}
+        paths = drawn[_heading(panels[0])] = {}
         for scale, over in _pictures(panels):
             figure = figures.draw(panels, scale=scale, over=over, limits=limits[panels[0].metric, scale])
-            stem = f"{panels[0].metric}_{method}_{setting}_{scale.name.lower()}_{over}"
-            for suffix in _suffixes(setting, over):
+            place = "".join(f"_{part}" for part in _where(panels[0]) if part not in ("", BLOCK_OUTPUT))
+            stem = f"{panels[0].metric}_{method}_{setting}{place}_{scale.name.lower()}_{over}"
+            for suffix in _suffixes(panels[0], over):
                 path = f"figures/{re.sub(r'[^A-Za-z0-9._-]', '-', stem)}.{suffix}"
                 figures.save(figure, folder / path)
                 paths[f"{scale.name.lower()}, {over}{'' if suffix == 'png' else ' (PDF)'}"] = path
     return drawn
 
 
-def _pictures(panels: Sequence[HeatMap]) -> Iterator[tuple[Scale, Over]]:
-    """Every unit for the main setting, raw and normalised for others, raw for probes; the mean where there are seeds.
+def _draw_sites(summary: pd.DataFrame, folder: Path) -> dict[str, dict[str, str]]:
+    """A picture of the sites side by side for each method, as trained; none where a method has one site."""
+    drawn: dict[str, dict[str, str]] = {}
+    if summary.empty:
+        return drawn
+    for method, lines in summary[summary["setting"] == MAIN_SETTING].groupby("method", sort=False):
+        if lines["site"].nunique() > 1:
+            stem = re.sub(r"[^A-Za-z0-9._-]", "-", f"sites_{method}")
+            paths = {"png": f"figures/{stem}.png", "PDF": f"figures/{stem}.pdf"}
+            figure = draw_sites(lines)
+            for path in paths.values():
+                figures.save(figure, folder / path)
+            drawn[f"{shown_name(str(method))}, sites side by side"] = paths
+    return drawn
 
-    A probe has no task accuracy to be scaled by and no interventions to be compared with.
+
+def _where(item: HeatMap) -> tuple[str, str]:
+    """The site of a map, and the position of one of units: the maps of one picture share both."""
+    return item.site, f"p{item.cells['position'].iloc[0]:04d}" if item.axis is Axis.UNIT else ""
+
+
+def _heading(item: HeatMap) -> str:
+    parts = [shown_name(item.method), "as trained" if item.setting == MAIN_SETTING else shown_name(item.setting)]
+    parts += [shown_name(item.site)] if item.site != BLOCK_OUTPUT else []
+    parts += [f"{item.unit_name}s at position {item.at}"] if item.axis is Axis.UNIT else []
+    return ", ".join(parts)
+
+
+def _pictures(panels: Sequence[HeatMap]) -> Iterator[tuple[Scale, Over]]:
+    """Every scale for the main setting, raw and normalised for others, raw for probes; the mean where there are seeds.
+
+    A probe has no task accuracy to be scaled by and no interventions to be compared with. A site has as many maps of
+    units as there are positions: each gets one picture.
     """
+    if panels[0].axis is Axis.UNIT:
+        yield Scale.RAW, Over.MAXIMUM
+        return
     is_main = panels[0].setting == MAIN_SETTING
     for scale in Scale if is_main else (Scale.RAW, Scale.NORMALISED):
         if scale is Scale.RAW or panels[0].metric == "iia":
@@ -77,6 +113,6 @@ def _pictures(panels: Sequence[HeatMap]) -> Iterator[tuple[Scale, Over]]:
                 yield scale, Over.MEAN
 
 
-def _suffixes(setting: str, over: Over) -> tuple[str, ...]:
+def _suffixes(item: HeatMap, over: Over) -> tuple[str, ...]:
     """PNG; for what goes into a paper also PDF."""
-    return ("png", "pdf") if setting == MAIN_SETTING and over is Over.MAXIMUM else ("png",)
+    return ("png", "pdf") if item.setting == MAIN_SETTING and over is Over.MAXIMUM else ("png",)

@@ -35,7 +35,7 @@ def test_rows_are_layers_and_columns_are_positions() -> None:
     """The number of layer 5, position 9 stands at row 1, column 2, whatever the order in the store."""
     item = map_of({(0, 7, 1): 51, (0, 8, 1): 52, (0, 9, 1): 53, (5, 7, 1): 54, (5, 8, 1): 55, (5, 9, 1): 56})
     assert item.values(Scale.RAW, Over.MAXIMUM).tolist() == [[0.51, 0.52, 0.53], [0.54, 0.55, 0.56]]
-    assert (item.layers, item.positions) == ((0, 5), (7, 8, 9))
+    assert (item.layers, item.columns) == ((0, 5), (7, 8, 9))
 
 
 def test_maximum_mean_and_single_seeds() -> None:
