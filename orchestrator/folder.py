@@ -18,9 +18,10 @@ from orchestrator.grid.expand import Grid
 from orchestrator.grid.file import read_grid, write_grid
 from orchestrator.spec.schema import BACKEND_KEYS, SweepSpec, load_spec
 from orchestrator.store.store import Store
+from workers.data.sources import task_settings
 from workers.files.folder import SweepFolder, replace_file
 from workers.files.shard import shard_bytes
-from workers.tasks import TaskError, load_task
+from workers.tasks import TaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,9 @@ def _science(spec: SweepSpec, grid: Grid) -> dict[str, Any]:
     stream = grid.strands[0].stream
     task = {key: value for key, value in spec.task.items() if key != "file"}
     with contextlib.suppress(TaskError):  # a user's file may be gone
-        task = load_task(spec.task).settings()
-    task["file_sha256"] = stream.task.get("file_sha256")
+        task = task_settings(spec.task)
+    for digest in ("file_sha256", "data_sha256"):
+        task[digest] = stream.task.get(digest)
     parts = {"model": dict(stream.model), "task": task, "data": dict(stream.data), "engine": stream.engine}
     has_lists = any(isinstance(value, list) for _, method in spec.methods() for value in method.settings().values())
     if not spec.grid.methods and not has_lists:
@@ -116,7 +118,8 @@ def written(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> Iterator[None]:
     try:
         try:
             folder.make()
-            _copy_task_file(folder, spec, grid)
+            for source in grid.sources:
+                source.carry(folder)
             replace_file(folder.spec, spec.to_yaml())
             write_grid(grid, folder.cells)
         except OSError as error:
@@ -143,15 +146,6 @@ def _bytes_of(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
-
-
-def _copy_task_file(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None:
-    """The user's task file as it was planned, where every node sees it. Raises: OSError."""
-    for digest in {str(strand.stream.task.get("file_sha256", "")) for strand in grid.strands} - {""}:
-        target = folder.task_file(digest)
-        if not target.exists():
-            target.parent.mkdir(exist_ok=True)
-            replace_file(target, Path(spec.task["file"]).read_bytes())
 
 
 def _create(path: Path) -> bool:

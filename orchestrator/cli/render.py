@@ -63,7 +63,9 @@ def plan_view(plan: Plan) -> Group:
     basis = "the table's throughput, nothing measured yet; off by a factor perhaps"
     if plan.calibration:
         basis = f"{plan.calibration.n_cells:,} measured cells of this model on this kind of device"
-    return Group(cells, table, f"estimates rest on {basis}", *_memory_lines(plan))
+    return Group(
+        cells, table, f"estimates rest on {basis}", *_memory_lines(plan), *(f"note: {note}" for note in plan.notes)
+    )
 
 
 def _memory_lines(plan: Plan) -> list[str]:

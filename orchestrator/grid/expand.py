@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.errors import SpecError
 from orchestrator.grid.axes import resolve_positions
@@ -25,6 +25,9 @@ from workers.files.job import MAIN_SETTING, JobCell, Setting, Stream, canonical_
 from workers.files.place import Place
 from workers.methods.settings import MethodError, method_label, method_variants
 from workers.tasks import TaskError
+
+_SIZES: Final = {"n_train": "train", "n_eval": "validation", "n_test": "test"}
+_UNGATED: Final = "the model's task accuracy is measured where they are given, and the gate lets all pass where none is"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +50,15 @@ class Strand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Every cell of a sweep, and the sizes of the model that decide what it costs."""
+    """Every cell of a sweep, and the sizes of the model that decide what it costs.
+
+    Where the grid comes from a spec: `sources`, whose files are the sweep's to carry, and `notes` for people.
+    """
 
     model: ModelInfo
     strands: tuple[Strand, ...]
+    sources: tuple[AbstractPairSource, ...] = field(default=(), compare=False, repr=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def n_cells(self) -> int:
@@ -107,7 +115,7 @@ def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     _check_settings(spec, prompts)
     strands = _without_excluded(spec, strands)
     _check_all_different(spec, strands)
-    return Grid(model=model, strands=tuple(strands))
+    return Grid(model=model, strands=tuple(strands), sources=prompts.sources, notes=prompts.notes)
 
 
 def _methods(spec: SweepSpec) -> list[dict[str, Any]]:
@@ -128,7 +136,7 @@ def _strands(
     source = prompts.read(f"grid.experiments[{index}].task", experiment.task)
     hypothesis = _hypothesis(spec, index, source)
     layout = prompts.layout(f"grid.experiments[{index}]", experiment.task, hypothesis)
-    science = source.science()
+    data, science = prompts.data_of(source, hypothesis), source.science()
     places = places_of(spec, model, layout)
     positions = {place.position for place in places}
     for method in methods:
@@ -138,7 +146,7 @@ def _strands(
                 task=science,
                 hypothesis=hypothesis,
                 seed=seed,
-                data=spec.data.model_dump(),
+                data=data,
                 method=method,
                 engine=spec.engine,
             )
@@ -182,6 +190,7 @@ class PromptReader:
         self._spec, self._tokenizer, self._folder = spec, tokenizer, folder
         self._sources: dict[str, AbstractPairSource] = {}
         self._layouts: dict[tuple[str, str], PromptLayout] = {}
+        self._notes: list[str] = []
         self.read("task", {})
 
     def read(self, key: str, overrides: Mapping[str, Any]) -> AbstractPairSource:
@@ -194,6 +203,29 @@ class PromptReader:
         except (TaskError, TypeError) as error:
             raise _placed(self._spec, key, error) from error
         return self._sources[text]
+
+    @property
+    def sources(self) -> tuple[AbstractPairSource, ...]:
+        """All that were read."""
+        return tuple(self._sources.values())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of the data of the grid."""
+        return tuple(dict.fromkeys(self._notes))
+
+    def data_of(self, source: AbstractPairSource, hypothesis: str) -> dict[str, Any]:
+        """The numbers of pairs that the spec asks for, or what there is where that is less."""
+        data, available = self._spec.data.model_dump(), source.n_available(hypothesis)
+        for key, split in _SIZES.items():
+            there = available.get(split, data[key])
+            if there < data[key]:
+                note = f"{hypothesis}: {key} is {there:,}, all that the file has; {data[key]:,} were asked for"
+                self._notes.append(note)
+                data[key] = there
+        if not source.knows_answers(hypothesis):
+            self._notes.append(f"{hypothesis}: rows lack base_answer or source_answer; {_UNGATED}")
+        return data
 
     def layout(self, key: str, overrides: Mapping[str, Any], hypothesis: str) -> PromptLayout:
         """Where the tokens of the hypothesis's prompts lie in the task with `overrides`; pairs of it can be had.

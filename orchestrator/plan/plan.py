@@ -59,6 +59,7 @@ class Plan:
     totals: Totals
     memory: Memory | None
     reference: Totals  # the same cells with everything recomputed for each, as the paper did
+    notes: tuple[str, ...] = ()  # on the data
 
 
 class Planner:
@@ -89,6 +90,7 @@ class Planner:
             totals=self.totals(jobs),
             memory=memory_of(self.grid.model, jobs),
             reference=self.reference(keys),
+            notes=self.grid.notes,
         )
 
     def jobs(self, keys: Collection[str], past: Iterable[JobStatus] = (), *, spread: bool = True) -> list[PlannedJob]:

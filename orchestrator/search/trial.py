@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from workers.files.folder import SweepFolder, replace_file
+from workers.files.folder import SweepFolder, replace_file, take_over_files
 from workers.files.job import Cell, Cohort, Job
 from workers.methods.settings import method_settings
 
@@ -32,11 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = json.loads((root / "settings.json").read_text(encoding="utf-8"))
     job, folder = trial_job(base, settings, root), SweepFolder(root)
     folder.make()
-    for digest in {
-        str(cohort.stream.task["file_sha256"]) for cohort in job.cohorts if "file_sha256" in cohort.stream.task
-    }:
-        folder.task_file(digest).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(base.sweep_folder.task_file(digest), folder.task_file(digest))
+    take_over_files(folder, base.sweep_folder)
     replace_file(folder.job_file(job.job), job.to_json())
     os.execv(sys.executable, [sys.executable, "-P", "-m", "workers", str(folder.job_file(job.job))])
 

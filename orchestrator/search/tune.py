@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +29,7 @@ from orchestrator.spec.filters import CellFilter
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.spec.text import to_yaml
 from orchestrator.sweep import SWEEPS, Sweep
-from workers.files.folder import SweepFolder, replace_file
+from workers.files.folder import SweepFolder, replace_file, take_over_files
 from workers.files.job import Cohort, Job
 from workers.methods.settings import MethodError
 
@@ -104,6 +104,7 @@ def tune(
         for value in (values.low, values.high) if isinstance(values, Range) else values:
             _check(job, key, value)
     with sweep_folder.written(folder, sweep.spec, grid):
+        take_over_files(folder, sweep.folder)
         replace_file(folder.root / JOB_FILE, job.to_json())
         command = (sys.executable, "-P", "-m", "orchestrator.search.trial")
         search = Search(
@@ -129,7 +130,7 @@ def _chosen(grid: Grid, where: Iterable[str]) -> Grid:
         raise SpecError(
             f"where: {len(keys)} cells match; a search runs them all in each trial, so 1 to {MAX_CELLS} are right"
         )
-    return Grid(model=grid.model, strands=tuple(restricted(grid, keys)))
+    return replace(grid, strands=tuple(restricted(grid, keys)))
 
 
 def _new_folder(sweeps: Path, name: str) -> SweepFolder:

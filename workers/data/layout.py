@@ -35,6 +35,12 @@ class EncodedPrompts:
         """The prompts with these places, and their last token's."""
         return cls(rows=rows, named={**places, LAST: rows.length_B - 1})
 
+    @classmethod
+    def joined(cls, parts: Sequence[EncodedPrompts]) -> EncodedPrompts:
+        """The prompts of all parts, which have the same names."""
+        named = {name: np.concatenate([part.named[name] for part in parts]) for name in parts[0].named}
+        return cls(rows=TokenRows.joined([part.rows for part in parts]), named=named)
+
     def take(self, rows: NDArray[np.int64]) -> EncodedPrompts:
         """The prompts numbered `rows`."""
         return EncodedPrompts(rows=self.rows.take(rows), named={name: at[rows] for name, at in self.named.items()})

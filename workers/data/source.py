@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from workers.data.layout import PromptLayout
 from workers.data.pairs import PairSet, PromptSet
 from workers.data.token_ids import Prompts
+from workers.files.folder import SweepFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,13 @@ class AbstractPairSource(ABC):
     def check(self, hypothesis: str) -> None:
         """Nothing, where pairs can be had, and their labels and variables differ. Raises: TaskError."""
 
+    @abstractmethod
+    def carry(self, folder: SweepFolder) -> None:
+        """Write into the sweep's folder what the nodes need of the user's files, where it is not there yet.
+
+        Raises: OSError.
+        """
+
     def gate_group(self, hypothesis: str) -> str:
         """Hypotheses of one group have the same `prompts`."""
         return ""
@@ -86,3 +94,7 @@ class AbstractPairSource(ABC):
     def n_available(self, hypothesis: str) -> Mapping[str, int]:
         """The number of pairs in each split, where it is limited."""
         return {}
+
+    def knows_answers(self, hypothesis: str) -> bool:
+        """Whether each pair's base and source have their own right answers."""
+        return True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
 from workers.data.model_info import ModelError
+from workers.data.pair_file.settings import NAME as PAIRS
+from workers.data.pair_file.settings import PairFileSettings
+from workers.data.pair_file.source import FileSource
 from workers.data.source import AbstractPairSource
 from workers.data.task_source import TaskSource
 from workers.data.tokenizer import Tokenizer
@@ -22,11 +25,35 @@ def open_source(settings: Mapping[str, Any], tokenizer: Tokenizer, folder: Sweep
     `chat` and `system` may stand beside any task's settings; a user's task with settings of these names keeps them.
     Raises: TaskError naming the key, its value and what would be right.
     """
+    if is_pair_file(settings):
+        options = {key: value for key, value in settings.items() if key != "name"}
+        tokenizer, form = _in_chat(tokenizer, _popped(options, ()))
+        return FileSource.open(options, tokenizer, folder, form=form)
     kind, options, file = find_task(_with_own_file(settings, folder))
-    own = {field.name for field in fields(kind)}
-    chat: dict[str, Any] = {key: options.pop(key) for key in _CHAT_KEYS if key in options and key not in own}
-    tokenizer, form = _in_chat(tokenizer, chat)
+    tokenizer, form = _in_chat(tokenizer, _popped(options, {field.name for field in fields(kind)}))
     return TaskSource(make_task(kind, options, file), tokenizer, file=file, form=form)
+
+
+def is_pair_file(settings: Mapping[str, Any]) -> bool:
+    """Whether the settings are of a file of pairs, and not of a task; a user's Python file may have one named alike."""
+    is_python = "file_sha256" in settings or str(settings.get("file", "")).endswith(".py")
+    return settings.get("name") == PAIRS and not is_python
+
+
+def task_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a spec's `task:` block with the defaults filled in, the file apart. Raises: TaskError."""
+    if is_pair_file(settings):
+        options = {key: value for key, value in settings.items() if key not in ("name", "file")}
+        chat = _popped(options, ())
+        return {"name": PAIRS, **PairFileSettings.parse(options).science(), **chat}
+    kind, options, file = find_task(settings)
+    chat = _popped(options, {field.name for field in fields(kind)})
+    return make_task(kind, options, file).settings() | chat
+
+
+def _popped(options: dict[str, Any], own: Collection[str]) -> dict[str, Any]:
+    """The keys of a chat, taken out of `options`, but for the task's `own` settings."""
+    return {key: options.pop(key) for key in _CHAT_KEYS if key in options and key not in own}
 
 
 def _with_own_file(settings: Mapping[str, Any], folder: SweepFolder | None) -> dict[str, Any]:

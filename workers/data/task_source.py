@@ -12,6 +12,7 @@ from workers.data.layout import PromptLayout, encode_prompts, read_layout
 from workers.data.pairs import Draw, PairSet, PromptSet, check_drawable, make_pairs, make_prompts
 from workers.data.source import AbstractPairSource, Example, Keep
 from workers.data.tokenizer import Tokenizer
+from workers.files.folder import SweepFolder, replace_file
 from workers.tasks import AbstractTask, TaskError
 from workers.tasks.blame import blamed
 
@@ -25,7 +26,8 @@ class TaskSource(AbstractPairSource):
 
     def __init__(self, task: AbstractTask, tokenizer: Tokenizer, *, file: Path | None, form: dict[str, Any]) -> None:
         self.task, self.name = task, task.name
-        self._tokenizer, self._file, self._form = tokenizer, file, form
+        self._tokenizer, self._form = tokenizer, form
+        self._code = None if file is None else file.read_bytes()
         self._layout = read_layout(task, tokenizer)
 
     @property
@@ -36,9 +38,15 @@ class TaskSource(AbstractPairSource):
     def science(self) -> dict[str, Any]:
         """The task's settings, the form of its prompts, and the hash of the user's file."""
         science = self.task.settings() | self._form
-        if self._file is None:
-            return science
-        return science | {"file_sha256": hashlib.sha256(self._file.read_bytes()).hexdigest()}
+        return science if self._code is None else science | {"file_sha256": hashlib.sha256(self._code).hexdigest()}
+
+    def carry(self, folder: SweepFolder) -> None:
+        """The user's file as it was planned. Raises: OSError."""
+        if self._code is not None:
+            target = folder.task_file(self.science()["file_sha256"])
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(target, self._code)
 
     def layout(self, hypothesis: str) -> PromptLayout:
         """That of all prompts of the task. Raises: TaskError."""

@@ -93,6 +93,11 @@ class Tokenizer:
         ]
         return [encoding.ids for encoding in self._backend.encode_batch_fast(replies, add_special_tokens=False)]
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text that the tokens mean together, special tokens included."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=False)
+        return text
+
     def piece(self, token: int) -> str:
         """The vocabulary's text of one token, a leading blank shown as a blank."""
         return (self._backend.id_to_token(token) or "").replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")

@@ -1,6 +1,6 @@
 """The files of a sweep's folder, and the one way to write one.
 
-    sweeps/NAME/  sweep.yaml   cells.parquet   tasks/SHA256.py   jobs/JOB.json   submissions/rN.json
+    sweeps/NAME/  sweep.yaml   cells.parquet   tasks/SHA256.py   data/KEY.parquet   jobs/JOB.json   submissions/rN.json
                   shards/JOB-ATTEMPT.parquet   progress/JOB-ATTEMPT.json   checkpoints/   alignments/   logs/
                   store/   report/index.html
 
@@ -47,6 +47,24 @@ def visible_files(folder: Path, suffix: str) -> Iterator[Path]:
     for name in names:
         if name.endswith(suffix) and not name.startswith(("_", ".")):
             yield folder / name
+
+
+def take_over_files(folder: SweepFolder, other: SweepFolder) -> None:
+    """What the nodes need of the user's files, from a sweep that has it. Raises: OSError."""
+    for name in ("tasks", "data"):
+        for path in visible_files(other.root / name, ""):
+            target = folder.root / name / path.name
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(path, target)
+
+
+def _link(path: Path, target: Path) -> None:
+    """The same file by another name, as such files never change; a copy where the file system has no such thing."""
+    try:
+        os.link(path, target)
+    except OSError:
+        replace_file(target, path.read_bytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +135,10 @@ class SweepFolder:
     def task_file(self, sha256: str) -> Path:
         """The copy of a user's task file with this hash, for every node to read."""
         return self.root / "tasks" / f"{sha256}.py"
+
+    def data_file(self, key: str) -> Path:
+        """The table of a file of pairs in the model's tokens, for every node to read."""
+        return self.root / "data" / f"{key}.parquet"
 
     def attempt_name(self, job: str, attempt: int) -> str:
         """`JOB-ATTEMPT`, the stem of an attempt's own files."""

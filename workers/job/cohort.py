@@ -78,6 +78,8 @@ class Workbench:
     @torch.no_grad()
     def answers_right(self, prompts: PromptSet) -> NDArray[np.bool_]:
         """Whether the model answers each prompt right."""
+        if len(prompts.label_B) == 0:
+            return np.zeros(0, dtype=bool)
         model = self.language_model
         batch = TokenBatch.of(prompts.prompts, model.device)
         label_B = torch.from_numpy(prompts.label_B).to(model.device)

@@ -29,9 +29,9 @@ class GateResult:
     n_total: int
 
     @property
-    def accuracy(self) -> float:
-        """Share of right answers."""
-        return self.n_correct / self.n_total
+    def accuracy(self) -> float | None:
+        """Share of right answers; None where no prompt's right answer is known."""
+        return self.n_correct / self.n_total if self.n_total else None
 
 
 class RowWriter:
@@ -102,9 +102,9 @@ def cell_row(
 
 def measured(counts: Counts, facts: CellFacts, gate: GateResult, metric: str) -> dict[str, Any]:
     """The measures of a finished cell. A probe's accuracy is no IIA: `iia` is null then, and so is `iia_normalized`,
-    as it is where the model is no better than the dummy."""
+    as it is where the model is no better than the dummy, or its task accuracy is not known."""
     accuracy, dummy_accuracy = counts.n_correct / counts.n_total, counts.n_dummy / counts.n_total
-    span = gate.accuracy - dummy_accuracy
+    span = None if gate.accuracy is None else gate.accuracy - dummy_accuracy
     is_iia = metric == "iia"
     return {
         "metric": metric,
@@ -117,7 +117,7 @@ def measured(counts: Counts, facts: CellFacts, gate: GateResult, metric: str) ->
         "n_only_cell": counts.n_only_cell,
         "n_only_none": counts.n_only_none,
         "dummy_accuracy": dummy_accuracy,
-        "iia_normalized": (accuracy - dummy_accuracy) / span if is_iia and span > 0 else None,
+        "iia_normalized": (accuracy - dummy_accuracy) / span if is_iia and span and span > 0 else None,
         "subspace_dim": facts.subspace_dim,
         "boundary": list(facts.boundary),
         "loss": facts.loss,

@@ -167,7 +167,7 @@ class _JobRun:
         """Run the cohort; what comes back is to be run in its place."""
         cohort, started = item.work.cohort, time.time()
         gate = self._data(cohort).gate
-        if gate.accuracy < self.job.gate_task_accuracy:
+        if gate.accuracy is not None and gate.accuracy < self.job.gate_task_accuracy:
             reason = f"task accuracy {gate.accuracy:.4f} is below the gate's {self.job.gate_task_accuracy:.4f}"
             self._skip(item.work, reason, gate)
             return []

@@ -1,0 +1,200 @@
+"""Pairs that a file has."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.data.layout import EncodedPrompts, PromptLayout, layout_of
+from workers.data.pair_file.encoding import read_table
+from workers.data.pair_file.reading import digest_of
+from workers.data.pair_file.settings import NAME, SPLITS, PairFileSettings
+from workers.data.pair_file.table import TABLE_VERSION, PairTable
+from workers.data.pairs import UNKNOWN, PairSet, PromptSet, stream_rng
+from workers.data.source import AbstractPairSource, Example, Keep
+from workers.data.tokenizer import Tokenizer
+from workers.files.folder import SweepFolder
+from workers.files.job import content_key
+from workers.tasks.base import TaskError
+
+_N_SHOWN: Final = 20  # labels of an example
+
+
+@final
+class FileSource(AbstractPairSource):
+    """The pairs of `table`. `science` is their part of a cell key; `key` names the table in a sweep's folder."""
+
+    name = NAME
+
+    def __init__(self, table: PairTable, tokenizer: Tokenizer, *, science: Mapping[str, Any], key: str) -> None:
+        self._table, self._tokenizer = table, tokenizer
+        self._science, self._key = dict(science), key
+        self._layouts: dict[str, PromptLayout] = {}
+
+    @classmethod
+    def open(
+        cls, options: Mapping[str, Any], tokenizer: Tokenizer, folder: SweepFolder | None, *, form: Mapping[str, Any]
+    ) -> Self:
+        """The source of a spec's options, whose `file` is read; or of a cell's, whose table the sweep's folder has.
+
+        Raises: TaskError.
+        """
+        given = dict(options)
+        file, digest = given.pop("file", None), given.pop("data_sha256", None)
+        settings = PairFileSettings.parse(given)
+        if file is not None:
+            if not isinstance(file, str):
+                raise TaskError(f"file: got {file!r}; the path of a file of pairs is right")
+            digest = digest_of(Path(file))
+        if digest is None:
+            raise TaskError(f"file: missing; task {NAME!r} needs the path of a file of pairs")
+        science = {"name": NAME, **settings.science(), "data_sha256": digest, **form}
+        key = content_key({"science": science, "tokenizer": _digest(tokenizer.path), "version": TABLE_VERSION})
+        saved = None if folder is None else folder.data_file(key)
+        if saved is not None and (file is None or saved.exists()):
+            table = PairTable.load(saved)
+        elif file is None:
+            raise TaskError(f"file: missing; task {NAME!r} needs the path of a file of pairs")
+        else:
+            table = read_table(Path(file), digest, settings, tokenizer)
+        return cls(table, tokenizer, science=science, key=key)
+
+    def carry(self, folder: SweepFolder) -> None:
+        """The table, for every node to read. Raises: OSError."""
+        if not folder.data_file(self._key).exists():
+            self._table.save(folder.data_file(self._key))
+
+    @property
+    def variables(self) -> Mapping[str, tuple[str, ...]]:
+        """Those of the file's rows."""
+        return {name: block.variables for name, block in self._table.blocks.items()}
+
+    def science(self) -> dict[str, Any]:
+        """The settings, the form of the prompts, and the SHA-256 of the file."""
+        return dict(self._science)
+
+    def layout(self, hypothesis: str) -> PromptLayout:
+        """That of all the hypothesis's prompts."""
+        if hypothesis not in self._layouts:
+            block = self._table.blocks[hypothesis]
+            encoded = EncodedPrompts.joined([block.base, block.source])
+            self._layouts[hypothesis] = layout_of(encoded, self._tokenizer, {})
+        return self._layouts[hypothesis]
+
+    def check(self, hypothesis: str) -> None:
+        """Nothing, where each split has pairs and the labels differ. Raises: TaskError."""
+        block, column = self._table.blocks[hypothesis], "column `label`"
+        if len(np.unique(block.label_B)) < 2:
+            label = self._tokenizer.piece(int(block.label_B[0]))
+            problem = f"{label!r} in all {len(block):,} rows; two different ones are needed"
+            raise TaskError(f"hypothesis {hypothesis!r}, {column}: {problem}")
+        for split, n_pairs in self.n_available(hypothesis).items():
+            if n_pairs == 0:
+                there = ", ".join(f"{name} {n:,}" for name, n in self.n_available(hypothesis).items())
+                right = "name it in the column `split`, or give more rows or other `shares`"
+                raise TaskError(f"hypothesis {hypothesis!r}: no row is in the split {split!r} ({there}); {right}")
+
+    def n_available(self, hypothesis: str) -> Mapping[str, int]:
+        """The number of pairs in each split."""
+        block = self._table.blocks[hypothesis]
+        return {split: len(block.rows_of(split)) for split in SPLITS}
+
+    def knows_answers(self, hypothesis: str) -> bool:
+        """Whether each pair's base and source have their own right answers."""
+        block = self._table.blocks[hypothesis]
+        return bool((block.base_answer_B != UNKNOWN).all() and (block.source_answer_B != UNKNOWN).all())
+
+    def pairs(self, hypothesis: str, *, n_pairs: int, split: str, seed: int, keep: Keep | None = None) -> PairSet:
+        """Pairs of the split in the file's order: all of them, or a choice by the seed. Raises: TaskError."""
+        block = self._table.blocks[hypothesis]
+        rows = block.rows_of(split)
+        rng = stream_rng(task=self._science, hypothesis=hypothesis, split=split, n=n_pairs, seed=seed)
+        if keep is not None:
+            order = np.array(rng.sample(rows.tolist(), len(rows)), dtype=np.int64)
+            rows = np.sort(self._kept(hypothesis, order, keep, n_pairs))
+        elif len(rows) > n_pairs:
+            rows = rows[np.sort(rng.sample(range(len(rows)), n_pairs))]
+        return self._pairs(hypothesis, rows)
+
+    def _pairs(self, hypothesis: str, rows: NDArray[np.int64]) -> PairSet:
+        block, layout = self._table.blocks[hypothesis], self.layout(hypothesis)
+        return PairSet(
+            base=layout.prompts(block.base.take(rows)),
+            source=layout.prompts(block.source.take(rows)),
+            label_B=block.label_B[rows],
+            variable_B=block.variable_B[rows],
+            value_B=block.value_B[rows],
+            base_answer_B=block.base_answer_B[rows],
+            source_answer_B=block.source_answer_B[rows],
+        )
+
+    def _kept(self, hypothesis: str, order: NDArray[np.int64], keep: Keep, n_pairs: int) -> NDArray[np.int64]:
+        """The first `n_pairs` of the rows `order` whose base and source are of the kind that `keep` wants."""
+        if not self.knows_answers(hypothesis):
+            right = "each row must have `base_answer` and `source_answer`"
+            raise TaskError(f"hypothesis {hypothesis!r}: to keep {keep.which} pairs {right}")
+        found: list[NDArray[np.int64]] = []
+        for rows in _parts(order, 2 * n_pairs):
+            pairs = self._pairs(hypothesis, rows)
+            assert pairs.base_answer_B is not None
+            assert pairs.source_answer_B is not None
+            base = PromptSet(prompts=pairs.base, label_B=pairs.base_answer_B)
+            source = PromptSet(prompts=pairs.source, label_B=pairs.source_answer_B)
+            found.append(rows[keep.wants(base) & keep.wants(source)])
+            if sum(map(len, found)) >= n_pairs:
+                break
+        kept = np.concatenate(found)[:n_pairs]
+        if len(kept) == 0:
+            problem = f"none of {len(order):,} pairs is one whose prompts the model answers {keep.which}ly"
+            raise TaskError(f"hypothesis {hypothesis!r}: {problem}")
+        return kept
+
+    def prompts(self, hypothesis: str, *, n_prompts: int) -> PromptSet:
+        """Bases and sources of test pairs whose own answer is known, chosen alike for every cell."""
+        block, layout = self._table.blocks[hypothesis], self.layout(hypothesis)
+        rows = block.rows_of("test")
+        sides = [(block.base, block.base_answer_B[rows]), (block.source, block.source_answer_B[rows])]
+        label_B = np.concatenate([answer_B for _, answer_B in sides])
+        chosen = np.flatnonzero(label_B != UNKNOWN)
+        if len(chosen) > n_prompts:
+            rng = stream_rng(task=self._science, hypothesis=hypothesis, split="gate", n=n_prompts)
+            chosen = np.sort(rng.sample(chosen.tolist(), n_prompts))
+        parts = [encoded.take(rows[part]) for (encoded, _), part in zip(sides, _sides(chosen, len(rows)), strict=True)]
+        return PromptSet(prompts=layout.prompts(EncodedPrompts.joined(parts)), label_B=label_B[chosen])
+
+    def gate_group(self, hypothesis: str) -> str:
+        """Each hypothesis has prompts of its own."""
+        return hypothesis
+
+    def example(self, hypothesis: str, number: int) -> Example:
+        """The base of that row of the hypothesis, counted from 0, around the end."""
+        block = self._table.blocks[hypothesis]
+        row = number % len(block)
+        encoded = block.base.take(np.array([row]))
+        answer = int(block.base_answer_B[row])
+        labels = np.unique(block.label_B)[:_N_SHOWN].tolist()
+        return Example(
+            text=self._tokenizer.text(encoded.rows.row(0).tolist()),
+            prompts=self.layout(hypothesis).prompts(encoded),
+            answer="" if answer == UNKNOWN else self._tokenizer.piece(answer),
+            answers=tuple(self._tokenizer.piece(label) for label in labels),
+        )
+
+
+def _parts(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _sides(chosen: NDArray[np.int64], n_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of the chosen prompts are bases, and which sources."""
+    return chosen[chosen < n_rows], chosen[chosen >= n_rows] - n_rows
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

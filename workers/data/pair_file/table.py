@@ -1,0 +1,163 @@
+"""The pairs of a file in a model's tokens, one block for each hypothesis: made once in bulk, saved as one Parquet file.
+
+A file of the sweep's folder, `data/KEY.parquet`: a row group for each hypothesis, and their names, variables and
+positions in the metadata. The key says all that it depends on: the file's digest, the settings and the tokenizer.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from workers.data.layout import EncodedPrompts
+from workers.data.pair_file.settings import SPLITS
+from workers.data.token_ids import TokenRows
+from workers.files.folder import replace_file
+from workers.tasks.base import TaskError
+
+TABLE_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairBlock:
+    """B pairs of one hypothesis. `split_B` indexes `SPLITS`; `row_B` is the pair's number in the file, from 0."""
+
+    hypothesis: str
+    variables: tuple[str, ...]
+    base: EncodedPrompts
+    source: EncodedPrompts
+    label_B: NDArray[np.int64]
+    base_answer_B: NDArray[np.int64]
+    source_answer_B: NDArray[np.int64]
+    variable_B: NDArray[np.int64]
+    value_B: NDArray[np.float64]
+    split_B: NDArray[np.int64]
+    row_B: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.row_B)
+
+    def rows_of(self, split: str) -> NDArray[np.int64]:
+        """The indices of the split's pairs, in the file's order."""
+        return np.flatnonzero(self.split_B == SPLITS.index(split))
+
+    def to_arrow(self) -> pa.Table:
+        """A row a pair; the places of a prompt's names as a list, `last` left out."""
+        columns: dict[str, pa.Array] = {name: pa.array(getattr(self, name)) for name in _NUMBERS}
+        for side in ("base", "source"):
+            encoded: EncodedPrompts = getattr(self, side)
+            columns[side] = _lists(encoded.rows)
+            places = [encoded.named[name].astype(np.int32) for name in self.positions]
+            columns[f"{side}_places"] = _lists(_rows_of(np.stack(places, axis=1) if places else None, len(self)))
+        return pa.table(columns).cast(_SCHEMA)
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """The names of the positions, `last` left out."""
+        return tuple(self.base.named)[:-1]
+
+    def to_json(self) -> dict[str, Any]:
+        """What the metadata says of the block."""
+        return {"hypothesis": self.hypothesis, "variables": self.variables, "positions": self.positions}
+
+
+_NUMBERS: Final = ("label_B", "base_answer_B", "source_answer_B", "variable_B", "value_B", "split_B", "row_B")
+_IDS: Final = pa.list_(pa.int32())
+_SCHEMA: Final = pa.schema(
+    [(name, pa.float64() if name == "value_B" else pa.int64()) for name in _NUMBERS]
+    + [(name, _IDS) for name in ("base", "base_places", "source", "source_places")]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairTable:
+    """The pairs of a file by hypothesis."""
+
+    blocks: Mapping[str, PairBlock]
+
+    def save(self, path: Path) -> None:
+        """Write the table to `path`. Raises: OSError."""
+        blocks = list(self.blocks.values())
+        notes = {"table_version": str(TABLE_VERSION), "hypotheses": json.dumps([block.to_json() for block in blocks])}
+        buffer = io.BytesIO()
+        options = {"compression": "zstd", "write_page_checksum": True}
+        with pq.ParquetWriter(buffer, _SCHEMA.with_metadata(notes), **options) as writer:
+            for block in blocks:
+                writer.write_table(block.to_arrow(), row_group_size=len(block))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> PairTable:
+        """The table that `save` wrote. Raises: TaskError naming the file."""
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                notes = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
+                if notes.get("table_version") != str(TABLE_VERSION):
+                    found = notes.get("table_version")
+                    raise TaskError(f"{path}: version {found!r} of a table of pairs; {TABLE_VERSION} is right")
+                found = json.loads(notes["hypotheses"])
+                blocks = [_block(one, file.read_row_group(index)) for index, one in enumerate(found)]
+        except FileNotFoundError:
+            right = "submit the spec again, with its file, to write it anew"
+            raise TaskError(f"{path}: the sweep's table of pairs is missing; {right}") from None
+        except TaskError:
+            raise
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            right = "remove it, and submit the spec again"
+            raise TaskError(f"{path}: the sweep's table of pairs is not readable ({error}); {right}") from error
+        return cls(blocks={block.hypothesis: block for block in blocks})
+
+
+def _block(notes: Mapping[str, Any], table: pa.Table) -> PairBlock:
+    numbers: dict[str, Any] = {name: table[name].combine_chunks().to_numpy() for name in _NUMBERS}
+    sides = {}
+    for side in ("base", "source"):
+        places = _token_rows(table[f"{side}_places"]).ids.reshape(table.num_rows, -1).astype(np.int64)
+        named = {name: places[:, index] for index, name in enumerate(notes["positions"])}
+        sides[side] = EncodedPrompts.of(_token_rows(table[side]), named)
+    return PairBlock(
+        hypothesis=notes["hypothesis"],
+        variables=tuple(notes["variables"]),
+        base=sides["base"],
+        source=sides["source"],
+        **numbers,
+    )
+
+
+def _token_rows(column: pa.ChunkedArray) -> TokenRows:
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    start_B = array.offsets.to_numpy().astype(np.int64)
+    return TokenRows(ids=array.flatten().to_numpy(), start_B=start_B - start_B[0])
+
+
+def _lists(rows: TokenRows) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(rows.start_B.astype(np.int32)), pa.array(rows.ids))
+
+
+def _rows_of(places_BN: NDArray[np.int32] | None, n_rows: int) -> TokenRows:
+    if places_BN is None:
+        return TokenRows(ids=np.zeros(0, dtype=np.int32), start_B=np.zeros(n_rows + 1, dtype=np.int64))
+    return TokenRows(ids=places_BN.ravel(), start_B=np.arange(n_rows + 1, dtype=np.int64) * places_BN.shape[1])
+
+
+def joined(parts: Sequence[PairBlock]) -> PairBlock:
+    """The blocks of one hypothesis as one."""
+    numbers: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _NUMBERS}
+    return PairBlock(
+        hypothesis=parts[0].hypothesis,
+        variables=max((part.variables for part in parts), key=len),
+        base=EncodedPrompts.joined([part.base for part in parts]),
+        source=EncodedPrompts.joined([part.source for part in parts]),
+        **numbers,
+    )
