@@ -227,8 +227,10 @@ class PromptReader:
             self._notes.append(f"{hypothesis}: rows lack base_answer or source_answer; {_UNGATED}")
         return data
 
-    def layout(self, key: str, overrides: Mapping[str, Any], hypothesis: str) -> PromptLayout:
-        """Where the tokens of the hypothesis's prompts lie in the task with `overrides`; pairs of it can be had.
+    def layout(
+        self, key: str, overrides: Mapping[str, Any], hypothesis: str, splits: Sequence[str] = tuple(_SIZES.values())
+    ) -> PromptLayout:
+        """Where the tokens of the hypothesis's prompts lie in the task with `overrides`, which has pairs of `splits`.
 
         Raises: SpecError at `key`.
         """
@@ -240,7 +242,7 @@ class PromptReader:
         if known not in self._layouts:
             try:
                 layout = source.layout(hypothesis)
-                source.check(hypothesis)
+                source.check(hypothesis, splits)
             except TaskError as error:
                 raise _placed(self._spec, key, error) from error
             self._layouts[known] = layout
@@ -264,7 +266,7 @@ def _check_settings(spec: SweepSpec, prompts: PromptReader) -> None:
         for experiment in spec.grid.experiments:
             if not setting.experiments or experiment.name in setting.experiments:
                 hypothesis = experiment.hypothesis or experiment.name
-                other = prompts.layout(key, experiment.task | setting.task, hypothesis)
+                other = prompts.layout(key, experiment.task | setting.task, hypothesis, ["test"])
                 own = prompts.layout("task", experiment.task, hypothesis)
                 try:
                     moved_positions(own, other, resolve_positions(spec.grid.positions, own), setting.name)

@@ -7,7 +7,7 @@ A task draws them (`workers.data.task_source`), a file has them (`workers.data.p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +77,8 @@ class AbstractPairSource(ABC):
         """One prompt. Raises: TaskError."""
 
     @abstractmethod
-    def check(self, hypothesis: str) -> None:
-        """Nothing, where pairs can be had, and their labels and variables differ. Raises: TaskError."""
+    def check(self, hypothesis: str, splits: Sequence[str]) -> None:
+        """Nothing, where pairs of these splits can be had, and their labels differ. Raises: TaskError."""
 
     @abstractmethod
     def carry(self, folder: SweepFolder) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -52,7 +52,7 @@ class TaskSource(AbstractPairSource):
         """That of all prompts of the task. Raises: TaskError."""
         return self._layout
 
-    def check(self, hypothesis: str) -> None:
+    def check(self, hypothesis: str, splits: Sequence[str]) -> None:
         """Nothing, where balanced pairs can be drawn and each variable matters. Raises: TaskError."""
         check_drawable(self.task, self.task.hypotheses[hypothesis])
 

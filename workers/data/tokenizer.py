@@ -94,8 +94,8 @@ class Tokenizer:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(replies, add_special_tokens=False)]
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text that the tokens mean together, special tokens included."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=False)
+        """The text that the tokens mean together; in a chat with the special tokens of its template."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=self.chat is None)
         return text
 
     def piece(self, token: int) -> str:
@@ -115,12 +115,16 @@ class Tokenizer:
         if not first <= character < len(text):
             return None
         token: int | None = encoding.char_to_token(character + shift)
-        if token is None or isinstance(place, int):
-            return token
-        while token + 1 < len(encoding) and _holds(encoding.token_to_chars(token + 1), character + shift):
-            token += 1
+        if token is None:
+            return None
+        is_blank = (
+            self.piece(encoding.ids[token]) == " " and text[character] != " "
+        )  # which the tokenizer put before the text
+        while (is_blank or not isinstance(place, int)) and self._holds(encoding, token + 1, character + shift):
+            token, is_blank = token + 1, False
         return token
 
-
-def _holds(span: tuple[int, int] | None, character: int) -> bool:
-    return span is not None and span[0] <= character < span[1]
+    @staticmethod
+    def _holds(encoding: Any, token: int, character: int) -> bool:
+        span = encoding.token_to_chars(token) if token < len(encoding) else None
+        return span is not None and span[0] <= character < span[1]

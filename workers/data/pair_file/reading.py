@@ -135,7 +135,7 @@ def _csv(path: Path) -> Iterator[Row]:
                     raise FileError(path, place, f"not the {n_columns} fields that the first line names")
                 yield place, {column: value for column, value in row.items() if value != ""}
         except csv.Error as error:
-            raise FileError(path, f"line {reader.line_num:,}", f"not CSV: {error}") from error
+            raise FileError(path, f"line {reader.line_num + 1:,}", f"not CSV: {error}") from error
 
 
 def _parquet(path: Path) -> Iterator[Row]:

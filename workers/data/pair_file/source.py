@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, final
 
@@ -86,16 +86,17 @@ class FileSource(AbstractPairSource):
             self._layouts[hypothesis] = layout_of(encoded, self._tokenizer, {})
         return self._layouts[hypothesis]
 
-    def check(self, hypothesis: str) -> None:
-        """Nothing, where each split has pairs and the labels differ. Raises: TaskError."""
+    def check(self, hypothesis: str, splits: Sequence[str]) -> None:
+        """Nothing, where these splits have pairs and the labels differ. Raises: TaskError."""
         block, column = self._table.blocks[hypothesis], "column `label`"
         if len(np.unique(block.label_B)) < 2:
             label = self._tokenizer.piece(int(block.label_B[0]))
             problem = f"{label!r} in all {len(block):,} rows; two different ones are needed"
             raise TaskError(f"hypothesis {hypothesis!r}, {column}: {problem}")
-        for split, n_pairs in self.n_available(hypothesis).items():
-            if n_pairs == 0:
-                there = ", ".join(f"{name} {n:,}" for name, n in self.n_available(hypothesis).items())
+        available = self.n_available(hypothesis)
+        for split in splits:
+            if available[split] == 0:
+                there = ", ".join(f"{name} {n:,}" for name, n in available.items())
                 right = "name it in the column `split`, or give more rows or other `shares`"
                 raise TaskError(f"hypothesis {hypothesis!r}: no row is in the split {split!r} ({there}); {right}")
 

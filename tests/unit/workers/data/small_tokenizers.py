@@ -49,6 +49,9 @@ def sentencepiece(*, bos: bool = True) -> Tokenizer:
         models.BPE(vocab=model["vocab"], merges=merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
     )
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
     if bos:
         tokenizer.post_processor = _bos(tokenizer)
@@ -59,6 +62,7 @@ def words(*, bos: bool = True) -> Tokenizer:
     """Plain BPE on words and blanks, as small models have it."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?\w+|[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
     trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<unk>", *SPECIAL], show_progress=False)
     tokenizer.train_from_iterator(LINES * 3, trainer)
     if bos:
