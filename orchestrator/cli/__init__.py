@@ -1,14 +1,15 @@
 """The command line: each command is one call into `orchestrator.Sweep`, and this is the only place that prints.
 
-Exit codes: 0 done, 1 not done (or stopped), 2 bad input. Nothing heavy is imported before a command runs, so that
---help answers at once.
+Exit codes: 0 done, 1 not done (or stopped), 2 bad input or output that cannot be written, 130 interrupted. Nothing
+heavy is imported before a command runs, so that --help answers at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -49,14 +50,33 @@ for module in (running, watching, steering, reading):
 def main() -> None:
     """Run the command line; what the orchestrator or a backend raises becomes a message and an exit code."""
     from cluster.backend import ClusterError
+    from orchestrator.cli.output import guarded
     from orchestrator.errors import RepeatedBug, SweepError
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app(prog_name="causalsweep")  # whichever way it was started: the completion asks for it by this name
+        with guarded():
+            app(prog_name="causalsweep")  # whichever way it was started: the completion asks for it by this name
     except RepeatedBug as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        sys.exit(1)
+        _end(f"stopped: {error}", 1)
     except (SweepError, ClusterError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {error}", 2)
+    except Exception as error:
+        if not _is_interrupted(error):
+            raise
+        sys.exit(130)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    with contextlib.suppress(OSError):  # standard error may be full too
+        print(message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: a library whose loading was interrupted raises one of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
