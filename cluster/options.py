@@ -13,6 +13,10 @@ from cluster.backend import ClusterUsageError
 from values.problems import dotted, right
 
 
+class OptionError(ClusterUsageError):
+    """An option of a backend must be mended; the message names its block and key, and not the file."""
+
+
 class Block(BaseModel):
     """Options of a backend. A field's description says what would be right, where its type alone does not."""
 
@@ -23,11 +27,11 @@ SomeBlock = TypeVar("SomeBlock", bound=Block)
 
 
 def checked(model: type[SomeBlock], raw: Mapping[str, Any], block: str) -> SomeBlock:
-    """The options of the block called `block`. Raises: ClusterUsageError naming key, value and what would be right."""
+    """The options of the block called `block`. Raises: OptionError naming key, value and what would be right."""
     try:
         return model.model_validate(dict(raw))
     except ValidationError as error:
-        raise ClusterUsageError(_said(error.errors()[0], model, block)) from None
+        raise OptionError(_said(error.errors()[0], model, block)) from None
 
 
 def _said(problem: ErrorDetails, model: type[Block], block: str) -> str:

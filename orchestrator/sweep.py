@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from cluster.backend import Control, Finding
 from orchestrator import folder as sweep_folder
-from orchestrator.backends.opening import open_cluster, options_of
+from orchestrator.backends.opening import open_configured
 from orchestrator.backends.submissions import read_submissions
 from orchestrator.errors import SweepBusy, SweepNotFound
 from orchestrator.grid.expand import Grid, expand
@@ -193,7 +193,7 @@ class Sweep:
 
     def doctor(self, *, on: str = "local") -> list[Finding]:
         """What the backend `on` allows and what will hurt. Raises: ClusterUsageError, SpecError."""
-        return open_cluster(on, self.folder, options_of(self.spec, on)).doctor()
+        return open_configured(self.spec, on, self.folder).doctor()
 
     def _healed(self) -> bool:
         """Whether there is something to wait for: jobs that were handed over again, here or by somebody else."""

@@ -37,6 +37,6 @@ class RayBlock(RayJobBlock):
 
 
 def parse_options(raw: Mapping[str, Any]) -> tuple[str, RayJobOptions]:
-    """The address, and how each job runs. Raises: ClusterUsageError, naming the option."""
+    """The address, and how each job runs. Raises: OptionError, naming the option."""
     block = checked(RayBlock, raw, "ray")
     return block.address, block.job_options()

@@ -22,7 +22,7 @@ from cluster.backend import (
     JobState,
 )
 from cluster.files import create_json, get_json
-from cluster.options import checked
+from cluster.options import OptionError, checked
 from cluster.ray.allocation import read_allocation, token_path
 from cluster.ray.checking import installed_ray
 from cluster.ray.options import RayJobBlock
@@ -54,10 +54,10 @@ class RaySlurmCluster(AbstractCluster, AvoidsNodes):
         """Raises: ClusterUsageError (an option is unknown, missing or wrong)."""
         for key in _SLURM_ONLY:
             if key in options:
-                raise ClusterUsageError(f"ray_slurm.{key}: has no meaning here: the allocation is one SLURM job")
+                raise OptionError(f"ray_slurm.{key}: has no meaning here: the allocation is one SLURM job")
         block = checked(RaySlurmBlock, options, "ray_slurm")
         if "time" not in options:
-            raise ClusterUsageError("ray_slurm.time: missing; how long the allocation may last, as in '12:00:00'")
+            raise OptionError("ray_slurm.time: missing; how long the allocation may last, as in '12:00:00'")
         self._n_nodes, self._options = block.nodes, block.job_options()
         self._slurm = parse_options(block.model_extra or {}, "ray_slurm")
         self._record = RayFiles(folder.resolve())

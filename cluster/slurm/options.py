@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from cluster.backend import ClusterError, ClusterUsageError
-from cluster.options import Block, checked
+from cluster.backend import ClusterError
+from cluster.options import Block, OptionError, checked
 from cluster.slurm.commands import ask
 from cluster.slurm.parse import duration_s
 from values.numbers import Count, Cpus, GpusOrNone, Seconds, WarningSeconds
@@ -121,7 +121,7 @@ class SlurmOptions:
 
 
 def parse_options(raw: Mapping[str, Any], block: str = "slurm") -> SlurmOptions:
-    """The block as checked. Raises: ClusterUsageError naming the key, the value and what would be right."""
+    """The block as checked. Raises: OptionError naming the key, the value and what would be right."""
     own = checked(SlurmBlock, raw, block)
     gpu_type, n_gpus = own.gpus
     cpus: dict[str, str | bool] = {} if own.cpus is None else {"cpus-per-task": str(own.cpus)}
@@ -145,7 +145,7 @@ def _passed_through(raw: Mapping[str, Any], where: str) -> dict[str, str | bool]
     for key, value in raw.items():
         name = str(key).replace("_", "-").lstrip("-")
         if name in RESERVED:
-            raise ClusterUsageError(f"{where}.{key}: cannot be set: {RESERVED[name]}")
+            raise OptionError(f"{where}.{key}: cannot be set: {RESERVED[name]}")
         known = known_options()
         if known and name not in known:
             near = difflib.get_close_matches(name, [*SlurmBlock.model_fields, *known], n=1)
@@ -154,11 +154,11 @@ def _passed_through(raw: Mapping[str, Any], where: str) -> dict[str, str | bool]
                 if near
                 else f"besides sbatch's own there are {', '.join(SlurmBlock.model_fields)}"
             )
-            raise ClusterUsageError(f"{where}.{key}: sbatch has no such option; {hint}")
+            raise OptionError(f"{where}.{key}: sbatch has no such option; {hint}")
         if value is None or value is False:
             continue
         if not isinstance(value, bool | int | float | str) or "\n" in str(value):
-            raise ClusterUsageError(f"{where}.{key}: {value!r}; it must be one line of text, a number or true")
+            raise OptionError(f"{where}.{key}: {value!r}; it must be one line of text, a number or true")
         passed[name] = value if value is True else str(value)
     return passed
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster import registry
 from cluster.backend import AbstractCluster
+from cluster.options import OptionError
 from orchestrator.errors import SpecError
 from orchestrator.spec.schema import SweepSpec
 from workers.files.folder import SweepFolder
@@ -18,6 +19,17 @@ def options_of(spec: SweepSpec, name: str) -> dict[str, Any]:
         raise SpecError(f"--on: got {name!r}; one of {', '.join(registry.BACKENDS)} is right")
     options: dict[str, Any] = getattr(spec, registry.spec_key(name))
     return dict(options)
+
+
+def open_configured(spec: SweepSpec, name: str, folder: SweepFolder) -> AbstractCluster:
+    """The backend `name` as the spec configures it, for the sweep in `folder`.
+
+    Raises: SpecError (an option is wrong: file, key, value and what would be right), ClusterUsageError.
+    """
+    try:
+        return open_cluster(name, folder, options_of(spec, name))
+    except OptionError as error:
+        raise SpecError(f"{spec.source}: {error}") from error
 
 
 def open_cluster(name: str, folder: SweepFolder, options: Mapping[str, Any]) -> AbstractCluster:

@@ -56,6 +56,23 @@ def load(source: str, sweeps: Path, overrides: Sequence[str] | None = None) -> S
     return Sweep.load(source, overrides=overrides or (), sweeps=sweeps)
 
 
+def bounded(name: str, value: Any, kind: str) -> Any:
+    """The number of an option or argument, where it keeps to the bounds of that kind of `values.numbers`.
+
+    Raises: SpecError.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from orchestrator.errors import SpecError
+    from values import numbers
+    from values.problems import right
+
+    try:
+        return TypeAdapter(getattr(numbers, kind)).validate_python(value)
+    except ValidationError as error:
+        raise SpecError(f"{name}: got {value!r}; {right(error.errors()[0])} is right") from None
+
+
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     json.dump(document, sys.stdout, indent=1, default=str)

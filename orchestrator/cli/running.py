@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import DEFAULT_SWEEPS, Auto, Json, On, Reuse, Set, Source, Sweeps, load, print_json
+from orchestrator.cli.options import (
+    DEFAULT_SWEEPS,
+    Auto,
+    Json,
+    On,
+    Reuse,
+    Set,
+    Source,
+    Sweeps,
+    bounded,
+    load,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from orchestrator.status.states import SweepStatus
@@ -33,6 +45,7 @@ def prompt(
     from orchestrator.folder import find
     from orchestrator.grid.prompt_preview import example_prompt
 
+    bounded("--draw", draw, "CountOrNone")
     made = example_prompt(find(source, sweeps, list(sets or ())).spec, experiment=experiment, draw=draw)
     if as_json:
         print_json(asdict(made))
@@ -108,7 +121,7 @@ def run(
     on: On = "local",
     sets: Set = None,
     reuse: Reuse = None,
-    poll_s: Annotated[float, typer.Option(min=0, help="Seconds between looks at the jobs.")] = 2.0,
+    poll_s: Annotated[float, typer.Option(help="Seconds between looks at the jobs.")] = 2.0,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
@@ -120,6 +133,7 @@ def run(
     causalsweep run examples/demo.yaml
     causalsweep run examples/demo.yaml --set data.n_train=2000 --set name=quick
     """
+    bounded("--poll-s", poll_s, "SecondsOrNone")
     sweep = load(source, sweeps, sets)
     sweep.submit(on=on, reuse=reuse or ())
     status = _wait(sweep, poll_s=poll_s, quiet=as_json)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import DEFAULT_SWEEPS, Json, Source, Sweeps, Where, Yes, load, print_json
+from orchestrator.cli.options import DEFAULT_SWEEPS, Json, Source, Sweeps, Where, Yes, bounded, load, print_json
 
 ASK_ABOVE = 10
 
@@ -72,9 +73,10 @@ def limit(
     """
     from orchestrator.errors import SpecError
 
-    if n_jobs != "none" and not n_jobs.isdigit():
+    if n_jobs != "none" and not re.fullmatch(r"[0-9]{1,18}", n_jobs):
         raise SpecError(f"limit: got {n_jobs!r}; a number of jobs, or `none`, is right")
-    sweep, wanted = load(source, sweeps), None if n_jobs == "none" else int(n_jobs)
+    wanted = None if n_jobs == "none" else bounded("limit", int(n_jobs), "JobLimit")
+    sweep = load(source, sweeps)
     backends = sweep.limit(wanted)
     if as_json:
         print_json({"limit": wanted, "backends": list(backends)})

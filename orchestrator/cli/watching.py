@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from orchestrator.cli.options import DEFAULT_SWEEPS, Json, Source, Sweeps, load, print_json
+from orchestrator.cli.options import DEFAULT_SWEEPS, Json, Source, Sweeps, bounded, load, print_json
 
 if TYPE_CHECKING:
     from orchestrator.status.states import SweepStatus
@@ -81,7 +81,7 @@ class Display:
 def status(
     source: Source,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Until no job waits or runs.")] = False,
-    poll_s: Annotated[float, typer.Option(min=0, help="Seconds between looks with --watch.")] = 5.0,
+    poll_s: Annotated[float, typer.Option(help="Seconds between looks with --watch.")] = 5.0,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
@@ -94,6 +94,7 @@ def status(
     from orchestrator.cli.documents import status_document
     from orchestrator.cli.render import out, status_view
 
+    bounded("--poll-s", poll_s, "SecondsOrNone")
     sweep = load(source, sweeps)
     if not watch:
         found = sweep.status()
@@ -109,7 +110,7 @@ def logs(
     source: Source,
     job: Annotated[str, typer.Argument(help="A job's name, as `status` shows it; default: the latest log.")] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the log grows.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Only the last lines; 0: all.")] = 0,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Only the last lines; 0: all.")] = 0,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
@@ -118,6 +119,7 @@ def logs(
     \b
     causalsweep logs demo r1-0001 -f
     """
+    bounded("--lines", lines, "CountOrNone")
     sweep = load(source, sweeps)
     path = sweep.log(job) if job else _latest(sweep)
     if as_json:

@@ -23,7 +23,7 @@ from cluster.backend import (
     NothingSent,
     SubmissionIncomplete,
 )
-from orchestrator.backends.opening import open_cluster, options_of
+from orchestrator.backends.opening import open_cluster, open_configured, options_of
 from orchestrator.backends.submissions import Stage, Submission, claim_submission, read_job, save, withdraw
 from orchestrator.errors import SpecError, StorageError, SweepBusy
 from orchestrator.grid.expand import Grid
@@ -65,7 +65,7 @@ class Sender:
         Raises: RepeatedBug, SpecError, SweepBusy, StorageError, ClusterError.
         """
         options = options_of(self._spec, backend)
-        cluster = open_cluster(backend, self._folder, options)
+        cluster = open_configured(self._spec, backend, self._folder)
         if auto and not isinstance(cluster, FollowsUp):
             raise SpecError(f"--auto: {backend} has no follow-up jobs; `causalsweep run` waits, and tries again itself")
         planner = Planner(self._spec, self._folder, self._grid, machines(self._spec, backend, self._folder))

@@ -7,7 +7,7 @@ from typing import Final
 
 from cluster.backend import KnowsItsSlots, Slots
 from cluster.registry import DEFAULT_BACKEND
-from orchestrator.backends.opening import open_cluster, options_of
+from orchestrator.backends.opening import open_configured
 from orchestrator.errors import SpecError
 from orchestrator.plan.costs import DEVICES
 from orchestrator.spec.schema import SweepSpec
@@ -31,7 +31,7 @@ def machines(spec: SweepSpec, backend: str, folder: SweepFolder) -> Machines:
     """
     if backend or spec.cluster is None:
         name = backend or DEFAULT_BACKEND
-        cluster = open_cluster(name, folder, options_of(spec, name))
+        cluster = open_configured(spec, name, folder)
         if isinstance(cluster, KnowsItsSlots):
             return _of_slots(spec, cluster.slots())
     if spec.cluster is None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.errors import SpecError
+from values.numbers import INT64_MAX
 
 CELL_FIELDS: Final = (
     *("experiment", "hypothesis", "layer", "site", "unit", "place", "position", "token", "seed", "method"),
@@ -96,8 +97,9 @@ def _condition(key: str, value: Any, known: tuple[str, ...], *, negated: bool) -
 
 def _whole_number(key: str, item: Any) -> int:
     try:
-        if isinstance(item, (bool, float)):
+        number = int(item)
+        if isinstance(item, (bool, float)) or not -INT64_MAX <= number <= INT64_MAX:
             raise ValueError
-        return int(item)
-    except (TypeError, ValueError):
+        return number
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"`{key}` is {item!r}; a whole number or a range such as 0..3 is right") from None

@@ -128,7 +128,7 @@ def test_an_output_that_nobody_reads_is_quiet(name: str, finished: Path, project
         ("doctor", "cluster.local.backend"),
         ("cancel", "orchestrator.jobs.control"),
         ("submit", "orchestrator.jobs.submit"),
-        ("run", "rich.live"),
+        ("run", "rich.console"),
         ("run", "cluster.local"),
     ],
 )

@@ -125,6 +125,63 @@ def test_mistakes_end_with_2(run: Run, capsys: pytest.CaptureFixture[str], argum
     assert "Traceback" not in capsys.readouterr().err
 
 
+HUGE = "9" * 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("limit", "small.yaml", HUGE), f"limit: got '{HUGE}'; a number of jobs, or `none`, is right"),
+        (("limit", "small.yaml", "9999999999"), "limit: got 9999999999; 1000000000 or less is right"),
+        (("limit", "small.yaml", "²"), "limit: got '²'; a number of jobs, or `none`, is right"),
+        (("run", "small.yaml", "--poll-s", "inf"), "--poll-s: got inf; a finite number is right"),
+        (("run", "small.yaml", "--poll-s", "1e400"), "--poll-s: got inf; a finite number is right"),
+        (("status", "small.yaml", "--poll-s", "nan"), "--poll-s: got nan; a finite number is right"),
+        (("status", "small.yaml", "--poll-s", "1e30"), "--poll-s: got 1e+30; 1000000000.0 or less is right"),
+        (("prompt", "small.yaml", "--draw", "-1"), "--draw: got -1; 0 or more is right"),
+        (("prompt", "small.yaml", "--draw", HUGE), f"--draw: got {HUGE}; 1000000000 or less is right"),
+        (("logs", "small.yaml", "-n", HUGE), f"--lines: got {HUGE}; 1000000000 or less is right"),
+        (
+            ("results", "small.yaml", "--where", f"layer={HUGE}"),
+            f"--where: got 'layer={HUGE}'; `layer` is '{HUGE}'; a whole number or a range such as 0..3 is right",
+        ),
+        (
+            ("cancel", "small.yaml", "--where", f"seed=0..{HUGE}"),
+            f"--where: got 'seed=0..{HUGE}'; `seed` is '0..{HUGE}'; a whole number or a range such as 0..3 is right",
+        ),
+        (
+            ("plan", "small.yaml", "--set", f"data.n_train={HUGE}"),
+            f"small.yaml: key `data.n_train`: got {HUGE}; a whole number of at most 64 bits is right",
+        ),
+        (
+            ("submit", "small.yaml", "--set", "run.threads=1025"),
+            "small.yaml: key `run.threads`: got 1025; 1024 or less is right",
+        ),
+    ],
+)
+def test_a_number_without_bounds_is_named(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    """Exit code 2, where it was given, what it was, what would be right; nothing is written."""
+    assert run(*arguments) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml"]
+
+
+@pytest.mark.parametrize("command", ["plan", "doctor", "submit"])
+def test_an_option_of_a_backend_is_named_with_its_file(
+    load: LoadSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """File, key, value and what would be right, with the real backend of this machine."""
+    load(local={"workers": 99999})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["causalsweep", command, "small.yaml", "--on", "local"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: small.yaml: local.workers: 99999; it must be 10000 or less\n"
+
+
 def test_a_refused_submission_leaves_no_folder_behind(run: Run, world: World, tmp_path: Path) -> None:
     """The folders that were made for it go again, those that it should lie in too."""
     world.fails_with = ClusterUsageError("no such partition")
