@@ -141,7 +141,9 @@ def _changed(model: LanguageModel, place: Place) -> tuple[Tensor, Tensor]:
     heads = replace(place, site="head_output", unit=None)
     _, own_BTW, plain_BTX = _run(model, base, {}, [place, heads])
     own_BW = own_BTW[:, place.position]
-    given_BW = own_BTW[:, -1].roll(1, dims=1) - own_BW
+    size = own_BTW.abs().max()
+    pattern_W = torch.cos(torch.arange(own_BW.shape[1], device=model.device, dtype=torch.float32))
+    given_BW = (pattern_W * torch.where(size > 0, size, 1.0)).expand_as(own_BW)
     _, found_BTX = _run(model, base, {place: own_BW + given_BW}, [heads])
     n_heads = n_units(model, place.layer, "query")
     assert n_heads is not None

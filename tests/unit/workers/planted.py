@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, Starcoder2Config, Starcoder2ForCausalLM
 
 from workers.causal_model import Hypothesis
 from workers.tasks.base import AbstractTask
@@ -126,6 +126,55 @@ def _wire(model: GPT2LMHeadModel) -> None:
         writer.weight[:, BALANCE] = -writer.weight.sum(dim=1)
     model.lm_head.weight[VOCABULARY.index("Yes"), BOTH] = 20.0
     model.lm_head.weight[VOCABULARY.index("No"), PLUS] = 10.0 / C
+
+
+def planted_grouped_model() -> Starcoder2ForCausalLM:
+    """The same with grouped queries: the three heads share one key and one value. It has rotary positions, so a letter
+    is looked for in dimensions of the key that hardly turn over five tokens: 2, 3 and 7 of 8."""
+    plain = planted_model()
+    config = Starcoder2Config(
+        vocab_size=len(VOCABULARY),
+        max_position_embeddings=16,
+        hidden_size=D,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        num_key_value_heads=1,
+        intermediate_size=8,
+        hidden_act="relu",
+        norm_epsilon=1e-12,
+        sliding_window=None,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = Starcoder2ForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        body, old = model.model, plain.transformer
+        body.embed_tokens.weight.copy_(old.wte.weight + old.wpe.weight[0])
+        for new, norm in ((body.norm, old.ln_f), *_norms(body, old)):
+            new.weight.copy_(norm.weight)
+        for block, other in zip(body.layers, old.h, strict=True):
+            for name in ("c_fc", "c_proj"):  # GPT-2 holds these weights the other way round
+                new, layer = getattr(block.mlp, name), getattr(other.mlp, name)
+                new.weight.copy_(layer.weight.T)
+                new.bias.copy_(layer.bias)
+            block.self_attn.o_proj.weight.copy_(other.attn.c_proj.weight.T)
+        attention, head_size = body.layers[0].self_attn, D // HEADS
+        for head, dimension in enumerate((2, 3, 7)):
+            attention.q_proj.weight[head * head_size + dimension, IS + 3] = SHARP * head_size**0.5
+            attention.k_proj.weight[dimension, IS + head] = 1.0
+        attention.v_proj.weight[0, VALUE] = 1.0
+        model.lm_head.weight.copy_(plain.lm_head.weight)
+    return model
+
+
+def _norms(body: Any, old: Any) -> list[tuple[Any, Any]]:
+    """The norms of each block, new and old."""
+    pairs = [(block, other) for block, other in zip(body.layers, old.h, strict=True)]
+    before = [(block.input_layernorm, other.ln_1) for block, other in pairs]
+    return before + [(block.post_attention_layernorm, other.ln_2) for block, other in pairs]
 
 
 def _step(mlp: Any, first: int, high: int, low: int, target: int) -> None:

@@ -186,6 +186,14 @@ def make_cohort(
     points: Sequence[tuple[int, int]], *, method: str = "boundless_das", engine: str = "suffix", **settings: Any
 ) -> Cohort:
     """A cohort of cells at these (layer, position) points, keyed by the point."""
+    places = [Place(layer=layer, position=position) for layer, position in points]
+    return cohort_at(places, method=method, engine=engine, **settings)
+
+
+def cohort_at(
+    places: Sequence[Place], *, method: str = "boundless_das", engine: str = "suffix", **settings: Any
+) -> Cohort:
+    """A cohort of cells at these places, keyed by layer and position, and by site and unit where there are others."""
     stream = Stream(
         model={},
         task={},
@@ -196,8 +204,7 @@ def make_cohort(
         engine=engine,
     )
     cells = tuple(
-        JobCell(key=f"{layer}.{position}", place=Place(layer=layer, position=position), token="")
-        for layer, position in points
+        JobCell(key=".".join(str(part) for part in place.science().values()), place=place, token="") for place in places
     )
     return Cohort(experiment="h", stream=stream, cells=cells)
 
