@@ -1,0 +1,57 @@
+"""The table of families and sites in docs/models.md: made from the models themselves, so that it cannot go stale.
+
+`python -m tests.unit.workers.engine.test_models_page` writes it anew.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.unit.workers.tiny import CONFIGS, sharp_model
+from workers.engine.meaning import check_meaning
+from workers.engine.sites import SITES, SiteError, n_units
+from workers.files.place import Place
+
+PAGE = Path(__file__).parents[4] / "docs" / "models.md"
+BEGIN, END = "<!-- sites: begin -->\n", "<!-- sites: end -->\n"
+
+
+def refusal(family: str, site: str) -> str:
+    """Why the family lacks the site, without the model's own names; empty where it has it."""
+    model, layer = sharp_model(family), 0 if site == "embeddings" else 1
+    try:
+        unit = None if n_units(model, layer, site) is None else 0
+        check_meaning(model, [Place(layer=layer, position=0, site=site, unit=unit)])
+    except SiteError as error:
+        return re.sub(
+            r"\b[A-Z]\w+(ForCausalLM|Attention|MLP|MoE|MoeBlock)\b", "this family", str(error).split(": ", 1)[1]
+        )
+    return ""
+
+
+def table() -> str:
+    """Families by sites, `x` where the site is right, and a number for each reason below."""
+    reasons: list[str] = []
+    lines = ["| | " + " | ".join(f"`{site}`" for site in SITES) + " |", "|---" * (len(SITES) + 1) + "|"]
+    for family in CONFIGS:
+        cells = []
+        for site in SITES:
+            why = refusal(family, site)
+            if why and why not in reasons:
+                reasons.append(why)
+            cells.append(f"({reasons.index(why) + 1})" if why else "x")
+        lines.append(f"| {family} | " + " | ".join(cells) + " |")
+    notes = [f"{number}. {why}" for number, why in enumerate(reasons, start=1)]
+    return "\n".join([*lines, "", *notes, ""])
+
+
+def test_the_page_has_the_table_of_today() -> None:
+    """Written anew, the page is as it is."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert text.split(BEGIN)[1].split(END)[0] == table()
+
+
+if __name__ == "__main__":
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(head + BEGIN + table() + END + rest.partition(END)[2], encoding="utf-8")
