@@ -74,10 +74,14 @@ def _memory_lines(plan: Plan) -> list[str]:
     if memory is None:
         return []
     where = f" ({memory.site}, {memory.width:,} wide)" if memory.site != BLOCK_OUTPUT else ""
-    cell, cohort = (f"{size / 1e9:,.2f} GB" for size in (memory.cell_bytes, memory.cohort_bytes))
+    cell, cohort = (_size(n_bytes) for n_bytes in (memory.cell_bytes, memory.cohort_bytes))
     return [
         f"memory beside the weights: up to {cell} a cell{where}, {cohort} a cohort; a worker cuts what does not fit"
     ]
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
 
 
 def _totals_row(engine: str, totals: Totals) -> list[str]:

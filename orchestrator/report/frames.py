@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -127,5 +127,7 @@ def _not_gathered(store: Store) -> Iterator[str]:
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    frame: Any = table.to_pandas()
+    """The table as a frame; a unit stays a whole number beside cells that have none."""
+    frame: pd.DataFrame = table.to_pandas()
+    frame["unit"] = frame["unit"].astype("Int64")
     return frame

@@ -163,6 +163,8 @@ def write_shard(
                         "hypothesis": stream.hypothesis,
                         "layer": cell.place.layer,
                         "position": cell.place.position,
+                        "site": cell.place.site,
+                        "unit": cell.place.unit,
                         "token": cell.token,
                         "seed": stream.seed,
                         "method": stream.method["name"],

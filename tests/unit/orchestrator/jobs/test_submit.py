@@ -86,6 +86,21 @@ def test_jobs_and_requests_name_the_heads_of_their_cells(load: LoadSweep, world:
     assert world.requests["r1-0001"].label.startswith("left_boundary L1 h1..3 p81 s42")
 
 
+def test_results_can_be_chosen_by_site_and_unit(load: LoadSweep, world: World) -> None:
+    """`site=` and `unit=` of `results`; a unit is a whole number, also beside cells that have none."""
+    grid = {"experiments": ["left_boundary"], "layers": 1, "positions": 81}
+    sweep = load(grid=grid | {"sites": ["block_output", {"head_output": "1..3"}]})
+    sweep.submit()
+    for job in jobs_of(sweep):
+        finish(world, job)
+    rows = sweep.results()
+    assert len(rows) == 4
+    assert rows["unit"].dropna().tolist() == [1, 2, 3]
+    assert str(rows["unit"].dtype) == "Int64"
+    assert sweep.results(where=["site=head_output", "unit=2..5"])["unit"].tolist() == [2, 3]
+    assert sweep.query("SELECT unit FROM cells WHERE site = 'head_output' ORDER BY unit")["unit"].tolist() == [1, 2, 3]
+
+
 def as_before_sites(sweep: Sweep) -> None:
     """Write the sweep's cells.parquet and job files anew as the version before sites wrote them."""
     table = pq.read_table(sweep.folder.cells)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from tests.unit.workers.tiny import CONFIGS, tiny_model
 from workers.data.model_info import ModelInfo, read_model_info
 from workers.data.sites import SITES, width_of
+from workers.engine import sites as engine_sites
+from workers.engine.sites import SiteError
 from workers.files.place import Place
 
 ATTENTION = ("self_attn", "attn", "attention", "self_attention")
@@ -96,3 +98,18 @@ def test_a_model_of_compressed_keys_lacks_keys_and_values(tmp_path: Path) -> Non
     """Of the families, DeepSeek V3 alone."""
     lacking = {family for family in CONFIGS if SITES["key"].lacking(info_of(family, tmp_path))}
     assert lacking == {"deepseek_v3"}
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_engine_finds_what_the_configuration_says(tmp_path: Path, family: str) -> None:
+    """Planner and engine agree at every site: which there are, how many units, how wide. A spec that is planned can be
+    run, and one that cannot be run is refused before it is."""
+    info, model = info_of(family, tmp_path), tiny_model(family)
+    for name, site in SITES.items():
+        place = Place(layer=0, position=0, site=name, unit=None if site.n_units is None or site.all_is_one else 0)
+        if site.lacking(info):
+            with pytest.raises(SiteError):
+                engine_sites.tap_of(model, place)
+            continue
+        assert engine_sites.width_of(model, place) == width_of(info, place), name
+        assert engine_sites.n_units(model, 0, name) == (site.n_units(info) if site.n_units else None), name
