@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> int:
     stop.install()
     try:
         job = Job.load(Path(arguments[0]))
+        job.check_keys()
     except OSError as error:
         sys.stderr.write(f"{arguments[0]}: {error.strerror}\n")
         return FailureClass.BAD_INPUT.exit_code

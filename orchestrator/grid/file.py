@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
@@ -89,28 +90,52 @@ def write_grid(grid: Grid, path: Path) -> None:
         }
         for strand in grid.strands
     ]
+    model, text = canonical_json(asdict(grid.model) | {"path": str(grid.model.path)}), canonical_json(strands)
     metadata = {
         "schema_version": str(CELLS_SCHEMA_VERSION),
-        "model": canonical_json(asdict(grid.model) | {"path": str(grid.model.path)}),
-        "strands": canonical_json(strands),
+        "model": model,
+        "strands": text,
+        "crc32": _checksum(model, text),
     }
-    buffer = io.BytesIO()
-    pq.write_table(cells_table(grid).replace_schema_metadata(metadata), buffer, compression="zstd")
+    table, buffer = cells_table(grid).replace_schema_metadata(metadata), io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     replace_file(path, buffer.getvalue())
 
 
+def _checksum(*texts: str) -> str:
+    """The CRC-32 of what the metadata say, in hexadecimal digits: pages have checksums of their own."""
+    return f"{zlib.crc32(chr(0).join(texts).encode()):08x}"
+
+
 def read_grid(path: Path) -> Grid:
-    """The grid that `write_grid` wrote, here or in an earlier version. Raises: SweepNotFound when there is none."""
+    """The grid that `write_grid` wrote, here or in an earlier version.
+
+    Raises: SweepNotFound when there is none, or none that is whole.
+    """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
+        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     except FileNotFoundError:
         raise SweepNotFound(f"{path}: missing; plan the sweep first: causalsweep submit SPEC.yaml") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise SweepNotFound(f"{path}: not readable ({error}); submit the spec again to write it anew") from error
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise _torn(path, error) from error
     if metadata.get("schema_version") not in _READ_VERSIONS:
         found = metadata.get("schema_version")
         raise SweepNotFound(f"{path}: schema version {found!r}; this version reads {' and '.join(_READ_VERSIONS)}")
+    try:
+        if metadata.get("crc32") not in (None, _checksum(metadata["model"], metadata["strands"])):
+            raise ValueError("the checksum of its metadata is wrong")
+        return _grid(table, metadata)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _torn(path, error) from error
+
+
+def _torn(path: Path, error: Exception) -> SweepNotFound:
+    return SweepNotFound(f"{path}: not readable ({error}); submit the spec again to write it anew")
+
+
+def _grid(table: pa.Table, metadata: Mapping[str, str]) -> Grid:
+    """The grid of a file's rows and metadata. Raises: AttributeError, KeyError, TypeError, ValueError (torn)."""
     known = {field.name for field in fields(ModelInfo)}  # a size that a later version adds is for its estimates
     model = {name: value for name, value in json.loads(metadata["model"]).items() if name in known}
     cells = _cells_by_strand(table)
@@ -126,6 +151,8 @@ def read_grid(path: Path) -> Grid:
         )
         for index, raw in enumerate(json.loads(metadata["strands"]))
     ]
+    if len(strands) != len(cells):
+        raise ValueError(f"the cells of {len(cells)} strands, and {len(strands)} strands")
     return Grid(model=ModelInfo(**{**model, "path": Path(model["path"])}), strands=tuple(strands))
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from workers.files.document import NO_OTHER_KEYS, Format
+from workers.files.document import NO_OTHER_KEYS, Format, NotThisFile
 from workers.files.folder import SweepFolder
 from workers.files.place import Place
 
@@ -161,6 +161,17 @@ class Job:
     def n_cells(self) -> int:
         """Cells in all cohorts."""
         return sum(len(cohort.cells) for cohort in self.cohorts)
+
+    def check_keys(self) -> None:
+        """Nothing, where each cell's key is that of its science. Raises: NotThisFile: a result would be written down
+        as that of another cell (the file was damaged, or edited, after it was planned)."""
+        for cohort in self.cohorts:
+            for cell in cohort.cells:
+                if Cell(stream=cohort.stream, place=cell.place).key() != cell.key:
+                    what = f"{cohort.experiment} {cell.place}: key `key`: got {cell.key!r}"
+                    raise NotThisFile(
+                        f"{self.job}: {what}; it is not the key of the cell's parameters: resume the sweep"
+                    )
 
     def to_json(self) -> str:
         """The job file's text."""

@@ -142,3 +142,13 @@ def test_a_text_that_is_no_job_is_a_value_error_too(tmp_path: Path, content: byt
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"j\.json: not a job file: "):
         Job.load(path)
+
+
+def test_keys_of_other_cells_are_refused() -> None:
+    """A seed that changed after the planning: the result would be written down as that of another cell."""
+    cell = JobCell(key=CELL.key(), place=CELL.place, token="")
+    job = replace(JOB, cohorts=(replace(COHORT, cells=(cell,)),))
+    job.check_keys()
+    changed = replace(job, cohorts=(replace(COHORT, stream=replace(STREAM, seed=43), cells=(cell,)),))
+    with pytest.raises(ValueError, match=r"j-1: left .*it is not the key of the cell's parameters"):
+        changed.check_keys()
