@@ -23,6 +23,7 @@ from torch import Tensor
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, JobCell, canonical_json
 from workers.methods.alignment import MASK_FLOOR, Alignment, CellFacts, CellGroup, Column, Learned, Probe, joined
+from workers.methods.checkpoint import checksum
 from workers.methods.settings import method_label
 
 _PROBE_PARTS: Final = ("weight", "bias", "centre", "cut")
@@ -42,7 +43,8 @@ def save_columns(folder: Path, cohort: Cohort, columns: Sequence[Column], *, who
                 continue
             path = alignment_path(folder, cell.key)
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, save(tensors, metadata=_notes(cohort, cell, facts, column.learned)))
+            notes = _notes(cohort, cell, facts, column.learned)
+            replace_file(path, save(tensors, metadata=notes | {"crc32": checksum(canonical_json(notes), tensors)}))
 
 
 def _tensors(learned: Learned, cell: int, *, whole: bool) -> dict[str, Tensor]:
@@ -86,12 +88,17 @@ def _width(learned: Learned) -> int:
 
 
 def is_saved(folder: Path, cell_key: str) -> bool:
-    """Whether what the cell learned can be read again."""
+    """Whether what the cell learned can be read again: its file is whole. Earlier versions wrote no checksum."""
+    path = alignment_path(folder, cell_key)
     try:
-        with safe_open(alignment_path(folder, cell_key), framework="pt") as file:
-            return bool(file.metadata()["cell_key"] == cell_key and _facts(file.metadata()["facts"]))
+        with safe_open(path, framework="pt") as file:
+            notes: dict[str, str] = file.metadata()
+        _facts(notes["facts"])
+        written = notes.pop("crc32", "")
+        is_whole = not written or written == checksum(canonical_json(notes), load_file(path))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return False
+    return is_whole and notes["cell_key"] == cell_key
 
 
 def load_columns(folder: Path, groups: Sequence[CellGroup], device: torch.device) -> list[Column]:

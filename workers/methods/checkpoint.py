@@ -49,7 +49,7 @@ class CheckpointFile:
     def write(self, checkpoint: Checkpoint) -> None:
         """Replace this attempt's checkpoint. Raises: OSError."""
         tensors = {name: tensor.contiguous().cpu() for name, tensor in checkpoint.tensors.items()}
-        digest = checksum(checkpoint.step, tensors)
+        digest = checksum(str(checkpoint.step), tensors)
         notes = {"version": str(CHECKPOINT_VERSION), "step": str(checkpoint.step), "crc32": digest}
         replace_file(self._own, save(tensors, metadata=notes))
 
@@ -62,7 +62,7 @@ class CheckpointFile:
             except (OSError, SafetensorError) as error:
                 log.warning("%s: set aside: %s", path, error)
                 continue
-            if notes.get("crc32") in (None, checksum(step, tensors)):
+            if notes.get("crc32") in (None, checksum(str(step), tensors)):
                 return Checkpoint(step=step, tensors=tensors)
             log.warning("%s: set aside: its checksum is wrong", path)
         return None
@@ -76,9 +76,9 @@ class CheckpointFile:
         return [name.path for name in checkpoints(self._folder) if name.cohort == self._cohort]
 
 
-def checksum(step: int, tensors: Mapping[str, Tensor]) -> str:
-    """The CRC-32 of the step and of the names, types, shapes and bytes of tensors on the CPU, in hexadecimal digits."""
-    crc = zlib.crc32(str(step).encode())
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """The CRC-32 of a text and of the names, types, shapes and bytes of tensors on the CPU, in hexadecimal digits."""
+    crc = zlib.crc32(text.encode())
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), crc)
         if tensor.numel():

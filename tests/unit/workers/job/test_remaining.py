@@ -212,6 +212,19 @@ def test_a_torn_file_is_trained_anew(make_job: Callable[..., Job]) -> None:
     assert [(work.is_trained, work.cohort.cells) for work in work_of(job)] == [(False, (first,)), (True, (second,))]
 
 
+def test_a_flipped_bit_of_an_alignment_is_trained_anew(make_job: Callable[..., Job]) -> None:
+    """What it would be evaluated to is no result of that cell: its file does not count as saved."""
+    run(make_job("a", "j1"))
+    job = make_job("a", "j2", settings=(RIGHT,))
+    first, second = job.cohorts[0].cells
+    path = alignment_path(job.sweep_folder.alignments, first.key)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert not is_saved(job.sweep_folder.alignments, first.key)
+    assert is_saved(job.sweep_folder.alignments, second.key)
+
+
 def test_cells_in_training_stay_together(make_job: Callable[..., Job]) -> None:
     """A kill between the saving of two alignments: both lack all rows, and their checkpoint is that of both."""
     run(make_job("a", "j1"))
