@@ -43,7 +43,7 @@ def prompt(rng: random.Random, number: int) -> tuple[str, str]:
     """A prompt that no other row has, and its answer."""
     first, second = rng.sample(NAMES, 2)
     place = rng.choice(PLACES)
-    return f"When {first} and {second} went to the {place} on day {number}, {second} gave a drink to", f" {first}"
+    return f"On day {number}, {first} and {second} went to the {place}, and {second} gave a drink to", f" {first}"
 
 
 def write_files(folder: Path, n_rows: int) -> None:

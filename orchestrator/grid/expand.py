@@ -215,8 +215,8 @@ class PromptReader:
         return tuple(dict.fromkeys(self._notes))
 
     def data_of(self, source: AbstractPairSource, hypothesis: str) -> dict[str, Any]:
-        """The numbers of pairs that the spec asks for, or what there is where that is less."""
-        data, available = self._spec.data.model_dump(), source.n_available(hypothesis)
+        """The numbers of pairs that the spec asks for, or what there is where that is less. Raises: SpecError."""
+        data, available = self._spec.data.science(), source.n_available(hypothesis)
         for key, split in _SIZES.items():
             there = available.get(split, data[key])
             if there < data[key]:
@@ -224,6 +224,9 @@ class PromptReader:
                 self._notes.append(note)
                 data[key] = there
         if not source.knows_answers(hypothesis):
+            if "keep" in data:
+                right = f"each row of hypothesis {hypothesis!r} needs base_answer and source_answer for it"
+                raise self._spec.error("data.keep", data["keep"], right)
             self._notes.append(f"{hypothesis}: rows lack base_answer or source_answer; {_UNGATED}")
         return data
 

@@ -185,6 +185,11 @@ class DataSection(_Section):
     n_train: Count = 20_000
     n_eval: Count = 200
     n_test: Count = 1_000
+    keep: Literal["all", "correct"] = "all"  # `correct`: pairs whose base and source the model answers right
+
+    def science(self) -> dict[str, Any]:
+        """As a cell key has it: what earlier versions did not know enters where it is given."""
+        return self.model_dump(exclude={"keep"} if self.keep == "all" else None)
 
 
 class GateSection(_Section):

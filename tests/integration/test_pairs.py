@@ -148,12 +148,12 @@ def ioi(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
     return folder
 
 
-def rows_of(folder: Path, name: str, task: Mapping[str, Any]) -> pd.DataFrame:
+def rows_of(folder: Path, name: str, task: Mapping[str, Any], *, data: Mapping[str, Any] = SIZES) -> pd.DataFrame:
     """The rows of a small sweep on the pairs of `task`."""
     grid = {"experiments": ["repeated_first", "receiver"], "layers": "all", "positions": ["giver", "verb", "last"]}
     grid["methods"] = ["interchange", "difference_of_means", {"name": "pca", "k": 2}]
     spec = {"name": name, "model": {"path": "model", "dtype": "float32"}, "task": dict(task), "grid": grid}
-    spec |= {"data": SIZES, "gate": {"task_accuracy": 0}}
+    spec |= {"data": dict(data), "gate": {"task_accuracy": 0}}
     (folder / f"{name}.yaml").write_text(to_yaml(spec), encoding="utf-8")
     sweep = Sweep.load(folder / f"{name}.yaml", sweeps=folder / "sweeps")
     assert sweep.run(poll_s=0.2).is_done
@@ -168,3 +168,35 @@ def test_a_tasks_own_pairs_as_a_file_give_the_same_rows(ioi: Path) -> None:
     assert len(by_class) == 36
     assert by_class["n_correct"].notna().any()
     pd.testing.assert_frame_equal(by_class, by_file)
+
+
+def test_pairs_that_the_model_gets_wrong_are_left_out(ioi: Path) -> None:
+    """A random model is seldom right: as many pairs are kept as it solves by hooks-free forwards of each text."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = (kind.from_pretrained(ioi / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
+
+    def says(text: str) -> int:
+        return int(model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False)).logits[0, -1].argmax())
+
+    rows = [json.loads(line) for line in (ioi / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows[::2]:  # of every other pair, the answers are what the model says, where that is a token of its own
+        for side in ("base", "source"):
+            ids, said = tokenizer(row[side])["input_ids"], says(row[side])
+            if tokenizer(row[side] + tokenizer.decode([said]))["input_ids"] == [*ids, said]:
+                row[f"{side}_answer"] = tokenizer.decode([said])
+    (ioi / "solved.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def solved(row: Mapping[str, str]) -> bool:
+        texts = {row[side]: row[side] + row[f"{side}_answer"] for side in ("base", "source")}
+        return all(tokenizer(answered)["input_ids"][-1] == says(text) for text, answered in texts.items())
+
+    frame = rows_of(ioi, "solved", {"name": "pairs", "file": "solved.jsonl"}, data=SIZES | {"keep": "correct"})
+    measured = frame[frame["status"] == "done"]  # difference_of_means has no meaning for names
+    assert measured["experiment"].nunique() == 2
+    for name, some in measured.groupby("experiment"):
+        test = [row for row in rows if row["hypothesis"] == name and row["split"] == "test"]
+        n_kept = sum(map(solved, test))
+        assert 0 < n_kept < len(test)
+        assert some["n_total"].unique().tolist() == [n_kept]
+        assert some["n_dropped"].unique().tolist() == [len(test) - n_kept]

@@ -14,20 +14,20 @@ import torch
 from numpy.typing import NDArray
 
 from workers.data.layout import moved_positions
-from workers.data.pairs import PromptSet
+from workers.data.pairs import PairSet, PromptSet
 from workers.data.source import AbstractPairSource, Keep
 from workers.data.sources import open_source
 from workers.data.tokenizer import Tokenizer
 from workers.engine.base import TokenBatch
 from workers.engine.model import LanguageModel, last_logits
-from workers.files.job import Cohort, Job, Setting, canonical_json
+from workers.files.job import Cohort, Job, Setting, Stream, canonical_json
 from workers.job.engines import Engines
 from workers.job.evaluate import Counts, count_right
 from workers.job.monitor import JobMonitor
 from workers.job.rows import GateResult, cell_row, measured, utc
 from workers.job.saved import load_columns, save_columns
 from workers.methods.alignment import CellFacts, Column, groups_of
-from workers.methods.base import FitContext, to_device
+from workers.methods.base import FitContext, NotApplicable, to_device
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import METHODS
 from workers.tasks import TaskError
@@ -53,6 +53,7 @@ class Workbench:
         self.engines = Engines(job, language_model, self._say)
         self._sources: dict[str, AbstractPairSource] = {}
         self._gates: dict[str, GateResult] = {}
+        self._solved: dict[str, NDArray[np.bool_]] = {}
 
     def _say(self, note: str) -> None:
         log.warning("%s", note)
@@ -75,6 +76,33 @@ class Workbench:
             self._gates[gate] = GateResult(n_correct=int(right_B.sum()), n_total=len(right_B))
         return TaskData(source=source, gate=self._gates[gate])
 
+    def pairs(
+        self, stream: Stream, task: Mapping[str, Any], split: str, size: str, keep: Keep | None = None
+    ) -> tuple[PairSet, int | None]:
+        """The split's pairs of `task`, and how many were left out because the model gets their base or source wrong,
+        where the stream's data keep to `correct` ones (and `keep` asks for no others). Raises: TaskError."""
+        source = self.task_data(task, stream.hypothesis, int(stream.data["n_test"])).source
+        n_pairs = int(stream.data[size])
+        pairs = source.pairs(stream.hypothesis, n_pairs=n_pairs, split=split, seed=stream.seed, keep=keep)
+        if keep is not None or stream.data.get("keep") != "correct":
+            return pairs, None
+        name = canonical_json([dict(task), stream.hypothesis, stream.seed, split, n_pairs])
+        if name not in self._solved:
+            self._solved[name] = self._is_solved(pairs)
+        solved_B = self._solved[name]
+        if not solved_B.any():
+            raise NotApplicable(f"data.keep: the model answers base and source right in none of {len(pairs):,} pairs")
+        return pairs.take(np.flatnonzero(solved_B)), int((~solved_B).sum())
+
+    def _is_solved(self, pairs: PairSet) -> NDArray[np.bool_]:
+        """Whether the model answers each pair's base and source right."""
+        assert pairs.base_answer_B is not None
+        assert pairs.source_answer_B is not None
+        base = PromptSet(prompts=pairs.base, label_B=pairs.base_answer_B)
+        return self.answers_right(base) & self.answers_right(
+            PromptSet(prompts=pairs.source, label_B=pairs.source_answer_B)
+        )
+
     @torch.no_grad()
     def answers_right(self, prompts: PromptSet) -> NDArray[np.bool_]:
         """Whether the model answers each prompt right."""
@@ -96,10 +124,8 @@ def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, 
     stream = cohort.stream
     with bench.monitor.timed("data"):
         source = bench.task_data(stream.task, stream.hypothesis, int(stream.data["n_test"])).source
-        train, validation = (
-            source.pairs(stream.hypothesis, n_pairs=int(stream.data[size]), split=split, seed=stream.seed)
-            for split, size in (("train", "n_train"), ("validation", "n_eval"))
-        )
+        train, _ = bench.pairs(stream, stream.task, "train", "n_train")
+        validation, _ = bench.pairs(stream, stream.task, "validation", "n_eval")
     places = [cell.place for cell in cohort.cells]
     context = FitContext(
         cohort=cohort,
@@ -134,7 +160,7 @@ def evaluate_cohort(
     metric = METHODS[cohort.stream.method["name"]].metric
     for setting in settings:
         with bench.monitor.timed("evaluation"):
-            data, counts = evaluate_setting(bench, cohort, columns, setting)
+            data, counts, n_dropped = evaluate_setting(bench, cohort, columns, setting)
         variables = data.source.variables[cohort.stream.hypothesis]
         ended = time.time()
         times = {"started": utc(started), "ended": utc(ended), "gpu_seconds": (ended - started) / n_cells}
@@ -142,7 +168,7 @@ def evaluate_cohort(
         for column, column_counts in zip(columns, counts, strict=True):
             for cell, facts, count in zip(column.cells, column.facts, column_counts, strict=True):
                 row = cell_row(cohort, cell, setting.name, variables, data.gate) | times
-                yield row | _outcome(facts, count, data.gate, metric)
+                yield row | {"n_dropped": n_dropped} | _outcome(facts, count, data.gate, metric)
 
 
 def _outcome(facts: CellFacts, counts: Counts, gate: GateResult, metric: str) -> dict[str, Any]:
@@ -153,23 +179,24 @@ def _outcome(facts: CellFacts, counts: Counts, gate: GateResult, metric: str) ->
 
 def evaluate_setting(
     bench: Workbench, cohort: Cohort, columns: Sequence[Column], setting: Setting
-) -> tuple[TaskData, list[list[Counts]]]:
-    """The setting's task, and the counts of every cell on its test pairs. Raises: TaskError."""
+) -> tuple[TaskData, list[list[Counts]], int | None]:
+    """The setting's task, the counts of every cell on its test pairs, and how many of these were left out, where some
+    may be. Raises: TaskError."""
     stream = cohort.stream
     n_test = int(stream.data["n_test"])
     own = bench.task_data(stream.task, stream.hypothesis, n_test)
     data = bench.task_data({**stream.task, **setting.task}, stream.hypothesis, n_test)
     keep = None if setting.keep == "all" else Keep(which=setting.keep, is_right=bench.answers_right)
     try:
-        pairs = data.source.pairs(stream.hypothesis, n_pairs=n_test, split="test", seed=stream.seed, keep=keep)
-    except TaskError as error:
+        pairs, n_dropped = bench.pairs(stream, {**stream.task, **setting.task}, "test", "n_test", keep)
+    except (TaskError, NotApplicable) as error:
         raise TaskError(f"setting {setting.name!r}: {error}") from error
     own_layout, layout = (source.layout(stream.hypothesis) for source in (own.source, data.source))
     moved = moved_positions(own_layout, layout, [column.position for column in columns], setting.name)
     places = [place for column in columns for place in column.places(moved[column.position])]
     engine = bench.engines.engine(stream.engine, places, pairs)
     batch = to_device(pairs, bench.language_model.device)
-    return data, count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved)
+    return data, count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved), n_dropped
 
 
 def save_alignments(job: Job, cohort: Cohort, columns: Sequence[Column]) -> None:

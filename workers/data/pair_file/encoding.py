@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,9 @@ from workers.data.pairs import UNKNOWN
 from workers.data.token_ids import TokenRows
 from workers.data.tokenizer import NoTokenError, Tokenizer
 
-_NO_SPLIT = -1
+_NO_SPLIT: Final = -1
+_TAIL_CHARACTERS: Final = 24
+_TAIL_TOKENS: Final = 6
 
 
 def read_table(path: Path, digest: str, settings: PairFileSettings, tokenizer: Tokenizer) -> PairTable:
@@ -136,15 +139,22 @@ class _Reader:
             todo = [index for index in todo if answers[index] != rows[index].pair.label]
         if not todo:
             return found_B
-        at = np.array(todo)
-        own = prompts.take(at)
-        texts = [getattr(rows[index].pair, side) for index in todo]
-        answered = TokenRows.of(self._tokenizer.encode_answered(texts, [answers[index] for index in todo]))
-        if not follows(own, answered).all():
-            bad = int(np.flatnonzero(~follows(own, answered))[0])
-            problem = self._not_one_token(own, answered, bad, answers[todo[bad]])
-            raise self._error(rows[todo[bad]].place, column, problem)
-        found_B[at] = answered.ids[answered.start_B[1:] - 1]
+        texts = [getattr(row.pair, side) for row in rows]
+        groups: dict[Any, list[int]] = {}
+        for index in todo:
+            groups.setdefault(_ending(texts[index], prompts.row(index), answers[index]), []).append(index)
+        first = [group[0] for group in groups.values()]
+        own = prompts.take(np.array(first))
+        answered = TokenRows.of(
+            self._tokenizer.encode_answered([texts[index] for index in first], [answers[index] for index in first])
+        )
+        follows_B = follows(own, answered)
+        if not follows_B.all():
+            bad = int(np.flatnonzero(~follows_B)[0])
+            problem = self._not_one_token(own, answered, bad, answers[first[bad]])
+            raise self._error(rows[first[bad]].place, column, problem)
+        for group, token in zip(groups.values(), answered.ids[answered.start_B[1:] - 1].tolist(), strict=True):
+            found_B[group] = token
         return found_B
 
     def _not_one_token(self, own: TokenRows, answered: TokenRows, index: int, answer: str) -> str:
@@ -178,6 +188,17 @@ class _Reader:
 
     def _error(self, place: str, column: str, problem: str) -> FileError:
         return FileError(self._path, place, f"column `{self._settings.columns_of(column)}`: {problem}")
+
+
+def _ending(text: str, ids: NDArray[np.int32], answer: str) -> Any:
+    """What decides the answer's token behind the prompt: prompts of one ending need be encoded with it once only.
+
+    Tokenizers cut text into words before anything else, or merge what is next to each other; so an ending that begins
+    before the last word, and is the same text in the same tokens, goes on alike. Else the whole prompt decides.
+    """
+    tail = text[-_TAIL_CHARACTERS:]
+    has_word = " " in tail[:-1].rstrip()
+    return (tail, ids[-_TAIL_TOKENS:].tobytes(), answer) if has_word else (text, answer)
 
 
 def follows(prompts: TokenRows, answered: TokenRows) -> NDArray[np.bool_]:

@@ -81,13 +81,15 @@ def pair_row(raw: Mapping[str, Any], settings: PairFileSettings) -> PairRow:
 
 def _found(raw: Mapping[str, Any], name: str, settings: PairFileSettings) -> Any:
     """The value of our column `name`; one that `columns` names must be there."""
-    column = settings.columns_of(name)
+    column = settings.columns.get(name, name)
+    if column in raw:
+        return raw[column]
+    if name not in settings.columns:
+        return None
     value: Any = raw
-    for part in [column] if column in raw else column.split("."):
+    for part in column.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            if name in settings.columns:
-                raise RowError(name, f"no column {column!r}; there are {', '.join(map(str, raw))}")
-            return None
+            raise RowError(name, f"no column {column!r}; there are {', '.join(map(str, raw))}")
         value = value[part]
     return value
 

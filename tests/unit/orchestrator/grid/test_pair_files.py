@@ -174,3 +174,17 @@ def test_a_grid_of_chosen_strands_still_carries_its_files(raw: dict[str, Any], t
     """Strands may be left out; what the nodes need stays."""
     _, grid = planned(raw, tmp_path)
     assert replace(grid, strands=grid.strands[:1]).sources == grid.sources
+
+
+def test_keeping_to_solved_pairs_is_part_of_the_key_only_when_asked_for(raw: dict[str, Any], tmp_path: Path) -> None:
+    """Sweeps of earlier versions knew no `keep`: their keys stay."""
+    (plain,), (kept,) = (planned(raw | {"data": data}, tmp_path)[1].strands for data in ({}, {"keep": "correct"}))
+    assert plain.stream.data.keys() == {"n_train", "n_eval", "n_test"}
+    assert kept.stream.data == {**plain.stream.data, "keep": "correct"}
+
+
+def test_keeping_to_solved_pairs_needs_answers(raw: dict[str, Any], tmp_path: Path) -> None:
+    """Nobody knows what is right of a prompt without one."""
+    write(tmp_path, [{key: row[key] for key in row if key != "source_answer"} for row in rows()])
+    with pytest.raises(SpecError, match=r"key `data\.keep`: got 'correct'; each row of hypothesis 'pairs'"):
+        planned(raw | {"data": {"keep": "correct"}}, tmp_path)
