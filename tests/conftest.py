@@ -1,4 +1,5 @@
-"""What all tests share: one thread a process, no network, the demo's checkpoint, and no silent skips in CI."""
+"""What all tests share: one thread a process, no network, no deprecated calls of ours, the demo's checkpoint, and no
+silent skips in CI."""
 
 from __future__ import annotations
 
@@ -9,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from tests.strict.sitecustomize import be_strict
 from tests.testbeds import take_down
 
 # Before torch is imported anywhere; processes that tests start inherit them.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
+STRICT = Path(__file__).parent / "strict"  # its sitecustomize.py
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STRICT), os.environ.get("PYTHONPATH", "")]))
 
 PROJECT = Path(__file__).parents[1]
 MUST_RUN_IN_CI = ("slurm", "ray", "browser")
@@ -30,6 +34,11 @@ def project() -> Path:
 def demo_model() -> Path:
     """The folder of the demo's checkpoint."""
     return PROJECT / "examples" / "demo-model"
+
+
+def pytest_sessionstart() -> None:
+    """Deprecated calls of ours are errors in this process too."""
+    be_strict()
 
 
 def pytest_sessionfinish() -> None:

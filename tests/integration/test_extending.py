@@ -50,7 +50,7 @@ def commands(project: Path) -> list[list[str]]:
 
 def called(*arguments: str, cwd: Path, path: Path | None = None) -> str:
     """What a Python module printed, run in `cwd`; with `path` the packages there are the ones it imports."""
-    environment = os.environ | ({"PYTHONPATH": str(path)} if path else {})
+    environment = os.environ | ({"PYTHONPATH": f"{path}{os.pathsep}{os.environ['PYTHONPATH']}"} if path else {})
     command = [sys.executable, "-m", *arguments]
     ended = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500)
     assert ended.returncode == 0, f"{' '.join(command)}\n{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"

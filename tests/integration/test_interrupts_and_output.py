@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +50,7 @@ main()
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, demo_model: Path, project: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> Path:
     """A folder with a spec of one cell, and the sweep of it, done."""
     folder = tmp_path_factory.mktemp("finished")
     spec = {
@@ -64,19 +63,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, demo_model: Path, project
         "gate": {"task_accuracy": 0.0},
     }
     (folder / "tiny.yaml").write_text(to_yaml(spec), encoding="utf-8")
-    subprocess.run(
-        [sys.executable, "-m", "orchestrator", "run", "tiny.yaml"], cwd=folder, env=environment(project), check=True
-    )
+    subprocess.run([sys.executable, "-m", "orchestrator", "run", "tiny.yaml"], cwd=folder, check=True)
     return folder
 
 
-def environment(project: Path) -> dict[str, str]:
-    """This process's environment, this checkout first on the path."""
-    return {**os.environ, "PYTHONPATH": str(project)}
-
-
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_output_is_one_line(name: str, finished: Path, project: Path) -> None:
+def test_a_full_output_is_one_line(name: str, finished: Path) -> None:
     """Exit code 2 and what could not be written."""
     with open("/dev/full", "w") as full:
         ended = subprocess.run(
@@ -85,7 +77,6 @@ def test_a_full_output_is_one_line(name: str, finished: Path, project: Path) -> 
             stderr=subprocess.PIPE,
             text=True,
             cwd=finished,
-            env=environment(project),
             check=False,
         )
     assert ended.stderr == "error: standard output: cannot write: No space left on device\n"
@@ -93,11 +84,11 @@ def test_a_full_output_is_one_line(name: str, finished: Path, project: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["plan", "results", "help"])
-def test_an_output_that_nobody_reads_is_quiet(name: str, finished: Path, project: Path) -> None:
+def test_an_output_that_nobody_reads_is_quiet(name: str, finished: Path) -> None:
     """As in `causalsweep results demo | head`: exit code 1 and no word."""
     command = [sys.executable, "-m", "orchestrator", *COMMANDS[name]]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, cwd=finished, env=environment(project), text=True, **pipes)
+    process = subprocess.Popen(command, cwd=finished, text=True, **pipes)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
@@ -132,14 +123,13 @@ def test_an_output_that_nobody_reads_is_quiet(name: str, finished: Path, project
         ("run", "cluster.local"),
     ],
 )
-def test_ctrl_c_while_a_command_loads(name: str, moment: str, finished: Path, project: Path) -> None:
+def test_ctrl_c_while_a_command_loads(name: str, moment: str, finished: Path) -> None:
     """Exit code 130, no traceback, and nothing on standard output."""
     ended = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, moment, *COMMANDS[name]],
         capture_output=True,
         text=True,
         cwd=finished,
-        env=environment(project),
         check=False,
     )
     assert ended.stderr == ""
