@@ -45,8 +45,8 @@ class Arithmetic(AbstractTask):
     def __post_init__(self) -> None:
         for key in ("addends", "factors") if self.factors else ("addends",):
             ends = list(getattr(self, key))
-            if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
-                raise TaskError(f"{key}: got {ends}; give two numbers, the smaller one first")
+            if len(ends) != 2 or not all(type(end) is int for end in ends) or not 0 <= ends[0] < ends[1]:
+                raise TaskError(f"{key}: got {ends}; give two whole numbers, the smaller one first")
 
     def sample(self, rng: random.Random) -> dict[str, Any]:
         """Addends a and b, factor c, each uniform; c = 1 for a sum."""

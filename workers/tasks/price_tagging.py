@@ -65,7 +65,8 @@ class PriceTagging(AbstractTask):
     say: tuple[str, str] = ("yes", "no")
 
     def __post_init__(self) -> None:
-        if self.bracket and not (len(self.bracket) == 2 and 0 < self.bracket[0] < self.bracket[1] < 10):
+        are_prices = len(self.bracket) == 2 and all(type(price) in (int, float) for price in self.bracket)
+        if self.bracket and not (are_prices and 0 < self.bracket[0] < self.bracket[1] < 10):
             raise TaskError(f"bracket: got {list(self.bracket)}; give two prices, 0 < lower < upper < 10, or none")
         for key in ("answers_as", "say"):
             value = getattr(self, key)
