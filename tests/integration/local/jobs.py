@@ -43,7 +43,7 @@ def make_cohort(
         hypothesis=hypothesis,
         seed=42,
         data={"n_train": n_train, "n_eval": 32, "n_test": n_test},
-        method=method_settings("boundless_das", {"epochs": 1} | method),
+        method=method_settings(method.pop("name", "boundless_das"), {"epochs": 1} | method),
         engine="suffix",
     )
     cells = tuple(
