@@ -14,6 +14,8 @@ CONSTRAINTS ?= constraints.txt
 # For test-oldest: torch==VERSION, where pip is shown a build of that version that fits this machine.
 OLDEST_TORCH ?=
 OLDEST_VENV ?= .venv-oldest
+# The oldest matplotlib calls today's pyparsing by old names, and the oldest typer today's click.
+OLDEST_WARNS := -W ignore::pyparsing.warnings.PyparsingDeprecationWarning -W "ignore:'click.:DeprecationWarning"
 # Test processes side by side, for the tests that need no cluster.
 TEST_JOBS ?= 2
 BIN := $(VENV)/bin
@@ -31,13 +33,13 @@ test: $(VENV)/.installed-dev
 	$(MAKE) --jobs 2 --keep-going --output-sync=target test-slurm test-ray
 
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile tests/unit
+	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal tests/unit
 
 test-oldest: $(VENV)/.installed-dev
 	$(PYTHON) -m venv $(OLDEST_VENV)
 	$(BIN)/python tests/oldest_versions.py $(OLDEST_TORCH) > $(OLDEST_VENV)/oldest.txt
 	$(OLDEST_VENV)/bin/python -m pip install --quiet -c $(OLDEST_VENV)/oldest.txt --editable ".[slurm,ray,dev]"
-	$(OLDEST_VENV)/bin/pytest -n $(TEST_JOBS) --dist loadfile -p no:cacheprovider tests/unit
+	$(OLDEST_VENV)/bin/pytest -n $(TEST_JOBS) --dist worksteal -p no:cacheprovider $(OLDEST_WARNS) tests/unit
 
 # On pretend clusters tests mostly wait: one process for SLURM and one for Ray, side by side.
 test-slurm: $(VENV)/.installed-dev
