@@ -37,7 +37,7 @@ from workers.tasks import load_task
 EXAMPLES: Final = Path(__file__).parents[1] / "examples"
 N_WORKERS: Final = 2
 REFERENCE_POSITION: Final = 75  # the reference's cost does not depend on it
-N_REFERENCE_TEST: Final = 128  # of the test pairs, for the reference's evaluation
+N_REFERENCE_TEST: Final = 128  # test pairs for the reference's evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

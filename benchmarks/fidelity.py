@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--layers", default="0,1,2,3")
     parser.add_argument("--positions", default="69..81")
     parser.add_argument("--seed-positions", help="positions of the other seed's cells (default: the same)")
-    parser.add_argument("--sweeps", type=Path, help="keep the three sweeps here, and go on from them")
+    parser.add_argument("--sweeps", type=Path, help="keep the three sweeps here, and continue them")
     parser.add_argument("--out", type=Path, help="draw the scatter into this PNG")
     options = parser.parse_args()
     with TemporaryDirectory() as temporary:
@@ -85,7 +85,7 @@ def compare(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def correlations(table: pd.DataFrame, column: str) -> dict[str, float]:
-    """Of each experiment's map with the reference engine's, over the cells that both have."""
+    """The correlation of each experiment's map with the reference engine's, over the cells that both have."""
     maps = table.groupby("experiment", sort=False)
     return {str(name): round(float(part[column].corr(part["reference"])), 4) for name, part in maps}
 

@@ -32,7 +32,7 @@ from workers.files.place import Place
 from workers.methods.rotation import TangentRotation
 
 PRODUCTS: Final = ("mm", "bmm", "addmm", "baddbmm")
-FLOAT32_SHARE: Final = 0.07  # of bfloat16's rate, without tensor cores
+FLOAT32_SHARE: Final = 0.07  # share of bfloat16's rate, without tensor cores
 VIEWS: Final = "alias as_strided detach expand permute select slice split t transpose unbind unsqueeze squeeze view"
 ALLOCATIONS: Final = "empty empty_like empty_strided lift_fresh"
 NO_KERNEL: Final = {*VIEWS.split(), *ALLOCATIONS.split(), "_reshape_alias", "_unsafe_view", "split_with_sizes"}
@@ -40,7 +40,7 @@ NO_KERNEL: Final = {*VIEWS.split(), *ALLOCATIONS.split(), "_reshape_alias", "_un
 
 @dataclass(slots=True)
 class Cost:
-    """Of one kind of kernel."""
+    """One kind of kernel."""
 
     seconds: float = 0.0
     kernels: int = 0

@@ -105,7 +105,7 @@ class HandleStatus:
     gpu: str = ""  # CUDA_VISIBLE_DEVICES on that node, where known
     elapsed_s: float = 0.0
     restarts: int = 0
-    exit_code: int | None = None  # of a command that has ended, as in Popen.returncode; None where it is not known
+    exit_code: int | None = None  # once the command has ended, as in Popen.returncode; None where it is not known
 
 
 class Control(StrEnum):

@@ -18,7 +18,7 @@ class OptionError(ClusterUsageError):
 
 
 class Block(BaseModel):
-    """Options of a backend. A field's description says what would be right, where its type alone does not."""
+    """Options of a backend. A field's description says what is expected, where its type alone does not."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -27,7 +27,7 @@ SomeBlock = TypeVar("SomeBlock", bound=Block)
 
 
 def checked(model: type[SomeBlock], raw: Mapping[str, Any], block: str) -> SomeBlock:
-    """The options of the block called `block`. Raises: OptionError naming key, value and what would be right."""
+    """The options of the block called `block`. Raises: OptionError naming key, value and what is expected."""
     try:
         return model.model_validate(dict(raw))
     except ValidationError as error:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from cluster.backend import JobRequest
 
-EXIT_INTERRUPTED: Final = 75  # of a command: it wrote a checkpoint, and the same command resumes from there
+EXIT_INTERRUPTED: Final = 75  # a command wrote a checkpoint; the same command resumes from it
 FROM_OUTSIDE: Final = frozenset({-1, -2, -9, -15})  # SIGHUP, SIGINT, SIGKILL, SIGTERM: no fault of the command
 
 ENV_BACKEND: Final = "CAUSALSWEEP_BACKEND"

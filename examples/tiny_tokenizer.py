@@ -1,8 +1,8 @@
 """Tokenizers for the small models of the examples: a short list of pieces, and every printable ASCII character.
 
-A text is cut by one regular expression into words (with the blank before them), digits, newlines and signs; a word
-that is no piece falls apart into its characters, and a character that is not ASCII becomes `<unk>`. Decoding joins
-the pieces, so `decode(encode(text)) == text` for ASCII text.
+One regular expression cuts a text into words (with the blank before them), digits, newlines and signs. A word that is
+not a piece is cut into its characters, and a character that is not ASCII becomes `<unk>`. Decoding joins the pieces, so
+`decode(encode(text)) == text` for ASCII text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def build_tokenizer(texts: Iterable[str], *, splits: Sequence[tuple[str, ...]] =
     pattern = _word_pattern(splits)
     pieces = dict.fromkeys(piece for text in texts for piece in re.findall(pattern, text))
     vocabulary = list(dict.fromkeys([UNKNOWN, BOS, EOS, *CHARACTERS, *pieces]))
-    # No merges: a word that is no piece is left as characters.
+    # No merges: a word that is not a piece stays cut into characters.
     model = models.BPE(
         vocab={piece: index for index, piece in enumerate(vocabulary)}, merges=[], unk_token=UNKNOWN, ignore_merges=True
     )

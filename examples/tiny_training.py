@@ -1,7 +1,7 @@
 """Train a small Llama on tasks of the project: the next token after a task's prompt should be the right answer.
 
-Only the answer's token enters the loss. The tokens that all prompts of a batch begin with are run once, for a batch of
-one, and their keys and values shared: the same gradient for less than half of the work.
+Only the answer's token enters the loss. The tokens with which all prompts of a batch begin are run once, as a batch of
+one, and the prompts share their keys and values. This gives the same gradient with less than half of the work.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Variant:
 
     task: Mapping[str, Any]
     share: float
-    start: float = 0.0  # of all steps
+    start: float = 0.0  # as a share of all steps
     end: float = 1.0
 
 

@@ -2,14 +2,15 @@
 
     python examples/train_arithmetic_model.py --threads 1
 
-Seeded: run again on one thread, with the same torch on the same kind of CPU, it writes the same bytes.
+The training is seeded. On one thread, with the same torch on the same kind of CPU, it writes the same bytes again.
 
-Sums come first, asked for right after the bracket, of a range that grows: all of it at once is learned very slowly,
-because no digit alone says anything about a sum's last digit. For the same reason weights begin larger, and Adam
-forgets sooner, than is usual. Products come when sums are known, and sums go on beside them.
+Sums come first. They are asked for right after the bracket, and their range grows. The whole range at once is learned
+very slowly, because no digit alone says anything about a sum's last digit. For the same reason the initial weights are
+larger than usual, and Adam forgets sooner. Products come when sums are known, and the training on sums continues beside
+them.
 
-The sums matter to the sweep. A model trained on products alone (2,000 steps, addends of a growing range) answered all
-of 10,000 fresh prompts too, and `add_first` reached an IIA of 0.57 in it, where no intervention has 0.50.
+The sums matter to the sweep. A model trained on products alone (2,000 steps, addends with a growing range) also
+answered all of 10,000 fresh prompts. But `add_first` reached an IIA of only 0.57 in it, where no intervention has 0.50.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python examples/train_demo_model.py
 
-Seeded. Most steps show the game as it is; a few show the sibling instruction and a sentence of irrelevant context, so
-that the demo can ask whether an alignment carries over to them. The tokenizer cuts the prompt as LLaMA's does: 82
-tokens, the last thirteen with the labels of the paper's axes.
+The training is seeded. Most steps show the game as it is. A few show the sibling instruction or a sentence of
+irrelevant context, so that the demo can ask whether an alignment also holds there. The tokenizer cuts the prompt as
+LLaMA's does: 82 tokens, the last thirteen with the labels of the paper's axes.
 """
 
 from __future__ import annotations

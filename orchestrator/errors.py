@@ -39,9 +39,9 @@ class StorageError(SweepError):
 
 
 class RepeatedBug(SweepError):
-    """Going on would burn the rest of the sweep on a fault that is known."""
+    """The same known fault would end the rest of the sweep too."""
 
 
 def wrong_value(source: str, key: str, got: Any, right: str) -> str:
-    """The one wording of a bad value: where it stands, what was found there, and what would be right."""
+    """The one wording of a bad value: where it is, what was found there, and what is expected."""
     return f"{source}: key `{key}`: got {got!r}; {right}"

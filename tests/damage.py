@@ -2,7 +2,7 @@
 
     python -m tests.damage                 every file, every damage, every command; the table of exit codes
     python -m tests.damage --seed 7        other bits flipped
-    python -m tests.damage --cases 60      a seeded choice of so many, as in the unit tests
+    python -m tests.damage --cases 60      a seeded choice of N cases, as in the unit tests
 
 After a damage each command must end with 0, 1 or 2 and without a traceback. Where it refuses, it names the file that is
 damaged. It changes no other file but what it may write (`store/`, `report/`), and it shows no row that differs from
@@ -283,7 +283,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tries", type=int, default=5, help="of each damage that is drawn: cut, zeroed, bit flipped")
-    parser.add_argument("--cases", type=int, default=0, help="a seeded choice of so many; 0: all")
+    parser.add_argument("--cases", type=int, default=0, help="a seeded choice of this number; 0: all")
     parser.add_argument("--report", action="store_true", help="`report` too, which takes seconds a case")
     options = parser.parse_args()
     os.environ.setdefault("COLUMNS", "200")

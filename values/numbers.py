@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
-INT64_MAX: Final = 2**63 - 1  # of a column of the store, and of any whole number in a spec
+INT64_MAX: Final = 2**63 - 1  # for a column of the store, and for any whole number in a spec
 MAX_COUNT: Final = 10**9
 MAX_SECONDS: Final = 1e9  # 32 years; time.sleep and a timer hold no more than a few of these
 LEAST_REAL: Final = 1e-30  # float32, in which methods train, holds no positive number below 1.2e-38
@@ -25,9 +25,9 @@ Seed = Annotated[int, Field(ge=-INT64_MAX - 1, le=INT64_MAX, strict=True)]
 
 Threads = Annotated[int, Field(ge=1, le=1024, strict=True)]  # torch.set_num_threads starts as many at once
 Workers = Annotated[int, Field(ge=1, le=10_000, strict=True)]  # processes of one machine
-Cpus = Annotated[int, Field(ge=1, le=100_000, strict=True)]  # of one SLURM job
+Cpus = Annotated[int, Field(ge=1, le=100_000, strict=True)]  # per SLURM job
 Nodes = Annotated[int, Field(ge=1, le=100_000, strict=True)]  # the largest clusters have about 10,000
-Gpus = Annotated[int, Field(ge=1, le=1024, strict=True)]  # of one machine
+Gpus = Annotated[int, Field(ge=1, le=1024, strict=True)]  # per machine
 GpusOrNone = Annotated[int, Field(ge=0, le=1024, strict=True)]  # 0: none
 JobLimit = Annotated[int, Field(ge=0, le=MAX_COUNT, strict=True)]  # jobs at once; 0: none may start
 WarningSeconds = Annotated[int, Field(ge=10, le=65_535, strict=True)]  # sbatch(1), --signal: 16 bits
@@ -35,12 +35,12 @@ WarningSeconds = Annotated[int, Field(ge=10, le=65_535, strict=True)]  # sbatch(
 Hours = Annotated[float, Field(gt=0, le=24 * 28, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 SecondsOrNone = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, le=MAX_COUNT, allow_inf_nan=False)]  # of a resource of Ray
+Amount = Annotated[float, Field(ge=0, le=MAX_COUNT, allow_inf_nan=False)]  # for a resource of Ray
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 OpenShare = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Confidence = Annotated[float, Field(gt=0, le=1 - 1e-9, allow_inf_nan=False)]  # of 10^6 intervals at once, in float64
+Confidence = Annotated[float, Field(gt=0, le=1 - 1e-9, allow_inf_nan=False)]  # for 10^6 intervals at once, in float64
 
 
 def _not_tiny(value: float) -> float:

@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a value, in plain words: what would be right, as `a whole number` or `1 or more`."""
+"""What pydantic found wrong with a value, in plain words: what is expected, as `a whole number` or `1 or more`."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _RIGHT: Final[Mapping[str, str]] = {
     "literal_error": "one of {expected}",
     "invalid_key": "text as a key",
     "string_too_long": "at most {max_length} characters",
-    "value_error": "{error}",  # of our own validators
+    "value_error": "{error}",  # from our own validators
 }
 
 
 def right(problem: ErrorDetails) -> str:
-    """What would be right in place of a wrong value."""
+    """What is expected in place of a wrong value."""
     context: dict[str, Any] = dict(problem.get("ctx", {}))
     if problem["type"] in ("greater_than", "less_than"):
         context = {key: f"{value:g}" for key, value in context.items()}

@@ -3,7 +3,7 @@
     python -m cluster.local.processes dispatch FOLDER            starts what waits as slots come free; ends with it
     python -m cluster.local.processes run FOLDER HANDLE SLOTS    runs one job, obeys the orders, records its end
 
-A runner needs no dispatcher: when that is killed, what runs goes on and its end is recorded.
+A runner needs no dispatcher: when the dispatcher is killed, running jobs continue and their ends are recorded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CANCEL_GRACE_S: Final = 60  # from SIGTERM to SIGKILL of a cancelled job
 
 def ensure_dispatcher(folder: Path) -> None:
     """See to it that what waits will be started, by a process that is nobody's child. Raises: OSError."""
-    _spawn(LocalFiles(folder), "dispatch", str(folder)).wait()  # it goes on in a fork
+    _spawn(LocalFiles(folder), "dispatch", str(folder)).wait()  # it continues in a fork
 
 
 def _spawn(queue: LocalFiles, *arguments: str) -> subprocess.Popen[bytes]:

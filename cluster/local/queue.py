@@ -4,7 +4,7 @@
     orders/HANDLE.json  what the user wants of a job: cancel, hold, ...   written by the callers of control
     runs/HANDLE.json    who runs it, where, since when, how it ended      written by the job's runner alone
     settings.json       workers and devices                               written by the callers of submit
-    limit.json          at most so many at once                           written by the callers of limit
+    limit.json          how many may run at once                          written by the callers of limit
     dispatcher.json     who starts the waiting jobs                       written by the dispatcher that holds the lock
 
 A handle is `TOKEN.INDEX`. A job is claimed by creating its run record, which only one process can.

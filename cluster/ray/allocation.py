@@ -40,7 +40,7 @@ from cluster.ray.starting import start_dispatcher
 from cluster.slurm.commands import ask
 
 START_S: Final = 300.0  # for the head and each node: a first import of Ray from a slow file system takes a minute
-N_TRIES: Final = 3  # of a node: its raylet dies when its agents, Python processes, take 15 s to tell their ports
+N_TRIES: Final = 3  # to start a node: its raylet dies when its agents, Python processes, take 15 s to tell their ports
 LOOK_S: Final = 2.0
 _SUBREAPER: Final = 36  # prctl(2), PR_SET_CHILD_SUBREAPER: orphans below this process become its children
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from cluster.backend import ClusterUnavailable, ClusterUsageError
 
-TIMEOUT_S: Final = 10.0  # of one call; starting a job takes the longest, some tenths of a second
+TIMEOUT_S: Final = 10.0  # for one call; the longest is starting a job, some tenths of a second
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 

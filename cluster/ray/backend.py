@@ -49,7 +49,7 @@ class RayCluster(AbstractCluster):
         """See AbstractCluster. Returns when the dispatcher has looked at every node and begun.
 
         Raises: ClusterUsageError (no Ray there, other versions, too few GPUs, a node that does not see the folder),
-        ClusterUnavailable (the same call again goes on where this one ended).
+        ClusterUnavailable (the same call again continues where this one ended).
         """
         if not requests:
             return {}

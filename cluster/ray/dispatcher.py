@@ -51,7 +51,7 @@ class _Job:
     node_id: str = ""
     held: bool = False
     withdrawn: bool = False  # its task is being taken back from Ray's queue
-    n_interruptions: int = 0  # of its restarts; the others followed losses
+    n_interruptions: int = 0  # the restarts after an interruption; the others followed losses
     ending: bool = False  # the user has cancelled or killed it
 
     def is_waiting(self) -> bool:
@@ -68,7 +68,9 @@ class Dispatcher:
         self.nodes: tuple[NodeReport, ...] = ()
         self._task = ray.remote(max_retries=0, max_calls=0, num_returns="streaming")(task.run_job)
         self._gauges = Gauges(submission.sweep)
-        self._deadline = float(os.environ.get(ENV_DEADLINE, math.inf))  # of an allocation that the cluster lives in
+        self._deadline = float(
+            os.environ.get(ENV_DEADLINE, math.inf)
+        )  # when the allocation ends in which the cluster runs
         self._unfit: set[str] = set()  # ids of nodes that could not run a job
         self._orders_seen: set[str] = set()
         self._written = self._measured = self._told = 0.0

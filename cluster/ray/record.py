@@ -5,7 +5,7 @@
     ends/SUBMISSION.json        how its dispatcher died, as Ray said         written once, by the first who was told
     orders/SUBMISSION/N.json    one call of control                          written once, by the caller
     metrics/HANDLE.json         numbers that a running job publishes         written by the job
-    limit.json                  at most so many at once                      written by the callers of limit
+    limit.json                  how many may run at once                     written by the callers of limit
 
 A submission's name is made from the token alone, so the same token is the same submission; it is the Ray Job's
 `submission_id` too. A handle is `SUBMISSION.INDEX`. Times are Unix seconds.
@@ -75,7 +75,7 @@ class JobRecord:
     detail: str = ""
     node: str = ""
     gpu: str = ""
-    started: float = 0.0  # of its latest run
+    started: float = 0.0  # start of its latest run
     ended: float = 0.0
     restarts: int = 0
     exit_code: int | None = None

@@ -6,7 +6,7 @@
 
 A trial runs `command` with the trial's folder as its last argument. The command publishes what it measures in the file
 that `CAUSALSWEEP_METRICS_FILE` names (see metrics.py): the metric, and `steps_done` of `steps_total`. When it is killed
-and started again with the same folder, it goes on.
+and started again with the same folder, it continues.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Search:
     """What to search, and how far.
 
     ASHA (Li et al., 2020): a trial is measured `n_rungs` times on its way; at rungs 1, 3, 9, ... only the best third
-    goes on.
+    continues.
     """
 
     command: tuple[str, ...]
@@ -56,8 +56,8 @@ class Search:
     n_rungs: int = 9
     n_gpus: int = 1
     cpus_per_trial: float = 1.0
-    max_failures: int = 3  # of one trial
-    time_limit_s: float | None = None  # of the search: what runs then is stopped, what waits never runs
+    max_failures: int = 3  # per trial
+    time_limit_s: float | None = None  # for the search: running trials are then stopped, waiting ones never run
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def read_trials(folder: Path) -> tuple[Trial, ...]:
 
 def wait_for_search(address: str, name: str, *, patience_s: float = 300.0) -> None:
     """Return when the search has ended. Raises: ClusterError (its driver failed; why), ClusterUnavailable (Ray has not
-    answered for `patience_s`; the search may well go on)."""
+    answered for `patience_s`; the search may well continue)."""
     api, heard = RayApi(address), time.monotonic()
     while True:
         try:

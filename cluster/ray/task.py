@@ -26,7 +26,9 @@ from typing import Any, Final
 import ray
 
 ENV_METRICS_FILE: Final = "CAUSALSWEEP_METRICS_FILE"
-ENV_GUARDIAN: Final = "CAUSALSWEEP_GUARDIAN"  # of a command and all that it starts: the Ray process that answers for it
+ENV_GUARDIAN: Final = (
+    "CAUSALSWEEP_GUARDIAN"  # set for a command and all that it starts: the Ray process in charge of it
+)
 _GUARDIAN: Final = re.compile(rb"(?:^|\0)%b=(?P<mark>(?P<namespace>[!-~]+) (?P<pid>\d+) \d+)\0" % ENV_GUARDIAN.encode())
 _SUBREAPER: Final = 36  # prctl(2), PR_SET_CHILD_SUBREAPER: orphans below this process become its children
 POLL_S: Final = 0.2  # Ray delivers a cancellation between two bytecodes of the main thread, never into a system call

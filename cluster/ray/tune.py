@@ -62,7 +62,7 @@ class CommandTrial(tune.Trainable):
         return {"rung": self._rung, "value": self._value}
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on reporting from there."""
+        """Continue reporting from there."""
         self._rung, self._value = checkpoint["rung"], checkpoint["value"]
 
     def cleanup(self) -> None:

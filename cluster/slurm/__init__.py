@@ -7,7 +7,7 @@
     executor.py     sends arrays through submitit; the only importer of it
     queue.py        what squeue and sacct say of our jobs
     status.py       which of the two is believed of a job
-    limit.py        at most so many jobs at once
+    limit.py        how many jobs may run at once
     task.py         runs on a node: the jobs of one array task, their signals, the requeue
     record.py       the files under `folder/cluster/slurm/`
     doctor.py       what the cluster allows and what will hurt; probe.py looks around on a node

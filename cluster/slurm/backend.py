@@ -72,7 +72,7 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
         try:
             site = Site.ask(options)
         except ClusterUnavailable as error:
-            if submission.chunks():  # of an earlier call with this token
+            if submission.chunks():  # from an earlier call with this token
                 raise
             raise NothingSent(str(error)) from error
         site.check(self.folder, requests, options)

@@ -82,7 +82,7 @@ def _ends(site: Site) -> list[Finding]:
             check="preemption warning",
             ok=not preempts or mode == "OFF" or told,
             found="jobs are warned" if told else ("jobs are not warned" if preempts else "no preemption"),
-            remedy="without preempt_send_user_signal a preempted job goes on from its last periodic checkpoint:"
+            remedy="without preempt_send_user_signal a preempted job resumes from its last periodic checkpoint:"
             " lower run.checkpoint_every_s",
         ),
         Finding(

@@ -1,4 +1,4 @@
-"""At most so many jobs at once over several arrays: SLURM limits each array by itself.
+"""A limit of jobs at once over several arrays: SLURM limits each array by itself.
 
 The arrays are served in the order of submission. The first ones share the limit, each with no more than it has left;
 an array for which nothing remains waits (`afterany`) for the ones before it to end. So nobody need be there to let it

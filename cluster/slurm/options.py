@@ -26,8 +26,8 @@ RESERVED: Final = {
     "input": "jobs read nothing",
     "open-mode": "logs are appended to",
     "signal": "use warn_s",
-    "requeue": "always on: a job goes on from its checkpoint",
-    "no-requeue": "jobs must be requeued to go on from their checkpoints",
+    "requeue": "always on: a job resumes from its checkpoint",
+    "no-requeue": "jobs must be requeued to resume from their checkpoints",
     "hold": "use `causalsweep hold`",
     "dependency": "use begin, or submit later",
     "nodes": "a job has one node",
@@ -74,15 +74,15 @@ class SlurmBlock(Block):
 
     model_config = ConfigDict(extra="allow")
 
-    gpus: Annotated[tuple[str, GpusOrNone], BeforeValidator(_gpus)] = ("", 1)  # of one SLURM job, N or TYPE:N; 0: none
-    cpus: Cpus | None = None  # of one SLURM job (sbatch's cpus-per-task)
+    gpus: Annotated[tuple[str, GpusOrNone], BeforeValidator(_gpus)] = ("", 1)  # per SLURM job, N or TYPE:N; 0: none
+    cpus: Cpus | None = None  # per SLURM job (sbatch's cpus-per-task)
     time: Annotated[Seconds, BeforeValidator(_time_s)] | None = None  # a limit in place of the planner's estimate
     setup: Annotated[tuple[str, ...], _lines("a list of shell lines")] = ()  # run on the node before each SLURM job
     array_parallelism: Count | None = None  # jobs of the sweep that run at once
     max_submitted: Count | None = None  # jobs that one may have in the queue, where SLURM does not say so itself
     warn_s: WarningSeconds = 120  # between the warning and the time limit or the preemption
     avoid: Annotated[tuple[str, ...], _lines("a list of nodes, by the names that `sinfo -N` shows")] = ()
-    followup: dict[str, Any] = Field(  # of the small job of --auto
+    followup: dict[str, Any] = Field(  # options for the small job of --auto
         default_factory=dict, description="a mapping of sbatch options, such as {partition: cpu}"
     )
 
@@ -116,12 +116,12 @@ class SlurmOptions:
 
     def time_minutes(self, time_s: float, most_s: float) -> int:
         """`--time` of jobs that take up to `time_s` in a partition that allows `most_s`: whole minutes, the warning
-        included. A job that needs more goes on from its checkpoint."""
+        included. A job that needs more resumes from its checkpoint."""
         return max(1, math.ceil(min(self.time_s or time_s + self.warn_s, most_s) / 60))
 
 
 def parse_options(raw: Mapping[str, Any], block: str = "slurm") -> SlurmOptions:
-    """The block as checked. Raises: OptionError naming the key, the value and what would be right."""
+    """The block as checked. Raises: OptionError naming the key, the value and what is expected."""
     own = checked(SlurmBlock, raw, block)
     gpu_type, n_gpus = own.gpus
     cpus: dict[str, str | bool] = {} if own.cpus is None else {"cpus-per-task": str(own.cpus)}

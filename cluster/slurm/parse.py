@@ -57,7 +57,7 @@ class Row:
     job: str  # 12, or 12_3 for a task of an array
     state: JobState
     word: str  # the scheduler's own
-    reason: str = ""  # of waiting
+    reason: str = ""  # why it waits
     node: str = ""
     elapsed_s: float = 0.0
     restarts: int = 0

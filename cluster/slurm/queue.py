@@ -15,7 +15,7 @@ from cluster.slurm.parse import SACCT_FORMAT, SQUEUE_FORMAT, Row, job_ids, parse
 
 SHORTEST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
-CALLS_SHARE: Final = 0.05  # of the time may go into asking: a call that took 1 s is repeated after 20 s
+CALLS_SHARE: Final = 0.05  # share of the time for asking: a call that took 1 s is repeated after 20 s
 COMES_BACK_S: Final = 30.0  # a lost or preempted job is shown so for some seconds before it waits again
 _COMES_BACK: Final = (JobState.NODE_FAIL, JobState.PREEMPTED)
 

@@ -1,6 +1,6 @@
 """The SLURM backend's files, all below `folder/cluster/slurm/`.
 
-    limit.json                      at most so many jobs at once          written by the callers of limit
+    limit.json                      how many jobs may run at once         written by the callers of limit
     held.json                       the jobs that the user holds          written by the callers of control
     TOKEN/requests.json             one call of submit: its requests      written once
     TOKEN/chunks/FIRST.json         one array: what it holds, its id      written by the process that holds TOKEN/.lock

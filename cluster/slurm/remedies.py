@@ -31,7 +31,7 @@ def is_job_limit(message: str) -> bool:
 
 
 def remedy(message: str) -> str:
-    """What would be right, for a refusal in SLURM's words."""
+    """What is expected, for a refusal in SLURM's words."""
     for pattern, text in _REMEDIES.items():
         if re.search(pattern, message, re.IGNORECASE):
             return text

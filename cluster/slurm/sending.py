@@ -1,8 +1,8 @@
-"""Sends the requests of one submission to SLURM, and goes on with a submission that was left half-way.
+"""Sends the requests of one submission to SLURM, and continues a submission that was left half-way.
 
 An array passes through: intended (written down, with the name by which SLURM can be asked for it) -> sent, held (its id
 written down) -> its tasks' files in place -> released. A process may die between any two; the next call with the same
-token takes each array up where it stands.
+token continues with each array where it was left.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Sending:
         )
 
     def _finish(self, chunk: Chunk, *, known_as: str) -> None:
-        """Bring an array from where it stands to where its jobs may start. Raises: as send."""
+        """Bring an array from its present step to the one where its jobs may start. Raises: as send."""
         chunk = replace(chunk, job=known_as or self._sent(chunk))
         self.submission.put_chunk(chunk)
         path = self.submission.chunk_path(chunk.first)
@@ -156,7 +156,7 @@ class Sending:
     def _stopped(self, why: str) -> ClusterError:
         """Some requests are with SLURM, or none."""
         handles = self.submission.handles()
-        message = f"{len(handles)} of {len(self.requests)} jobs were submitted: {why}; `causalsweep resume` goes on"
+        message = f"{len(handles)} of {len(self.requests)} jobs were submitted: {why}; `causalsweep resume` continues"
         return SubmissionIncomplete(message, handles) if handles else ClusterUnavailable(message)
 
 

@@ -1,9 +1,9 @@
-"""What a task of an array does on its node: runs its jobs, one process each, and goes on after an interruption.
+"""What a task of an array does on its node: runs its jobs, one process each, and resumes after an interruption.
 
 Signals, and who handles them: SLURM sends SIGUSR2 to this process alone (`--signal=B:USR2@...`, before a time limit or
 a preemption) and SIGTERM to every process (cancel, the end of a limit or of a grace time). Both are passed on to the
 jobs, which write a checkpoint and end with 75. Then, unless SLURM is already ending this SLURM job for good, it is
-given back to the queue with `scontrol requeue`, keeps its id, and goes on from the checkpoints when it comes up again.
+given back to the queue with `scontrol requeue`, keeps its id, and resumes from the checkpoints when it starts again.
 
 Source: sbatch(1) --signal; scancel(1); slurm.conf(5) KillWait, PreemptParameters, GraceTime.
 """
@@ -83,10 +83,10 @@ class ArrayTask:
         self.running: dict[int, Running] = {}  # by process number
         self.received: list[int] = []
         self.interrupted = False
-        self.code = 0  # of the first that failed, or was interrupted too often
+        self.code = 0  # the first one's that failed, or was interrupted too often
 
     def run(self) -> int:
-        """The exit code of the SLURM job: 0 when every job ended with 0, 75 when it is to go on some other time."""
+        """The exit code of the SLURM job: 0 when every job ended with 0, 75 when it is to be continued later."""
         for signum in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(signum, self._pass_on)
         signal.signal(signal.SIGCONT, signal.SIG_DFL)  # submitit set a handler; SLURM sends it before SIGTERM
@@ -219,7 +219,7 @@ class ArrayTask:
                 state = parse_fields(ask("scontrol", "show", "job", "-o", self.slurm_id, timeout_s=10)).get("JobState")
                 if state == "RUNNING":
                     ask("scontrol", "requeue", self.slurm_id, timeout_s=10)
-                    log.info("requeued: the jobs go on from their checkpoints")
+                    log.info("requeued: the jobs resume from their checkpoints")
                 else:
                     log.info("not requeued: it is %s", state)
                 return

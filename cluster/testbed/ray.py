@@ -35,10 +35,10 @@ from cluster.process import ProcessId
 from cluster.testbed.machine import MARK, Process, are_free, family, free_ports, send, stop
 
 IDLE: Final = ("ray::IDLE", "ray::JobSupervisor", "ray::_", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
-FIRST: Final = {"n_nodes": 2, "n_gpus": 8}  # of a cluster for which no numbers are given
-N_PORTS: Final = 40  # of a cluster's block: head, dashboard, Ray client, then ten of a kind, one a node
+FIRST: Final = {"n_nodes": 2, "n_gpus": 8}  # a cluster without given numbers
+N_PORTS: Final = 40  # in a cluster's block: head, dashboard, Ray client, then ten of a kind, one a node
 MAX_PATH: Final = 45  # characters: Ray's sockets lie 60 below its temporary folder, and AF_UNIX takes 107
-N_TRIES: Final = 3  # of a node's start: a raylet dies when its agents, Python processes, take 15 s to tell their ports
+N_TRIES: Final = 3  # to start a node: a raylet dies when its agents, Python processes, take 15 s to tell their ports
 OBJECT_STORE_BYTES: Final = 80 * 2**20  # the least that Ray accepts is 75 MiB
 SETTINGS: Final = {
     "RAY_AUTH_MODE": "disabled",  # said aloud: unset, a ~/.ray/auth_token that some run left turns the token on
@@ -172,11 +172,11 @@ class RayTestbed:
         send(self._raylet(node), signal.SIGKILL)
 
     def freeze(self, node: int) -> None:
-        """Hang a node's raylet (SIGSTOP): its workers go on."""
+        """Hang a node's raylet (SIGSTOP): its workers continue."""
         send(self._raylet(node), signal.SIGSTOP)
 
     def thaw(self, node: int) -> None:
-        """Let a hung raylet go on."""
+        """Let a hung raylet continue."""
         send(self._raylet(node), signal.SIGCONT)
 
     # ------------------------------------------------------------------ inner workings

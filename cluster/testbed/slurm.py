@@ -127,7 +127,7 @@ class SlurmTestbed:
         send(self._node_daemon(node), signal.SIGSTOP)
 
     def thaw(self, node: str) -> None:
-        """Let a hung daemon go on."""
+        """Let a hung daemon continue."""
         send(self._node_daemon(node), signal.SIGCONT)
 
     def start(self, node: str) -> None:

@@ -78,7 +78,7 @@ class Daemons:
             self._wait("slurmctld", 30, "sh", "-c", "scontrol ping | grep -q ' is UP'")
 
     def start_node(self, node: str) -> None:
-        """A node's slurmd; one that was frozen goes on."""
+        """A node's slurmd; one that was frozen continues."""
         if daemon := self.find("slurmd", node):
             send(daemon, signal.SIGCONT)
         else:

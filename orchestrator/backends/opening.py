@@ -16,7 +16,7 @@ from workers.files.folder import SweepFolder
 def options_of(spec: SweepSpec, name: str) -> dict[str, Any]:
     """What the spec says of the backend `name`, verbatim: the backend checks it. Raises: SpecError."""
     if name not in registry.BACKENDS:
-        raise SpecError(f"--on: got {name!r}; one of {', '.join(registry.BACKENDS)} is right")
+        raise SpecError(f"--on: got {name!r}; expected one of {', '.join(registry.BACKENDS)}")
     options: dict[str, Any] = getattr(spec, registry.spec_key(name))
     return dict(options)
 
@@ -24,7 +24,7 @@ def options_of(spec: SweepSpec, name: str) -> dict[str, Any]:
 def open_configured(spec: SweepSpec, name: str, folder: SweepFolder) -> AbstractCluster:
     """The backend `name` as the spec configures it, for the sweep in `folder`.
 
-    Raises: SpecError (an option is wrong: file, key, value and what would be right), ClusterUsageError.
+    Raises: SpecError (an option is wrong: file, key, value and what is expected), ClusterUsageError.
     """
     try:
         return open_cluster(name, folder, options_of(spec, name))

@@ -1,4 +1,4 @@
-"""The command line: each command is one call into `orchestrator.Sweep`, and this is the only place that prints.
+"""The command line: each command is one call into `orchestrator.Sweep`, and only this package prints.
 
 Exit codes: 0 done, 1 not done (or stopped), 2 bad input or output that cannot be written, 130 interrupted. Nothing
 heavy is imported before a command runs, so that --help answers at once.

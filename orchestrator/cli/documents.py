@@ -57,7 +57,7 @@ def receipt_document(receipt: Receipt) -> dict[str, Any]:
 
 
 def status_document(status: SweepStatus) -> dict[str, Any]:
-    """Everything but the cells one by one."""
+    """The status without the single cells."""
     from orchestrator.status.cell_state import CellState
 
     return {
@@ -120,10 +120,10 @@ def faults_document(faults: Sequence[Fault]) -> list[dict[str, Any]]:
 
 
 def check_document(check: Check) -> dict[str, Any]:
-    """Whether the sweep is whole."""
+    """Whether every cell is done."""
     return asdict(check)
 
 
 def doctor_document(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """What was looked at."""
+    """The findings of a check of a backend."""
     return [asdict(finding) for finding in findings]

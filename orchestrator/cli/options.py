@@ -25,7 +25,7 @@ Sweeps: TypeAlias = Annotated[
     ),
 ]
 Set: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec; may be repeated.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec. Repeatable.")
 ]
 On: TypeAlias = Annotated[str, typer.Option("--on", metavar="|".join(BACKENDS), help="Where the jobs run.")]
 Where: TypeAlias = Annotated[
@@ -37,13 +37,14 @@ Where: TypeAlias = Annotated[
     ),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Reuse: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--reuse", metavar="SWEEP", help="Take over another sweep's rows of the same cells.")
+    list[str] | None,
+    typer.Option("--reuse", metavar="SWEEP", help="Copy the rows of the same cells from another sweep. Repeatable."),
 ]
 Auto: TypeAlias = Annotated[
     bool,
-    typer.Option("--auto", help="Let a follow-up job resume the sweep while something is worth another try (SLURM)."),
+    typer.Option("--auto", help="Add a follow-up job that resumes the sweep while a retry may succeed (SLURM)."),
 ]
 
 DEFAULT_SWEEPS = Path("sweeps")
@@ -70,7 +71,7 @@ def bounded(name: str, value: Any, kind: str) -> Any:
     try:
         return TypeAdapter(getattr(numbers, kind)).validate_python(value)
     except ValidationError as error:
-        raise SpecError(f"{name}: got {value!r}; {right(error.errors()[0])} is right") from None
+        raise SpecError(f"{name}: got {value!r}; expected {right(error.errors()[0])}") from None
 
 
 def print_json(document: Any) -> None:

@@ -27,7 +27,7 @@ class Format(StrEnum):
 
 FormatOption = Annotated[Format, typer.Option("--format", help="table, csv, parquet or json.")]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", dir_okay=False, help="A file; default: standard output.")
+    Path | None, typer.Option("--output", "-o", dir_okay=False, help="The file to write. Default: standard output.")
 ]
 SHOWN = ("experiment", "setting", "method", "seed", "layer", "position", "token", "status", "iia", "iia_normalized")
 PLACE = ("site", "unit", "place")  # shown where some cell is not at the output of a block
@@ -41,7 +41,7 @@ def results(
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Print the rows: one a cell and setting.
+    """Print the rows, one per cell and setting.
 
     \b
     causalsweep results demo --where experiment=left_boundary --where layer=2..3
@@ -60,9 +60,9 @@ def summary(
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Print the paper's table: one line a map, its maximum, variance, and correlation with the baseline's map.
+    """Print the paper's table: for each map its maximum, variance, and correlation with the baseline's map.
 
-    The columns of --format csv, parquet and json are those of `orchestrator.report.summary`, all of them.
+    --format csv, parquet and json have all columns of `orchestrator.report.summary`.
 
     \b
     causalsweep summary demo
@@ -85,7 +85,7 @@ def query(
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Ask DuckDB about the rows.
+    """Run an SQL query on the rows, with DuckDB.
 
     \b
     causalsweep query demo "SELECT experiment, max(iia) FROM results GROUP BY experiment"
@@ -96,12 +96,13 @@ def query(
 def report(
     source: Source,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", file_okay=False, help="A folder; default: the sweep's report/.")
+        Path | None,
+        typer.Option("--output", "-o", file_okay=False, help="The folder to write. Default: the sweep's report/."),
     ] = None,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Draw the heat maps, and an HTML page that works offline.
+    """Draw the heat maps, and write an HTML page that works offline.
 
     \b
     causalsweep report demo
@@ -111,7 +112,7 @@ def report(
 
 
 def check(source: Source, sweeps: Sweeps = DEFAULT_SWEEPS, as_json: Json = False) -> None:
-    """Say whether every planned cell is done, and what stands in the way. Exit code 0 if so, 1 if not.
+    """Say whether every planned cell is done, and if not, why. Exit code 0 if done, 1 if not.
 
     \b
     causalsweep check demo && causalsweep report demo
@@ -128,7 +129,7 @@ def check(source: Source, sweeps: Sweeps = DEFAULT_SWEEPS, as_json: Json = False
 def doctor(
     source: Source, on: On = "local", sets: Set = None, sweeps: Sweeps = DEFAULT_SWEEPS, as_json: Json = False
 ) -> None:
-    """Look at a backend before hours are spent: what it allows, what will hurt, each with its remedy.
+    """Check a backend before you use it: what it allows, what will fail, and the remedies.
 
     \b
     causalsweep doctor sweep.yaml --on slurm

@@ -55,16 +55,16 @@ def plan_view(plan: Plan) -> Group:
     machines = plan.machines
     table = Table(title=f"{plan.n_to_run:,} cells to run on {machines.n_gpus} x {machines.kind}", title_justify="left")
     table.add_column("engine")
-    for name in ("jobs", "h a job", "worker-hours" if machines.kind == "cpu" else "GPU-hours", "makespan"):
+    for name in ("jobs", "h per job", "worker-hours" if machines.kind == "cpu" else "GPU-hours", "makespan"):
         table.add_column(name, justify="right")
     table.add_row(*_totals_row(plan.engine, plan.totals))
     if plan.engine != "reference":
         table.add_row(*_totals_row("reference", plan.reference), style="dim")
-    basis = "the table's throughput, nothing measured yet; off by a factor perhaps"
+    basis = "the throughput in a table, because nothing is measured yet; they may be wrong by a factor"
     if plan.calibration:
         basis = f"{plan.calibration.n_cells:,} measured cells of this model on this kind of device"
     return Group(
-        cells, table, f"estimates rest on {basis}", *_memory_lines(plan), *(f"note: {note}" for note in plan.notes)
+        cells, table, f"estimates are based on {basis}", *_memory_lines(plan), *(f"note: {note}" for note in plan.notes)
     )
 
 
@@ -90,7 +90,7 @@ def _totals_row(engine: str, totals: Totals) -> list[str]:
 
 
 def prompt_view(prompt: ExamplePrompt) -> Group:
-    """The prompt's tokens, one a line; those of the grid stand out."""
+    """The prompt's tokens, one per line; those in the grid are highlighted."""
     from orchestrator.report.heatmap import shown_token
 
     table = Table(title=f"{prompt.task}: {len(prompt.tokens)} tokens; answer {prompt.answer!r}", title_justify="left")
@@ -111,9 +111,7 @@ def receipt_view(receipt: Receipt, name: str) -> Group:
         return Group(f"{name}: nothing to run; every cell is done, skipped, failed or in a job")
     lines = [f"{name}: {receipt.n_cells:,} cells in {len(submission.handles):,} jobs submitted to {receipt.backend}"]
     lines += [submission.message] if submission.message else []
-    lines += (
-        [f"follow-up job {submission.followup} will resume what is worth another try"] if submission.followup else []
-    )
+    lines += [f"follow-up job {submission.followup} will retry what may succeed"] if submission.followup else []
     return Group(*lines, *receipt.watch, f"watch: causalsweep status {name} --watch")
 
 
@@ -137,7 +135,7 @@ def status_view(status: SweepStatus, *, live: bool = False) -> Group:
 
 
 def _failed_jobs(status: SweepStatus) -> list[Text | str]:
-    """The last jobs that failed and left cells open, and how many others did whose cells have been seen to since."""
+    """The last jobs that failed and left cells open, and the number of those whose cells are done or in later jobs."""
     to_blame = status.jobs_to_blame
     failed = [(job, job.failure) for job in status.jobs if job.failure and not job.failure.kind.is_interruption]
     parts: list[Text | str] = [
@@ -148,7 +146,7 @@ def _failed_jobs(status: SweepStatus) -> list[Text | str]:
     if n_others:
         jobs = "1 job" if n_others == 1 else f"{n_others} jobs"
         parts.append(
-            f"{jobs} failed, whose cells are all done or in later jobs since: causalsweep errors {status.name}"
+            f"{jobs} failed, but all their cells are now done or in later jobs: causalsweep errors {status.name}"
         )
     return parts
 
@@ -180,7 +178,7 @@ def status_line(status: SweepStatus) -> str:
 
 
 def jobs_table(jobs: Sequence[JobStatus]) -> Table:
-    """One line a job; a column that would be empty is left out."""
+    """One line per job, without empty columns."""
     lines = [_job_cells(job) for job in jobs]
     table = Table(box=None, pad_edge=False, header_style="bold")
     shown = [name for name in lines[0] if any(line[name] for line in lines)]
@@ -215,7 +213,7 @@ def skipped_lines(status: SweepStatus) -> list[str]:
 
 
 def faults_view(faults: Sequence[Fault], *, with_traceback: bool) -> Group:
-    """Each fault once, with how often and where."""
+    """Each fault once, with its count and its places."""
     if not faults:
         return Group("no failures")
     parts: list[Text | str] = []
@@ -232,7 +230,7 @@ def faults_view(faults: Sequence[Fault], *, with_traceback: bool) -> Group:
 
 
 def summary_view(summary: pd.DataFrame) -> Group:
-    """The paper's table; probes apart, because what can be decoded need not be what the model uses."""
+    """The paper's table. Probes have their own, because what can be decoded need not be what the model uses."""
     causal, decoding = (summary[summary["metric"] == metric] for metric in ("iia", "decoding"))
     parts: list[Table | str] = [_summary_table(causal, "max IIA")]
     if len(decoding):
@@ -268,13 +266,13 @@ def _rate(value: float | None) -> str:
 
 
 def check_view(check: Check, name: str) -> Group:
-    """Whether the sweep is whole."""
+    """Whether every cell is done."""
     head = Text(f"{name}: {check.n_done:,} of {check.n_cells:,} cells done", "green" if check.is_done else "red")
     return Group(head, *check.problems, *check.remarks)
 
 
 def doctor_view(findings: Sequence[Finding]) -> Table:
-    """One line a finding, with its remedy where it will hurt."""
+    """One line per finding, with the remedy for each problem."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "check", "found", "remedy"):
         table.add_column(name, overflow="fold")

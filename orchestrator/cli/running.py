@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 def prompt(
     source: Source,
-    experiment: Annotated[str, typer.Option(help="Whose task; default: the first.")] = "",
-    draw: Annotated[int, typer.Option(help="Which of the task's prompts.")] = 0,
+    experiment: Annotated[str, typer.Option(help="The experiment whose task is shown. Default: the first.")] = "",
+    draw: Annotated[int, typer.Option(help="The number of the prompt to draw.")] = 0,
     sets: Set = None,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Show a prompt token by token, with what `grid.positions` can call each.
+    """Show a prompt token by token, with the names for `grid.positions`.
 
     \b
     causalsweep prompt examples/demo.yaml
@@ -56,7 +56,7 @@ def prompt(
 
 
 def plan(source: Source, on: On = "", sets: Set = None, sweeps: Sweeps = DEFAULT_SWEEPS, as_json: Json = False) -> None:
-    """Show cells, jobs, GPU-hours and makespan; nothing is written.
+    """Show cells, jobs, GPU-hours and makespan. Write nothing.
 
     \b
     causalsweep plan examples/demo.yaml --on local
@@ -82,7 +82,7 @@ def submit(
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Hand a sweep's jobs to a backend and return; nothing of ours keeps running here.
+    """Submit a sweep's jobs to a backend and return. Nothing keeps running here.
 
     \b
     causalsweep submit sweep.yaml --on slurm --auto
@@ -96,14 +96,14 @@ def resume(
     source: Source,
     on: On = "",
     auto: Auto = False,
-    force: Annotated[bool, typer.Option("--force", help="Also after a bug that ended several jobs.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Resume even if one bug has ended several jobs.")] = False,
     sets: Set = None,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Submit again what is missing or failed, and nothing that runs or is done; on another backend too.
+    """Submit cells that are missing or failed, but none that are running or done. --on may name another backend.
 
-    With --auto only what is worth another try without a person, and a follow-up job after that.
+    With --auto, submit only cells whose retry may succeed, and a follow-up job after them.
 
     \b
     causalsweep resume demo
@@ -121,13 +121,13 @@ def run(
     on: On = "local",
     sets: Set = None,
     reuse: Reuse = None,
-    poll_s: Annotated[float, typer.Option(help="Seconds between looks at the jobs.")] = 2.0,
+    poll_s: Annotated[float, typer.Option(help="Seconds between two checks of the jobs.")] = 2.0,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Submit, wait with a live table, and try again what is worth it. Exit code 0 when every cell is done.
+    """Submit, show a live table, and retry what may succeed. Exit code 0 when every cell is done.
 
-    Ctrl-C once: the workers write checkpoints and stop; twice: at once. `resume`, or `run` again, goes on.
+    Ctrl-C once: the workers write checkpoints and stop. Ctrl-C twice: they stop at once. `run` or `resume` continues.
 
     \b
     causalsweep run examples/demo.yaml
@@ -145,7 +145,7 @@ def run(
 
 
 def _wait(sweep: Sweep, *, poll_s: float, quiet: bool) -> SweepStatus:
-    """The last status, after waiting with a live view; Ctrl-C stops the jobs, a second one at once."""
+    """The last status, after waiting with a live view. Ctrl-C stops the jobs; a second one stops them at once."""
     from cluster.backend import Control
     from orchestrator.cli.render import out
     from orchestrator.cli.watching import Display

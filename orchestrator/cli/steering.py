@@ -15,14 +15,14 @@ ASK_ABOVE = 10
 def cancel(
     source: Source,
     where: Where = None,
-    at_once: Annotated[bool, typer.Option("--at-once", help="Without waiting for a checkpoint.")] = False,
+    at_once: Annotated[bool, typer.Option("--at-once", help="Do not wait for a checkpoint.")] = False,
     yes: Yes = False,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Stop jobs; running ones write a checkpoint first. Asks above ten. `resume` goes on from the checkpoints.
+    """Stop jobs. Running jobs write a checkpoint first, and `resume` continues from it.
 
-    --where chooses jobs whose unfinished cells all match; a job is never cut.
+    More than ten jobs need a confirmation. --where chooses the jobs whose unfinished cells all match.
 
     \b
     causalsweep cancel demo
@@ -36,7 +36,7 @@ def cancel(
 def hold(
     source: Source, where: Where = None, yes: Yes = False, sweeps: Sweeps = DEFAULT_SWEEPS, as_json: Json = False
 ) -> None:
-    """Keep waiting jobs from starting; running ones run on.
+    """Keep waiting jobs from starting. Running jobs continue.
 
     \b
     causalsweep hold demo --where seed=66
@@ -61,11 +61,11 @@ def release(
 
 def limit(
     source: Source,
-    n_jobs: Annotated[str, typer.Argument(metavar="N|none", help="Jobs that may run at once.")],
+    n_jobs: Annotated[str, typer.Argument(metavar="N|none", help="The number of jobs that may run at once.")],
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Change how many jobs run at once, while they run.
+    """Change how many jobs run at once, also while they run.
 
     \b
     causalsweep limit demo 4
@@ -74,7 +74,7 @@ def limit(
     from orchestrator.errors import SpecError
 
     if n_jobs != "none" and not re.fullmatch(r"[0-9]{1,18}", n_jobs):
-        raise SpecError(f"limit: got {n_jobs!r}; a number of jobs, or `none`, is right")
+        raise SpecError(f"limit: got {n_jobs!r}; expected a number of jobs, or `none`")
     wanted = None if n_jobs == "none" else bounded("limit", int(n_jobs), "JobLimit")
     sweep = load(source, sweeps)
     backends = sweep.limit(wanted)
@@ -82,7 +82,7 @@ def limit(
         print_json({"limit": wanted, "backends": list(backends)})
     else:
         number = "as many jobs as fit" if wanted is None else f"at most {wanted} jobs"
-        print(f"limit: {number} of {sweep.spec.name} at once, on {' and '.join(backends)}; what runs, runs on")
+        print(f"limit: {number} of {sweep.spec.name} at once, on {' and '.join(backends)}; running jobs continue")
 
 
 def _steer(source: str, action: object, where: list[str] | None, yes: bool, sweeps: object, as_json: bool) -> None:

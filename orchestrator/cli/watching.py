@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Display:
-    """A table that is drawn anew on a terminal, and a line a change where the output goes elsewhere."""
+    """A table that is redrawn on a terminal; where the output goes elsewhere, one line per change."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -80,12 +80,12 @@ class Display:
 
 def status(
     source: Source,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Until no job waits or runs.")] = False,
-    poll_s: Annotated[float, typer.Option(help="Seconds between looks with --watch.")] = 5.0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch until no job is waiting or running.")] = False,
+    poll_s: Annotated[float, typer.Option(help="Seconds between two checks with --watch.")] = 5.0,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Show cells by state, and each job: state, node, GPU, cells, speed, time left, reason of waiting.
+    """Show cells by state. Show for each job its state, node, GPU, cells, speed, time left and reason for waiting.
 
     \b
     causalsweep status demo --watch
@@ -108,13 +108,15 @@ def status(
 
 def logs(
     source: Source,
-    job: Annotated[str, typer.Argument(help="A job's name, as `status` shows it; default: the latest log.")] = "",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the log grows.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", help="Only the last lines; 0: all.")] = 0,
+    job: Annotated[
+        str, typer.Argument(help="The name of a job, as `status` shows it. Default: the job with the latest log.")
+    ] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing as the log grows.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="Print only this number of last lines; 0: all.")] = 0,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Print a job's log, all attempts in it.
+    """Print a job's log, which holds all its attempts.
 
     \b
     causalsweep logs demo r1-0001 -f
@@ -135,11 +137,11 @@ def logs(
 
 def errors(
     source: Source,
-    traceback: Annotated[bool, typer.Option("--traceback", "-t", help="With the traceback of each.")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", "-t", help="Print the traceback of each fault.")] = False,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Show what went wrong, equal faults together.
+    """Show what failed. Equal faults are grouped.
 
     \b
     causalsweep errors demo --traceback

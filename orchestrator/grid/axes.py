@@ -21,7 +21,7 @@ def resolve_layers(items: Sequence[int | str], n_layers: int) -> list[int]:
     """The decoder blocks that `items` name, each once, ascending. Raises: AxisError."""
 
     def unknown(label: str) -> list[int]:
-        raise AxisError("layers", label, f"an index from 0 to {n_layers - 1}, a range such as 0..3, or `all` is right")
+        raise AxisError("layers", label, f"expected an index from 0 to {n_layers - 1}, a range such as 0..3, or `all`")
 
     return _resolve("layers", items, n_layers, range(n_layers), unknown)
 
@@ -29,7 +29,7 @@ def resolve_layers(items: Sequence[int | str], n_layers: int) -> list[int]:
 def resolve_positions(items: Sequence[int | str], layout: PromptLayout) -> list[int]:
     """The points of the prompts that `items` name, each once, ascending.
 
-    Raises: AxisError, also for a label that stands at several indices, and for an index where prompts differ in length.
+    Raises: AxisError, also for a label that several indices have, and for an index where prompts differ in length.
     """
     no_index = f"prompts differ in length, and the places that all of them have are {', '.join(layout.named)}, or `all`"
 
@@ -39,7 +39,7 @@ def resolve_positions(items: Sequence[int | str], layout: PromptLayout) -> list[
             return found
         if found:
             indices = ", ".join(map(str, found))
-            raise AxisError("positions", label, f"the label stands at positions {indices}; give one of these")
+            raise AxisError("positions", label, f"the label is at positions {indices}; give one of these")
         if not layout.is_indexed:
             raise AxisError("positions", label, no_index)
         names = sorted({*layout.named, *(token.strip() for token in layout.tokens if token.strip())})
@@ -62,7 +62,7 @@ def resolve_units(items: Sequence[int | str], n_units: int, name: str) -> list[i
     axis = f"{name}s"
 
     def unknown(label: str) -> list[int]:
-        raise AxisError(axis, label, f"an index from 0 to {n_units - 1}, a range such as 0..3, or `all` is right")
+        raise AxisError(axis, label, f"expected an index from 0 to {n_units - 1}, a range such as 0..3, or `all`")
 
     found: set[int] = set()
     for item in items:
@@ -86,7 +86,7 @@ def _resolve(
         elif ends:
             first, last = (_index(axis, end, item, size) for end in ends)
             if first > last:
-                raise AxisError(axis, item, f"the range is empty; {last}..{first} is right")
+                raise AxisError(axis, item, f"the range is empty; expected {last}..{first}")
             found.update(range(first, last + 1))
         else:
             found.update(label(item))

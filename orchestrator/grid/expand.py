@@ -1,6 +1,6 @@
 """SweepSpec -> cells: the grid expanded exactly, against the model, its tokenizer and the task.
 
-Cells that share a data stream (task, hypothesis, seed, method) stand together as a `Strand`: what a cohort is cut from.
+Cells that share a data stream (task, hypothesis, seed, method) are one `Strand`, from which cohorts are cut.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     """The grid of a spec: no cell twice, in the order of experiments, methods, seeds, sites, layers, positions, units.
 
     `folder`: the sweep's own, which has what an earlier plan made of the spec's files.
-    Raises: SpecError naming file, key, value and what would be right.
+    Raises: SpecError naming file, key, value and what is expected.
     """
     try:
         model = read_model_info(spec.model_path)

@@ -1,6 +1,6 @@
-"""cells.parquet: every planned cell with what a job file needs of it; a sweep goes on without its spec or its model.
+"""cells.parquet: every planned cell with what a job file needs of it; a sweep continues without its spec or its model.
 
-One row a cell, for people and DuckDB; the strands (streams, layout) and the model's sizes stand once in the metadata.
+One row per cell, for people and DuckDB. The strands (streams, layout) and the model's sizes are in the metadata, once.
 """
 
 from __future__ import annotations

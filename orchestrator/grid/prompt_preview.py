@@ -1,6 +1,6 @@
 """One prompt as the model reads it, token by token: what a spec's `grid.positions` can name.
 
-It needs no grid, so that it can be looked at before the positions of a spec are right.
+It needs no grid, so that it can be shown before the positions of a spec are correct.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> E
 
 
 def _points_in_grid(spec: SweepSpec, layout: PromptLayout) -> list[int]:
-    """The grid's points of these prompts; none while the spec's positions are not right."""
+    """The grid's points of these prompts; none while the spec's positions are wrong."""
     try:
         return resolve_positions(spec.grid.positions, layout)
     except AxisError:

@@ -24,7 +24,7 @@ class Fault:
     count: int
     jobs: tuple[str, ...]
     hosts: tuple[str, ...]
-    cell_keys: tuple[str, ...]  # of cells that failed on their own
+    cell_keys: tuple[str, ...]  # cells that failed on their own
     message: str
     traceback: str
     log_line: str = ""  # the last of its job's log, where no traceback says more

@@ -24,7 +24,7 @@ from workers.files.job import MAIN_SETTING, JobCell
 from workers.files.progress import AttemptState
 
 _MIN_START_S: Final = 0.5
-_MIN_WORK_S: Final = 20.0  # of a job: in a shorter one the first steps, which are slow, weigh too much
+_MIN_WORK_S: Final = 20.0  # per job: in a shorter one the slow first steps weigh too much
 
 
 def write_costs(

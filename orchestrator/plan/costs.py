@@ -32,14 +32,14 @@ from workers.methods.settings import METHODS
 # Source: Wu et al., NeurIPS 2023: about 1.5 h a cell on an A100, for the mean cell of the paper's grid (LLaMA 7B:
 # 202.4 M parameters a block, 6,560 layer-tokens a pair, 3 epochs of 313 steps of 64 pairs, then 3 x 1,000 test pairs).
 _REFERENCE_SHARE: Final = 1.66e17 / 5400 / 312e12
-_SUFFIX_SHARE: Final = 0.5  # of a GPU's peak that large matrix products reach
+_SUFFIX_SHARE: Final = 0.5  # the share of a GPU's peak that large matrix products reach
 _ROTATION_D3: Final = 10.0  # the retraction of one cell, five products of matrices, in units of d^3 operations
 _ROTATION_D2: Final = 18.0  # rotating base and source, back, and the gradient, in units of d^2 operations a pair
 _EVALUATIONS: Final = 3  # forward passes over a setting's test pairs: the cell and its controls
 _PAIR_S: Final = 3e-4  # to draw one pair, balance it and make tokens of it
 _BATCH: Final = 64  # pairs of a forward pass of a method without batches
 _LOAD_BYTES_PER_S: Final = 1e9
-COSTS_VERSION: Final = 4  # of this table and these counts: measured ratios are ratios to them
+COSTS_VERSION: Final = 4  # version of this table and these counts: measured ratios are ratios to them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Device:
 
     half_flops: float
     float32_flops: float
-    tf32_flops: float  # of float32 matrices on tensor cores
+    tf32_flops: float  # for float32 matrices on tensor cores
     reference_share: float = _REFERENCE_SHARE
     suffix_share: float = _SUFFIX_SHARE
     call_s: float = 3e-4  # one block forward and backward, however small
@@ -94,7 +94,7 @@ class _SiteRates:
     """What a cell at a site costs whatever its layer and position."""
 
     cell_s: float  # in the suffix engine rotation, head and the token's own block; in the reference source and base
-    own_tail_s: float = 0.0  # of the own block, for each token from the intervention's position on
+    own_tail_s: float = 0.0  # for the own block, per token from the intervention's position on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +103,12 @@ class _Rates:
 
     last_layer: int
     n_tokens: int
-    first_tokens: Mapping[int, int]  # of the prompts' positions that are not tokens' indices
-    shared_s: float  # of a cohort, whatever its cells
+    first_tokens: Mapping[int, int]  # for positions of the prompts that are not tokens' indices
+    shared_s: float  # per cohort, whatever its cells
     sites: Mapping[tuple[str, bool], _SiteRates]  # by site, and whether a cell is at the whole of it
-    cell_block_s: float  # of each block after the intervention, for each cell
+    cell_block_s: float  # per block after the intervention and per cell
     tail_s: float  # likewise, for each token from the intervention's position on
-    block_s: float  # of each block after the intervention, and once more, for all cells of a position together
+    block_s: float  # per block after the intervention, and once more, for all cells of a position together
 
     def column_s(self, places: Sequence[Place]) -> float:
         """Seconds that cells at these places, all of one position, add to a cohort."""

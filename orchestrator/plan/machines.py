@@ -38,7 +38,7 @@ def machines(spec: SweepSpec, backend: str, folder: SweepFolder) -> Machines:
         right = "give the machines, for instance `cluster: {nodes: 2, gpus_per_node: 8, gpu: a100}`"
         raise SpecError(f"{spec.source}: key `cluster`: missing; {right}")
     if spec.cluster.gpu not in DEVICES:
-        raise spec.error("cluster.gpu", spec.cluster.gpu, f"one of {', '.join(DEVICES)} is right")
+        raise spec.error("cluster.gpu", spec.cluster.gpu, f"expected one of {', '.join(DEVICES)}")
     _check_room(spec, spec.cluster.gpus_per_node, "`cluster.gpus_per_node`")
     return Machines(spec.cluster.nodes * spec.cluster.gpus_per_node, spec.cluster.gpu)
 

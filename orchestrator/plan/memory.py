@@ -17,7 +17,7 @@ from workers.files.job import JobCell
 from workers.files.place import Place
 from workers.methods.settings import METHODS
 
-_COPIES: Final = 5  # of a rotation in float32: itself, its tangent, the gradient, Adam's two moments
+_COPIES: Final = 5  # copies of a rotation in float32: itself, its tangent, the gradient, Adam's two moments
 _BATCH: Final = 64  # pairs of a forward pass of a method without batches
 
 
@@ -25,7 +25,7 @@ _BATCH: Final = 64  # pairs of a forward pass of a method without batches
 class Memory:
     """What the largest cell and the largest cohort of a plan take beside the model's weights."""
 
-    site: str  # of the largest cell
+    site: str  # the largest cell's
     width: int  # how many numbers a token has there
     cell_bytes: int
     cohort_bytes: int

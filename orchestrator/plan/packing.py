@@ -25,7 +25,7 @@ from orchestrator.plan.costs import CostModel
 from workers.files.job import JobCell
 from workers.files.place import span_label
 
-_MARGIN: Final = 1.5  # of an upper estimate over the expected time, measured rates or not
+_MARGIN: Final = 1.5  # the upper estimate divided by the expected time, with measured rates or without
 _SLACK_S: Final = 600.0  # for a slow start: a cold file system, a busy node
 _OVER: Final = 1.1  # a target is about so long: better a little over it than a part more
 _NEARLY: Final = 1.05  # a makespan this close to the shortest is as good, with fewer jobs

@@ -31,7 +31,7 @@ class Totals:
 
     @classmethod
     def of(cls, jobs: Sequence[PlannedJob], *, n_gpus: int, gpus_per_job: int) -> Totals:
-        """The totals of `jobs` on so many GPUs."""
+        """The totals of `jobs` on a number of GPUs."""
         side_by_side, hours = max(1, n_gpus // gpus_per_job), sum(job.predicted_s for job in jobs) / 3600
         return cls(
             n_jobs=len(jobs),
@@ -185,7 +185,7 @@ def _with_checkpoints(
 ) -> Iterator[Part]:
     """Groups of cells that a past job was training: a checkpoint fits just the group that it was written for.
 
-    A job may have cut its cohorts for lack of memory; then its checkpoints fit none of them as they stand, and all of
+    A job may have cut its cohorts for lack of memory; then its checkpoints fit none of them as they are, and all of
     its unfinished cohorts stay whole, so that the next job cuts them alike.
     """
     stems = _checkpoints_by_job(folder)

@@ -44,8 +44,8 @@ STYLE: Final[dict[str, Any]] = {
 }
 _CELL_IN: Final = (0.19, 0.30)  # width and height of one place
 _MARGINS_IN: Final = {"left": 0.5, "right": 0.72, "top": 0.86, "gap": 0.2}
-_MIN_WIDTH_IN: Final = 4.9  # of the legend's longest line
-_LETTER_IN: Final = 0.068  # of an axis label, generously
+_MIN_WIDTH_IN: Final = 4.9  # width of the legend's longest line
+_LETTER_IN: Final = 0.068  # width of a letter of an axis label, rounded up
 _LEGEND_IN: Final = {"line": 0.19, "pad": 0.1}
 _LEGEND_COLUMNS: Final = 6  # states a line: what the narrowest figure holds
 _MAX_LABEL: Final = 18  # letters

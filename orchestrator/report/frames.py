@@ -26,7 +26,7 @@ ROW_FIELDS = (*CELL_FIELDS, "setting", "status", "sweep", "task", "engine", "job
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """Whether a sweep is whole. `problems` stand in the way; `remarks` do not."""
+    """Whether a sweep is whole. `problems` prevent it; `remarks` do not."""
 
     is_done: bool
     n_cells: int
@@ -67,7 +67,7 @@ def query(sql: str, *, results: pa.Table, cells: pd.DataFrame) -> pd.DataFrame:
         try:
             answer = connection.sql(sql)
             if answer is None:
-                raise SpecError(f"query: {sql!r} gives no table; a SELECT is right")
+                raise SpecError(f"query: {sql!r} gives no table; expected a SELECT")
             frame: pd.DataFrame = answer.df()
         except duckdb.Error as error:
             raise SpecError(f"query: {error}; the views are `results` and `cells`") from error

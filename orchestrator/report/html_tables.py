@@ -175,7 +175,7 @@ def _settings_section(summary: pd.DataFrame) -> str:
     )
     return (
         "<section id='robustness'><h2>Robustness</h2><p>The learned alignments, evaluated without further training on "
-        "other data. Where the same places stand out, the correlation with the experiment's own map, as trained, is "
+        "other data. Where the same places are high, the correlation with the experiment's own map, as trained, is "
         "high.</p>" + _table(head, lines, "") + "</section>"
     )
 
@@ -239,7 +239,7 @@ def _main_cells(maps: Sequence[HeatMap]) -> pd.DataFrame:
 
 
 def _states_table(maps: Sequence[HeatMap], n_unplanned: int) -> str:
-    """Cells by state, and by the reason that stands with them."""
+    """Cells by state, and by the reason that is given with them."""
     cells = _main_cells(maps)
     if cells.empty:
         return "<p>The grid has no cells.</p>"

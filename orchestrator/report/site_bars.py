@@ -15,7 +15,7 @@ from orchestrator.report.figures import STYLE
 from orchestrator.report.heatmap import METRIC_NAMES, shown_name
 
 _PANEL_IN: Final = (2.6, 2.4)
-_BAR: Final = 0.72  # of the room of one site
+_BAR: Final = 0.72  # share of the room of one site
 _MARKS: Final = {"none": ("no intervention", "_"), "random": ("random rotation", "x")}
 
 

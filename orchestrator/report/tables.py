@@ -46,7 +46,7 @@ def summary_of(maps: Sequence[HeatMap], *, baselines: Mapping[str, str] | None =
     experiments = list(dict.fromkeys(item.experiment for item in maps))
     for name, baseline in (baselines or {}).items():
         if baseline not in experiments:
-            raise ValueError(f"baseline of {name!r}: got {baseline!r}; one of {', '.join(experiments)} is right")
+            raise ValueError(f"baseline of {name!r}: got {baseline!r}; expected one of {', '.join(experiments)}")
     first = experiments[0] if experiments else ""
     mains = {
         (item.experiment, item.method, item.site): item.by_place() for item in maps if item.setting == MAIN_SETTING

@@ -1,7 +1,7 @@
 """One trial of a search over a method's settings: `python -m orchestrator.search.trial FOLDER/trials/ID`.
 
 The folder is given with `settings.json` in it. It becomes a sweep's folder with one job, the search's own
-(`FOLDER/job.json`) under these settings, and this process becomes that job's worker. Called again, it goes on.
+(`FOLDER/job.json`) under these settings, and this process becomes that job's worker. Called again, it continues.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from workers.files.job import Cell, Cohort, Job
 from workers.methods.settings import method_settings
 
 JOB_FILE: Final = "job.json"  # in the search's folder; its `eval_every` is set for each trial
-N_EVALUATIONS: Final = 9  # of a training, spread evenly
+N_EVALUATIONS: Final = 9  # per training, spread evenly
 CHECKPOINT_EVERY_S: Final = 10.0
 HEARTBEAT_S: Final = 0.5
 

@@ -128,7 +128,7 @@ def _chosen(grid: Grid, where: Iterable[str]) -> Grid:
     keys = {cell.key for strand, cell in grid.cells() if chosen.matches(cell_fields(strand, cell))}
     if not 0 < len(keys) <= MAX_CELLS:
         raise SpecError(
-            f"where: {len(keys)} cells match; a search runs them all in each trial, so 1 to {MAX_CELLS} are right"
+            f"where: {len(keys)} cells match; expected 1 to {MAX_CELLS}, because each trial of a search runs them all"
         )
     return replace(grid, strands=tuple(restricted(grid, keys)))
 

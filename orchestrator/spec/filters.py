@@ -50,7 +50,7 @@ class CellFilter:
 
     @classmethod
     def from_mapping(cls, raw: Mapping[str, Any], *, fields: Iterable[str] = CELL_FIELDS) -> CellFilter:
-        """The filter of one entry of `grid.exclude`. Raises: ValueError saying what would be right."""
+        """The filter of one entry of `grid.exclude`. Raises: ValueError saying what is expected."""
         known = tuple(fields)
         if not raw:
             raise ValueError(f"an empty mapping would match every cell; give some of {', '.join(known)}")
@@ -64,7 +64,7 @@ class CellFilter:
         for option in options:
             key, equals, text = option.partition("=")
             if not equals:
-                raise SpecError(f"--where: got {option!r}; KEY=VALUE or KEY!=VALUE is right, for instance layer=0..3")
+                raise SpecError(f"--where: got {option!r}; expected KEY=VALUE or KEY!=VALUE, for instance layer=0..3")
             try:
                 values = [value.strip() for value in text.split(",")]
                 conditions.append(_condition(key.rstrip("!").strip(), values, known, negated=key.endswith("!")))
@@ -80,7 +80,7 @@ class CellFilter:
 def _condition(key: str, value: Any, known: tuple[str, ...], *, negated: bool) -> _Condition:
     if key not in known:
         close = difflib.get_close_matches(key, known, n=1)
-        instead = f"did you mean `{close[0]}`?" if close else f"one of {', '.join(known)} is right"
+        instead = f"did you mean `{close[0]}`?" if close else f"expected one of {', '.join(known)}"
         raise ValueError(f"unknown key `{key}`; {instead}")
     values: set[Any] = set()
     ranges: list[tuple[int, int]] = []
@@ -102,4 +102,4 @@ def _whole_number(key: str, item: Any) -> int:
             raise ValueError
         return number
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"`{key}` is {item!r}; a whole number or a range such as 0..3 is right") from None
+        raise ValueError(f"`{key}` is {item!r}; expected a whole number or a range such as 0..3") from None

@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a spec, said as people need it: file, key, value, and what would be right."""
+"""What pydantic found wrong with a spec, in a form for people: file, key, value, and what is expected."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from orchestrator.errors import wrong_value
 from values.problems import dotted, right
 
 _SENTENCES: Mapping[str, str] = {
-    "too_short": "at least one is needed",
-    "string_pattern_mismatch": "letters, digits, '.', '_' and '-' are right, the first a letter or digit",
-    "string_too_long": "at most {max_length} characters are right: files and jobs are named after it",
+    "too_short": "expected at least one",
+    "string_pattern_mismatch": "expected letters, digits, '.', '_' and '-', the first a letter or digit",
+    "string_too_long": "expected at most {max_length} characters: files and jobs are named after it",
 }
 
 
@@ -33,13 +33,13 @@ def _line(problem: ErrorDetails, model: type[BaseModel], source: str) -> str:
         return f"{source}: key `{key}`: missing; {_what_for(key)}"
     if problem["type"] == "extra_forbidden":
         return f"{source}: key `{key}`: unknown; {_known_keys(problem['loc'], model)}"
-    if problem["type"] == "value_error":  # of our own validators: `PLACE: what; what would be right`
+    if problem["type"] == "value_error":  # from our own validators: `PLACE: what; what is expected`
         text = str(problem["ctx"]["error"])
         place, colon, rest = text.partition(": ")
         if colon and re.fullmatch(r"[\w.\[\]]+", place):
             return f"{source}: key `{f'{key}.{place}' if key else place}`: {rest}"
         return wrong_value(source, key, problem["input"], text)
-    sentence = _SENTENCES.get(problem["type"], f"{right(problem)} is right").format(**problem.get("ctx", {}))
+    sentence = _SENTENCES.get(problem["type"], f"expected {right(problem)}").format(**problem.get("ctx", {}))
     return wrong_value(source, key, problem["input"], sentence)
 
 

@@ -1,7 +1,7 @@
 """sweep.yaml -> SweepSpec: the one place where a user's text is parsed.
 
 What can be said without the model is checked here; `orchestrator.grid.expand` checks the rest against the model, its
-tokenizer and the task. Every problem reads `FILE: key `a.b`: got VALUE; WHAT WOULD BE RIGHT`.
+tokenizer and the task. Every problem reads `FILE: key `a.b`: got VALUE; expected ...`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _named(value: Any) -> Any:
 
 def _place(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("an index, a range such as 69..81, `all` or a token's label is right")
+        raise ValueError("expected an index, a range such as 69..81, `all` or a token's label")
     return value
 
 
@@ -72,20 +72,20 @@ def _site(value: Any) -> Any:
     """A site, or one with its units that are cells: `block_output`, `{head_output: all}`, `{query: [0, 3..5]}`."""
     named = {value: ()} if isinstance(value, str) else value
     if not isinstance(named, dict) or len(named) != 1:
-        raise ValueError("a site, or one with its units, is right: `block_output`, `{head_output: all}`")
+        raise ValueError("expected a site, or one with its units: `block_output`, `{head_output: all}`")
     ((name, units),) = named.items()
     if name not in SITES:
         close = difflib.get_close_matches(str(name), SITES, n=1)
-        instead = f"did you mean `{close[0]}`?" if close else f"one of {', '.join(SITES)} is right"
+        instead = f"did you mean `{close[0]}`?" if close else f"expected one of {', '.join(SITES)}"
         raise ValueError(f"no site {name!r}; {instead}")
     unit = SITES[name].unit_name
     for item in _listed(units):
         if isinstance(item, bool) or not (isinstance(item, int) or item == "all" or parse_range(str(item))):
-            raise ValueError(f"unit {item!r}; an index, a range such as 3..5 or `all` is right")
+            raise ValueError(f"unit {item!r}; expected an index, a range such as 3..5 or `all`")
         if item != "all" and not unit:
-            raise ValueError(f"`{name}` has no units; `{name}` alone is right")
+            raise ValueError(f"`{name}` has no units; expected `{name}` alone")
     if unit and not SITES[name].all_is_one and not _listed(units):
-        raise ValueError(f"`{name}` has units; `{{{name}: all}}` is right, or some {unit}s: `{{{name}: [0, 2..3]}}`")
+        raise ValueError(f"`{name}` has units; expected `{{{name}: all}}`, or some {unit}s: `{{{name}: [0, 2..3]}}`")
     return value
 
 
@@ -157,10 +157,10 @@ class GridSection(_Section):
         names = [experiment.name for experiment in self.experiments]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"experiments: {twice[0]!r} stands there twice; give each experiment a name of its own")
+            raise ValueError(f"experiments: {twice[0]!r} is there twice; give each experiment a name of its own")
         for index, experiment in enumerate(self.experiments):
             if experiment.baseline and experiment.baseline not in names:
-                right = f"no experiment {experiment.baseline!r}; one of {', '.join(names)} is right"
+                right = f"no experiment {experiment.baseline!r}; expected one of {', '.join(names)}"
                 raise ValueError(f"experiments[{index}].baseline: {right}")
         sites = [name for name, _ in self.named_sites()]
         for index, site in enumerate(sites):
@@ -267,7 +267,7 @@ class SweepSpec(_BackendSections):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.method is not None and self.grid.methods:
-            raise ValueError("method: stands beside grid.methods; give one of the two")
+            raise ValueError("method: both this and grid.methods are given; give one of the two")
         variations = [(f"grid.experiments[{at}]", one.task) for at, one in enumerate(self.grid.experiments)]
         variations += [(f"settings[{at}]", one.task) for at, one in enumerate(self.settings)]
         for key, task in variations:
@@ -281,7 +281,7 @@ class SweepSpec(_BackendSections):
             for name in setting.experiments:
                 if name not in known:
                     one_of = ", ".join(sorted(known))
-                    raise ValueError(f"settings[{index}].experiments: no experiment {name!r}; one of {one_of} is right")
+                    raise ValueError(f"settings[{index}].experiments: no experiment {name!r}; expected one of {one_of}")
         return self
 
     @property
@@ -322,7 +322,7 @@ def load_spec(path: Path, overrides: Iterable[str] = ()) -> SweepSpec:
 
 def parse_spec(raw: Mapping[str, Any], *, source: str, folder: Path) -> SweepSpec:
     """The spec of plain values; relative paths are taken from `folder`. Raises: SpecError listing every problem."""
-    problems = [wrong_value(source, dotted(key), got, f"{right} is right") for key, got, right in unbounded(raw)]
+    problems = [wrong_value(source, dotted(key), got, f"expected {right}") for key, got, right in unbounded(raw)]
     if problems:
         raise SpecError("\n".join(problems))
     try:

@@ -53,7 +53,7 @@ class _Constructor(SafeConstructor):
 
     def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
         if str(key) in map(str, mapping):  # 1 and '1' are one key of a JSON document
-            problem = f"key `{key}` stands there twice; keep one"
+            problem = f"key `{key}` is there twice; keep one"
             raise DuplicateKeyError(None, None, problem, key_node.start_mark)
         return True
 
@@ -90,7 +90,7 @@ def parse_yaml(text: str, source: str) -> Any:
         raise SpecError(f"{where}: not readable as YAML: {error.problem}") from error
     except RecursionError:
         raise SpecError(f"{source}: not readable as YAML: too many brackets within brackets") from None
-    except (YAMLError, ValueError, AssertionError) as error:  # of int: thousands of digits; of ruamel: a bad directive
+    except (YAMLError, ValueError, AssertionError) as error:  # int's: thousands of digits; ruamel's: a bad directive
         raise SpecError(f"{source}: not readable as YAML: {error}") from error
 
 
@@ -105,7 +105,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         got = "nothing" if value is None else type(value).__name__
-        raise SpecError(f"{path}: got {got}; a mapping with `name`, `model`, `task` and `grid` is right")
+        raise SpecError(f"{path}: got {got}; expected a mapping with `name`, `model`, `task` and `grid`")
     return value
 
 
@@ -116,7 +116,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, 
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().split(".")
         if not equals or not all(keys):
-            raise SpecError(f"--set: got {override!r}; KEY=VALUE is right, for instance data.n_train=2000")
+            raise SpecError(f"--set: got {override!r}; expected KEY=VALUE, for instance data.n_train=2000")
         place = result
         for key in keys[:-1]:
             below = place.setdefault(key, {})

@@ -26,7 +26,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """What a state means. `mark` is None where a map shows no mark: a number is there, or another state stands in."""
+    """What a state means. `mark` is None where a map shows no mark: a number is shown, or the mark of another state."""
 
     label: str
     meaning: str

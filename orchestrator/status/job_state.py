@@ -74,7 +74,7 @@ def _unseen(job: JobStatus, *, is_late: bool, fresh: bool, why: str) -> JobStatu
 
 
 def _failure(job: JobStatus) -> Failure | None:
-    """Why the job ended without finishing; None while it may go on, and where it says that it finished."""
+    """Why the job ended without finishing; None while it may continue, and where it says that it finished."""
     if job.holds_cells or job.state is JobState.COMPLETED:
         return None
     progress = job.progress

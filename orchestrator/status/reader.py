@@ -27,7 +27,7 @@ from workers.files.folder import SweepFolder
 from workers.files.job import MAIN_SETTING, Setting
 from workers.files.progress import PROGRESS_FORMAT, AttemptState, Progress, attempts_in
 
-_HEARTBEATS_MISSED: Final = 10  # after so many a running attempt is no longer taken at its word
+_HEARTBEATS_MISSED: Final = 10  # after this number a running attempt is no longer believed
 _FRESH_S: Final = 30.0  # but not sooner: clocks differ, file systems lag
 
 
@@ -165,7 +165,7 @@ class StatusReader:
     def _from_files(
         self, submission: Submission, name: str, runs: Sequence[tuple[int, Progress | None]], settled: Mapping[str, Any]
     ) -> JobStatus:
-        """The job as the sweep's own files show it; COMPLETED only when every cell has its rows and no run goes on."""
+        """The job as the sweep's files show it; COMPLETED only when every cell has its rows and no run is active."""
         file = self._job_file(name)
         n_settled = sum(key in settled for key in file.keys)
         attempts = tuple(Attempt(number=n, progress=p, failure=p.failure if p else None) for n, p in runs)

@@ -56,8 +56,8 @@ class JobStatus:
     elapsed_s: float = 0.0
     eta_s: float = 0.0
     predicted_s: float = 0.0
-    exit_code: int | None = None  # of its command, where it has ended and its cluster knows
-    failure: Failure | None = None  # of the last attempt, where it ended without finishing
+    exit_code: int | None = None  # its command's, where it has ended and its cluster knows
+    failure: Failure | None = None  # the last attempt's, where it ended without finishing
 
     @property
     def holds_cells(self) -> bool:
@@ -91,7 +91,7 @@ class SweepStatus:
     jobs: tuple[JobStatus, ...]
     gpu_hours_used: float
     gpu_hours_to_come: float
-    eta_s: float  # of the jobs that wait or run
+    eta_s: float  # until the waiting and running jobs end
     torn: tuple[TornShard, ...] = ()
     notes: tuple[str, ...] = ()  # what could not be seen, and what that means
     watch: tuple[str, ...] = ()  # where else to look on

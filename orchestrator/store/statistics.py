@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-CONFIDENCE: Final = 0.95  # of every interval in a report
+CONFIDENCE: Final = 0.95  # for every interval in a report
 ALPHA: Final = 0.05  # family-wise error of every family of tests in a report
 
 Place = TypeVar("Place", bound=Hashable)
@@ -48,7 +48,7 @@ def wilson_interval(n_correct: float, n_total: float, *, confidence: float = CON
     101-133, equation 4.
     """
     if not 0 <= n_correct <= n_total:
-        raise ValueError(f"got {n_correct} correct of {n_total}; 0 <= correct <= total is right")
+        raise ValueError(f"got {n_correct} correct of {n_total}; expected 0 <= correct <= total")
     if n_total == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -71,9 +71,9 @@ def normalise(accuracy: float, *, dummy: float, task: float) -> float:
 
 
 def mcnemar_exact(n_only_first: int, n_only_second: int) -> float:
-    """The two-sided p-value that two procedures, tried on the same pairs, are right equally often.
+    """The two-sided p-value that two procedures, tried on the same pairs, are correct equally often.
 
-    Only the pairs count that one of the two alone gets right: under the null hypothesis each of them is a fair coin,
+    Only the pairs count that exactly one of the two gets right: under the null hypothesis each of them is a fair coin,
     so p is twice the smaller tail of Binomial(n, 1/2), at most 1. Logarithms keep it right for any count.
     Source: McNemar 1947, Psychometrika 12, 153-157; the exact form is the sign test.
     """
@@ -129,7 +129,7 @@ def correlation(first: Mapping[Place, float], second: Mapping[Place, float]) -> 
 def spread(values: Sequence[float]) -> Spread:
     """How `values`, one a seed, vary. Raises: ValueError for none."""
     if not values:
-        raise ValueError("got no values; one a seed is right")
+        raise ValueError("got no values; expected one per seed")
     numbers = np.array(values, dtype=float)
     return Spread(
         n=len(numbers),
@@ -143,7 +143,7 @@ def spread(values: Sequence[float]) -> Spread:
 def _ranked(p_values: Sequence[float] | Floats) -> tuple[Floats, NDArray[np.intp]]:
     p = np.asarray(p_values, dtype=float)
     if not np.all((p >= 0) & (p <= 1)):
-        raise ValueError(f"got p-values {p[~((p >= 0) & (p <= 1))].tolist()}; numbers from 0 to 1 are right")
+        raise ValueError(f"got p-values {p[~((p >= 0) & (p <= 1))].tolist()}; expected numbers from 0 to 1")
     return p, np.argsort(p, kind="stable")
 
 

@@ -18,7 +18,7 @@ from tests.campaign.grounds import Ground, folder
 from tests.campaign.oracle import Verdict, judge
 
 MAX_RESUMES: Final = 40  # a sweep that is not done after these is counted as lost
-_DISK_BYTES: Final = 96 << 20  # of the small file system that an episode on this machine may fill up
+_DISK_BYTES: Final = 96 << 20  # size of the small file system that an episode on this machine may fill up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

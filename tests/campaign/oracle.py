@@ -20,7 +20,7 @@ class Verdict:
     lost: int = 0  # planned cells without a row at the end
     double: int = 0  # cells with more than one row
     differing: int = 0  # rows that are not the undisturbed run's, to the last bit
-    tracebacks: int = 0  # of commands
+    tracebacks: int = 0  # how many commands ended in one
     wrong_exits: int = 0  # commands with an exit code that the documentation does not name
     bugs: int = 0  # attempts that were classed as a mistake of the program
     overlaps: int = 0  # jobs of which two runs were alive at the same time

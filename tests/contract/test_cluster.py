@@ -106,7 +106,7 @@ def test_a_command_that_does_not_exist_is_failed(bench: Bench) -> None:
 
 
 def test_an_interrupted_command_goes_on(bench: Bench) -> None:
-    """A command that ends with 75 is run again, goes on from its checkpoint and is COMPLETED."""
+    """A command that ends with 75 is run again, resumes from its checkpoint and is COMPLETED."""
     handles = bench.cluster().submit([bench.request("a", "--once-75")], token="t1")
     status = bench.wait_for(handles)["a"]
     assert status.state is JobState.COMPLETED

@@ -4,7 +4,7 @@
 
 It appends what it sees of its environment to DIR/NAME.starts at each start, counts steps of 20 ms until FILE exists
 (at once where none is given), and writes its step to DIR/NAME.step and ends with 75 when SIGTERM or SIGUSR2 comes, to
-go on from there at its next start. DIR/NAME.done has one line for each time that it reached its end.
+continue from there at its next start. DIR/NAME.done has one line for each time that it reached its end.
 """
 
 import argparse

@@ -157,7 +157,7 @@ def test_the_users_task_is_planned_and_runs(folder: Path, project: Path) -> None
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
-    """A copy of the project in which each block stands where the page says."""
+    """A copy of the project in which each block is where the page says."""
     copy = tmp_path_factory.mktemp("extended")
     for name in ("orchestrator", "workers", "cluster", "values", "tests"):
         shutil.copytree(project / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))

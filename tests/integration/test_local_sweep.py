@@ -167,7 +167,7 @@ def test_killed_and_resumed_gives_the_same_rows(
 def test_ctrl_c_stops_with_checkpoints_and_resume_goes_on(
     expected: pd.DataFrame, tmp_path: Path, demo_model: Path
 ) -> None:
-    """One Ctrl-C: the workers checkpoint and stop, the command ends with 1; `run` again goes on from there."""
+    """One Ctrl-C: the workers checkpoint and stop, the command ends with 1; `run` again continues from there."""
     write_spec(tmp_path, demo_model)
     with started(tmp_path, "run", "tiny.yaml") as process:
         wait_for(lambda: steps_done(tmp_path) > 0, "training to begin")

@@ -180,7 +180,7 @@ def test_pairs_that_the_model_gets_wrong_are_left_out(ioi: Path) -> None:
         return int(model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False)).logits[0, -1].argmax())
 
     rows = [json.loads(line) for line in (ioi / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
-    for row in rows[::2]:  # of every other pair, the answers are what the model says, where that is a token of its own
+    for row in rows[::2]:  # for every other pair, the answers are what the model says, where that is a token of its own
         for side in ("base", "source"):
             ids, said = tokenizer(row[side])["input_ids"], says(row[side])
             if tokenizer(row[side] + tokenizer.decode([said]))["input_ids"] == [*ids, said]:

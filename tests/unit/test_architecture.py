@@ -186,7 +186,7 @@ def long_functions(path: Path) -> list[str]:
 
 
 def heavy_imports(modules: Iterable[str], path: Path = PROJECT) -> dict[str, list[str]]:
-    """Of `modules`, imported in turn in a new process, those that load a heavy library first, and which.
+    """The `modules` that load a heavy library first, when all are imported in turn in a new process, and which.
 
     Modules and what they import are looked for in `path`.
     """

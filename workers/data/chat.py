@@ -1,4 +1,4 @@
-"""A checkpoint's chat template as a frame: what stands before and behind a user's message, and before the reply.
+"""A checkpoint's chat template as a frame: the text before and after a user's message, and before the reply.
 
 The template is Jinja, as transformers reads it, rendered in a sandbox. Prompts by the million cannot each be rendered,
 so the frame is rendered once, and a template that treats messages differently is refused. The clock is not handed to
@@ -54,7 +54,7 @@ class ChatFrame:
 
 
 def read_chat_frame(model_path: Path, system: str) -> ChatFrame:
-    """The frame that the checkpoint's template makes. Raises: ModelError naming the file and what would be right."""
+    """The frame that the checkpoint's template makes. Raises: ModelError naming the file and what is expected."""
     path, template, names = _read_template(model_path)
     render = _renderer(path, template, names, system)
     framed = {probe: render(probe) for probe in _PROBES}
@@ -96,7 +96,7 @@ def _read_template(model_path: Path) -> tuple[Path, str, Mapping[str, Any]]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{config_path}: not readable: {error}; save the tokenizer again") from error
     if not isinstance(config, dict):
-        raise ModelError(f"{config_path}: got {type(config).__name__}; a JSON object is right")
+        raise ModelError(f"{config_path}: got {type(config).__name__}; expected a JSON object")
     names = {
         key: value["content"] if isinstance(value, dict) else value
         for key, value in config.items()

@@ -52,7 +52,7 @@ class PromptLayout:
     points by name. `first_tokens[p]` is the first token at which it was seen. No prompt differs in the first `n_prefix`
     tokens. `is_indexed`: all prompts have `n_tokens`, and the first points are their indices."""
 
-    n_tokens: int  # of the longest prompt
+    n_tokens: int  # the longest prompt's
     is_indexed: bool
     tokens: tuple[str, ...]
     named: dict[str, int]
@@ -117,7 +117,7 @@ def _label(ids_B: NDArray[np.int32], tokenizer: Tokenizer) -> str:
 
 def moved_positions(own: PromptLayout, other: PromptLayout, positions: Sequence[int], setting: str) -> dict[int, int]:
     """Where positions lie in the setting's prompts: a named one where its name is, a token's index as far from the
-    prompt's end as in the task's own. Raises: TaskError when it is not there, or another token stands there."""
+    prompt's end as in the task's own. Raises: TaskError when it is not there, or another token is there."""
     return {position: _moved(own, other, position, setting) for position in positions}
 
 
@@ -137,7 +137,7 @@ def _moved(own: PromptLayout, other: PromptLayout, position: int, setting: str) 
     found = other.tokens[moved] if 0 <= moved < other.n_tokens else "nothing"
     if found != token:
         raise TaskError(
-            f"setting {setting!r}: position {position} ({token!r}) would move to {moved}, where {found!r} stands; "
+            f"setting {setting!r}: position {position} ({token!r}) would move to {moved}, where {found!r} is; "
             "its prompts must end as the task's own do from that position on"
         )
     return moved

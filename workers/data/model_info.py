@@ -21,7 +21,7 @@ _PARALLEL_BY_DEFAULT: Final = frozenset({"gpt_neox", "falcon"})
 
 
 class ModelError(ValueError):
-    """A checkpoint folder that is missing, broken or no plain causal decoder; the message says what would be right."""
+    """A checkpoint folder that is missing, broken or no plain causal decoder; the message says what is expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class ModelInfo:
     fingerprint: str
     n_experts: int = 1  # MLPs of this size in a block
     n_experts_a_token: int = 1
-    shared_size: int = 0  # of the MLP beside the experts that every token passes
+    shared_size: int = 0  # the MLP beside the experts, which every token passes
     query_head_size: int = 0  # where it is another than `head_size`
     value_head_size: int = 0  # likewise
     parallel_blocks: bool = False  # attention and MLP both read the block's input
@@ -66,7 +66,7 @@ class ModelInfo:
 def read_model_info(path: Path) -> ModelInfo:
     """The sizes and the fingerprint of the checkpoint in the folder `path`; its weights may still be absent.
 
-    Raises: ModelError naming the file, the key and what would be right.
+    Raises: ModelError naming the file, the key and what is expected.
     """
     if not path.is_dir():
         raise ModelError(f"{path}: no such folder; give the folder of a Hugging Face checkpoint (config.json in it)")
@@ -141,7 +141,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(config, dict):
-        raise ModelError(f"{path}: got {type(config).__name__}; a JSON object is right")
+        raise ModelError(f"{path}: got {type(config).__name__}; expected a JSON object")
     text = config.get("text_config")
     return {**config, **text} if isinstance(text, dict) else config
 
@@ -154,7 +154,7 @@ def _size(config: Mapping[str, Any], path: Path, *keys: str, default: int | None
     value = config.get(key or keys[0])
     if not isinstance(value, int) or value < 1:
         name = path / "config.json"
-        raise ModelError(f"{name}: key `{key or keys[0]}`: got {value!r}; a whole number above 0 is right")
+        raise ModelError(f"{name}: key `{key or keys[0]}`: got {value!r}; expected a whole number above 0")
     return value
 
 

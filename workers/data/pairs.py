@@ -26,7 +26,7 @@ from workers.tasks.blame import blamed, place_of
 from workers.tasks.probing import check_outcomes
 
 UNKNOWN: Final = -1  # in place of a token id: the prompt's own right answer is not known
-_MAX_DRAWS: Final = 10_000  # of one pair, before the labels are called one-sided
+_MAX_DRAWS: Final = 10_000  # per pair, before the labels are called one-sided
 
 Draw = Callable[[random.Random], Mapping[str, Any]]
 

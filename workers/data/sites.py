@@ -57,20 +57,20 @@ def _no_block_mid(model: ModelInfo) -> str:
         return ""
     return (
         "attention and MLP of this model both read the block's input, so there is no residual stream between them; "
-        "`block_input`, `attention_output` or `mlp_output` is right"
+        "expected `block_input`, `attention_output` or `mlp_output`"
     )
 
 
 def _no_neurons(model: ModelInfo) -> str:
     if model.n_experts == 1:
         return ""
-    return "the MLP of this model is a mixture of experts, whose tokens share no neurons; `mlp_output` is right"
+    return "the MLP of this model is a mixture of experts, whose tokens share no neurons; expected `mlp_output`"
 
 
 def _no_keys(model: ModelInfo) -> str:
     if not model.compressed_keys:
         return ""
-    return "all heads of this model share compressed keys and values; `query` or `head_output` is right"
+    return "all heads of this model share compressed keys and values; expected `query` or `head_output`"
 
 
 SITES: Final[dict[str, Site]] = {

@@ -37,7 +37,7 @@ class Example:
     """One prompt to look at: its text, its place in the model's tokens, its right answer, and the answers there are."""
 
     text: str
-    prompts: Prompts  # of this one
+    prompts: Prompts  # this example's
     answer: str
     answers: tuple[str, ...]
 

@@ -22,8 +22,8 @@ _CHAT_KEYS: Final = ("chat", "system", "chat_template_sha256")
 def open_source(settings: Mapping[str, Any], tokenizer: Tokenizer, folder: SweepFolder | None) -> AbstractPairSource:
     """The source that the settings describe; `folder` has the sweep's own copies of a user's files, once it is planned.
 
-    `chat` and `system` may stand beside any task's settings; a user's task with settings of these names keeps them.
-    Raises: TaskError naming the key, its value and what would be right.
+    `chat` and `system` may be given beside any task's settings; a user's task with settings of these names keeps them.
+    Raises: TaskError naming the key, its value and what is expected.
     """
     if is_pair_file(settings):
         options = {key: value for key, value in settings.items() if key != "name"}
@@ -66,9 +66,9 @@ def _in_chat(tokenizer: Tokenizer, chat: Mapping[str, Any]) -> tuple[Tokenizer, 
     """The tokenizer of prompts in this form, and the form's part of a cell key: nothing where none is asked for."""
     wanted, system = chat.get("chat", False), chat.get("system", "")
     if not isinstance(wanted, bool):
-        raise TaskError(f"chat: got {wanted!r}; true or false is right")
+        raise TaskError(f"chat: got {wanted!r}; expected true or false")
     if not isinstance(system, str):
-        raise TaskError(f"system: got {system!r}; text is right")
+        raise TaskError(f"system: got {system!r}; expected text")
     if not wanted:
         if system:
             raise TaskError(f"system: got {system!r} without `chat: true`; a system message is part of a chat")

@@ -1,8 +1,8 @@
 """Attention of a tail: few new tokens of many cells over the earlier keys and values that these cells share.
 
 The model's own attention would be handed a copy of the earlier keys and values for each cell, and would compute their
-gradients, which nobody needs. Here they stand once a pair, and the queries of all cells meet them in one product. The
-model calls this through transformers' attention interface while `shared_attention` is open.
+gradients, which nobody needs. Here they are kept once per pair, and the queries of all cells meet them in one product.
+The model calls this through transformers' attention interface while `shared_attention` is open.
 
 Shapes, by suffix: C cells, B pairs, R rows (cells x pairs), H key heads, G query heads a key head, Q queries of a head,
 N = G Q queries of a key head, M = C N, K new keys, P earlier positions, X = P + K, E head size.

@@ -45,7 +45,7 @@ class KeysAndValuesKnown(Exception):
 
 class TailCache(DynamicLayer):
     """One layer's keys and values of the base before a tail's first position: views that no call appends to. With
-    `shares`, attention is `tail_attention`'s, and a pair's stand once for all cells; a model's own attention is given
+    `shares`, attention is `tail_attention`'s, and a pair's are kept once for all cells; a model's own attention gets
     each row's."""
 
     def __init__(self, keys_BHTE: Tensor, values_BHTE: Tensor, n_positions: int, *, shares: bool) -> None:

@@ -28,8 +28,8 @@ from workers.engine.sites import SiteError, has_experts, n_units, name_of, tap_o
 from workers.files.place import Place
 
 N_TOKENS: Final = 12
-TOLERANCES: Final = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of the values' largest size
-_UNTOUCHED: Final = 1e-3  # of the largest change
+TOLERANCES: Final = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # relative to the largest value
+_UNTOUCHED: Final = 1e-3  # relative to the largest change
 
 
 def arbitrary_prompts(model: LanguageModel) -> tuple[TokenBatch, TokenBatch]:

@@ -112,7 +112,7 @@ def wrap_model(model: PreTrainedModel) -> LanguageModel:
     model.eval().requires_grad_(False)
     config = model.config.get_text_config()
     if getattr(config, "output_router_logits", False):
-        config.output_router_logits = False  # of use in training only, and asked of every block
+        config.output_router_logits = False  # only training needs them, and every block would compute them
     lists = [
         module
         for module in model.base_model.modules()
@@ -192,7 +192,7 @@ def cache_argument(model: PreTrainedModel, cache: Cache) -> dict[str, Cache]:
 
 
 def last_logits(model: PreTrainedModel, filling: NDArray[np.int64] | None, **inputs: Any) -> Tensor:
-    """logits_RV in float32 at each row's last token, behind which so many fill the row up.
+    """logits_RV in float32 at each row's last token, behind which `filling` others fill the row up.
 
     The model's head is shown these tokens alone.
     """

@@ -47,11 +47,11 @@ _MLP: Final = ("mlp", "block_sparse_moe", "feed_forward", "fc2")  # OPT's block 
 _DOWN_PROJECTION: Final = ("down_proj", "c_proj", "fc_out", "dense_4h_to_h", "fc2")
 _EXPERTS: Final = ("experts",)
 _NORM_BEFORE_MLP: Final = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2", "final_layer_norm")
-_CODEGEN_PARTS: Final = 4  # its fused projection is cut into so many parts, each with queries, values and keys
+_CODEGEN_PARTS: Final = 4  # its fused projection is cut into this number of parts, each with queries, values and keys
 
 
 class SiteError(ModelError):
-    """A place that this model does not have; the message says which and what would be right."""
+    """A place that this model does not have; the message says which and what is expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ def _block_input(model: LanguageModel, block: nn.Module, _place: Place) -> Tap:
 
 def _embeddings(model: LanguageModel, _block: nn.Module, place: Place) -> Tap:
     if place.layer != 0:
-        raise SiteError(f"{name_of(place)}: the embeddings come before all layers; layer 0 is right")
+        raise SiteError(f"{name_of(place)}: the embeddings come before all layers; expected layer 0")
     module = model.model.get_input_embeddings()
     return Tap(module=module, is_input=False, start=0, width=int(module.weight.shape[1]))
 
@@ -151,7 +151,7 @@ def _block_mid(model: LanguageModel, block: nn.Module, place: Place) -> Tap:
         kind = type(model.model).__name__
         raise SiteError(
             f"{name_of(place)}: attention and MLP of {kind} both read the block's input, there is no residual stream "
-            "between them; `block_input`, `attention_output` or `mlp_output` is right"
+            "between them; expected `block_input`, `attention_output` or `mlp_output`"
         )
     return Tap(module=module, is_input=True, start=0, width=model.hidden_size, in_place=True)
 
@@ -299,7 +299,7 @@ def _down_projection(block: nn.Module, place: Place) -> nn.Module:
     if _child(mlp, _EXPERTS) is not None:
         raise SiteError(
             f"{name_of(place)}: {type(mlp).__name__} is a mixture of experts, whose tokens do not share one down "
-            "projection; `mlp_output` is right"
+            "projection; expected `mlp_output`"
         )
     raise SiteError(f"{name_of(place)}: {type(mlp).__name__} has no down projection that is known here")
 
@@ -324,7 +324,7 @@ def _sizes(module: nn.Module) -> tuple[int, int]:
 
 def _unit(place: Place, count: int, what: str) -> int:
     if place.unit is None:
-        raise SiteError(f"{name_of(place)}: one of {count} {what} is meant; `unit` 0..{count - 1} is right")
+        raise SiteError(f"{name_of(place)}: one of {count} {what} is meant; expected `unit` 0..{count - 1}")
     if not 0 <= place.unit < count:
-        raise SiteError(f"{name_of(place)}: unit {place.unit} of {count} {what}; 0..{count - 1} is right")
+        raise SiteError(f"{name_of(place)}: unit {place.unit} of {count} {what}; expected 0..{count - 1}")
     return place.unit

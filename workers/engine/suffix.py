@@ -13,7 +13,7 @@ There is no code per model family. A tail is the Hugging Face model itself, call
 holds the earlier ones; its blocks up to l are bypassed, and block l hands on the mixed hidden state. Cells at one
 position go through in one call: the batch grows by a cell's rows at the cell's layer, so that layers 0, 5, 10 run once
 together from block 11 on. Everything that depends on the batch alone (mask, rotary angles) is made by the model for a
-batch of one and broadcast. What is cached stands once a pair for all its cells (`engine.attention`), or once a row
+batch of one and broadcast. What is cached is kept once per pair for all its cells (`engine.attention`), or once a row
 where a model's own attention is the only one that will do (`engine.check`).
 
 A cell may also intervene inside block l: on a head, the attention, the MLP, a neuron. What that changes first is the
@@ -126,7 +126,9 @@ class SuffixEngine(AbstractEngine):
         }
         self._n_source_blocks = max(entry_of(place) for place in places) + 1
         self.n_prefix = 0 if prefix_P is None else len(prefix_P)
-        self._more_outputs: tuple[None, ...] | None = None  # of a block beside its hidden states; a base's run tells
+        self._more_outputs: tuple[None, ...] | None = (
+            None  # a block's outputs beside its hidden states; a base's run tells
+        )
         self._prefix: list[tuple[Tensor, Tensor] | None] = [None] * language_model.n_layers
         if prefix_P is not None and self.n_prefix:
             cache = self._cache(record=True)

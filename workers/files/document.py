@@ -58,7 +58,7 @@ class Format(Generic[_T]):
             raise NotThisFile(f"{path}: not {self.name}: {what}") from None
         found = raw.get("schema", self.unversioned) if isinstance(raw, dict) else 0
         if not isinstance(found, int) or found < 1:
-            raise NotThisFile(f"{path}: not {self.name}: key `schema`: a version from 1 to {self.version} is right")
+            raise NotThisFile(f"{path}: not {self.name}: key `schema`: expected a version from 1 to {self.version}")
         if found > self.version:
             raise NewerFile(path, found=found, known=self.version)
         if found < self.version:
@@ -81,7 +81,7 @@ class Format(Generic[_T]):
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong: key, value, and what would be right."""
+    """The first thing that is wrong: key, value, and what is expected."""
     problem = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"])
     got = "" if problem["type"] == "missing" else f"got {problem['input']!r:.{_SHOWN}}; "

@@ -26,8 +26,8 @@ class _Policy:
     """What follows from a failure.
 
     `retries`: how often a cell is tried again after it, without a person. `exit_code`: how the worker's process ends
-    (None: it lives on, or never says so itself). `stops_after`: so many equal failures of unfinished jobs stop the
-    sweep (0: they never do).
+    (None: it lives on, or never says so itself). `stops_after`: this number of equal failures of unfinished jobs stops
+    the sweep (0: they never do).
     """
 
     label: str

@@ -69,7 +69,9 @@ class Progress:
     eta_s: float = 0.0
     phase: str = ""  # start | train | evaluate
     running_cells: tuple[str, ...] = ()  # keys of the cells in flight
-    shares: Mapping[str, float] = field(default_factory=dict)  # of the time: shared_forward, tails, rotation, ...
+    shares: Mapping[str, float] = field(
+        default_factory=dict
+    )  # shares of the time: shared_forward, tails, rotation, ...
     gpu_utilisation: float = 0.0
     peak_memory_bytes: int = 0
     best_iia: Mapping[str, float] = field(default_factory=dict)  # experiment -> best IIA in this attempt

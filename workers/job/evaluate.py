@@ -1,4 +1,4 @@
-"""How often fitted columns are right on pairs that they never saw, as counts.
+"""How often fitted columns are correct on pairs that they never saw, as counts.
 
 Of what intervenes: interchange intervention accuracy (IIA), the share of pairs on which the intervened model's argmax
 token is the counterfactual label. The controls, on the same pairs: no intervention, the whole vector swapped, and an

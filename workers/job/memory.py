@@ -9,7 +9,9 @@ import torch
 from workers.job.host_memory import available_bytes
 
 _COPIES: Final = 5  # rotation, tangent, its gradient, two moments
-_SHARE: Final = 0.5  # of the available memory; activations take the rest, and after them the retraction of a column
+_SHARE: Final = (
+    0.5  # share of the available memory; activations take the rest, and after them the retraction of a column
+)
 
 
 def cells_that_fit(width: int, device: torch.device, *, n_states: int = 0) -> int:

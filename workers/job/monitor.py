@@ -144,7 +144,7 @@ class JobMonitor:
         near_end = time.time() > self.deadline - 2 * _DEADLINE_MARGIN_S
         kind = FailureClass.TIMEOUT if near_end or not self.stop.signal_name else FailureClass.PREEMPTED
         cause = self.stop.signal_name or "the deadline"
-        return Failure(kind=kind, message=f"stopped by {cause}; the next attempt goes on from here")
+        return Failure(kind=kind, message=f"stopped by {cause}; the next attempt resumes from here")
 
     def update(self, **changes: Any) -> None:
         """Change fields of the progress record; the next heartbeat writes them."""

@@ -13,7 +13,7 @@ import torch
 
 _SYNCHRONISE_EVERY: Final = 20  # on a GPU the time is taken exactly in every 20th step
 _RATE_WINDOW_S: Final = 20.0
-_CHECKPOINT_SHARE: Final = 0.05  # of the time, at most, goes into writing checkpoints
+_CHECKPOINT_SHARE: Final = 0.05  # at most this share of the time goes into writing checkpoints
 
 
 class Stopwatch:

@@ -26,10 +26,10 @@ class Monitor(Protocol):
         """Time spent inside counts as `name`: shared_forward, tails, rotation, evaluation, data."""
 
     def advance(self, *, cell_steps: int, pairs: int) -> None:
-        """So many cell-steps and cell-pairs further. Raises: Interrupted when the job was asked to stop."""
+        """Count further cell-steps and cell-pairs. Raises: Interrupted when the job was asked to stop."""
 
     def resumed(self, *, cell_steps: int) -> None:
-        """The training goes on from a checkpoint that is so far."""
+        """The training resumes from a checkpoint after this number of steps."""
 
     def checkpoint_due(self) -> bool:
         """Whether the method should write its checkpoint now."""
@@ -57,7 +57,7 @@ class FitContext:
     cohort: Cohort
     engine: AbstractEngine
     width_of: Callable[[Place], int]  # how many numbers a token has at a place
-    variables: tuple[str, ...]  # of the hypothesis
+    variables: tuple[str, ...]  # the hypothesis's
     train: PairSet
     validation: PairSet
     device: torch.device

@@ -30,7 +30,7 @@ class FixedMasks(AbstractMasks):
         if k * n_variables > width:
             raise NotApplicable(
                 f"k: {n_variables} x {k} dimensions do not fit into a vector of {width}; "
-                f"{width // n_variables} or less is right"
+                f"expected {width // n_variables} or less"
             )
         self._k, self._n_variables, self._n_cells = k, n_variables, n_cells
         owner_D = torch.arange(width, device=context.device) // k

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-_LEAST_SCALE: Final = 1e-3  # of the features' common scale: a feature that hardly varies is not blown up
+_LEAST_SCALE: Final = 1e-3  # relative to the features' common scale: a feature that hardly varies is not blown up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

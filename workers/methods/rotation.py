@@ -20,7 +20,7 @@ from torch.nn.utils import parametrizations
 
 _STEPS_BETWEEN_POLISHES: Final = 10
 _CAYLEY_ERROR: Final = 1e-7
-_MOST_FACTORS: Final = 4  # of the series: enough for |A| up to 1, far above a step of the optimizer
+_MOST_FACTORS: Final = 4  # terms of the series: enough for |A| up to 1, far above a step of the optimizer
 
 
 class AbstractRotation(ABC):
@@ -38,15 +38,15 @@ class AbstractRotation(ABC):
 
     @abstractmethod
     def matrices(self) -> Tensor:
-        """R_CDD as it stands, detached."""
+        """The present R_CDD, detached."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """What to write into a checkpoint, beside the optimizer's own state; `restore` goes on from it."""
+        """What to write into a checkpoint, beside the optimizer's own state; `restore` continues from it."""
 
     @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from what `state` gave."""
 
 
 class _TangentMix(torch.autograd.Function):

@@ -20,7 +20,7 @@ _TYPES: Final[Mapping[str, str]] = {"int_type": "int", "float_type": "float"}
 
 
 class MethodError(ValueError):
-    """A method or a setting of it must be mended; the message names key, value and what would be right."""
+    """A method or a setting of it must be mended; the message names key, value and what is expected."""
 
 
 class MethodSettings(BaseModel):
@@ -70,7 +70,7 @@ class BoundlessDasSettings(TrainingSettings):
     @model_validator(mode="after")
     def _check_start(self) -> Self:
         if self.boundary_start < self.boundary_min:
-            raise ValueError(f"boundary_start: got {self.boundary_start!r}; from boundary_min to 1 is right")
+            raise ValueError(f"boundary_start: got {self.boundary_start!r}; expected from boundary_min to 1")
         return self
 
 
@@ -151,12 +151,12 @@ def method_label(settings: Mapping[str, Any]) -> str:
 
 def _first_problem(error: ValidationError, name: str) -> str:
     problem = error.errors()[0]
-    if not problem["loc"]:  # of a validator of ours, which says where
+    if not problem["loc"]:  # from a validator of ours, which says where
         return right(problem)
     key = problem["loc"][0]
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown setting of method {name!r}; {_instead(str(key), METHODS[name].model_fields)}"
-    return f"{key}: got {problem['input']!r}; {_TYPES.get(problem['type'], right(problem))} is right"
+    return f"{key}: got {problem['input']!r}; expected {_TYPES.get(problem['type'], right(problem))}"
 
 
 def _instead(word: str, known: Mapping[str, Any]) -> str:

@@ -179,7 +179,7 @@ class Training:
         self.context.monitor.checkpoint_written(time.perf_counter() - started)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Go on from `checkpoint` as if there had been no break."""
+        """Continue from `checkpoint` as if there had been no break."""
         tensors = checkpoint.tensors
         for index, column in enumerate(self.columns):
             self.tail_loss[index].copy_(tensors[f"loss.{index}"])

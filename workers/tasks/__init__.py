@@ -27,7 +27,7 @@ def load_task(settings: Mapping[str, Any]) -> AbstractTask:
 
     `name` picks a built-in task; with `file` (a user's Python file, and `file_sha256` once it is part of a cell key)
     `name` picks the class of that name in it. Every other key is a setting of the task.
-    Raises: TaskError naming the key, its value and what would be right.
+    Raises: TaskError naming the key, its value and what is expected.
     """
     return make_task(*find_task(settings))
 
@@ -71,7 +71,7 @@ def _check_plain(task: AbstractTask) -> None:
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
-            right = "numbers, text, truth values, and lists and mappings of them are right"
+            right = "expected numbers, text, truth values, and lists and mappings of them"
             raise TaskError(f"{key}: got {value!r} as a setting of task {task.name!r}; {right}") from error
 
 

@@ -44,7 +44,7 @@ def _check_positions(task: AbstractTask, positions: Any, first: Any) -> None:
         raise _wrong(task, "positions", repr(positions), "a mapping from names to indices of the prompt's characters")
     for name in positions:
         if not isinstance(name, str) or not name.isidentifier() or name in ("all", LAST):
-            right = f"a word of letters, digits and _, but not `all` or `{LAST}` (the last token has this name),"
+            right = f"a word of letters, digits and _, but not `all` or `{LAST}` (the last token has this name)"
             raise _wrong(task, "positions", f"the name {name!r}", right)
     if set(positions) != set(first):
         got = f"{list(first)} for one draw and {list(positions)} for another"
@@ -101,5 +101,5 @@ def check_outcomes(task: AbstractTask, inputs: Mapping[str, Any]) -> None:
 
 def _wrong(task: AbstractTask, part: str, got: str, right: str) -> TaskError:
     return TaskError(
-        f"{place_of(task, getattr(type(task), part))}task {task.name!r}: {part} gave {got}; {right} is right"
+        f"{place_of(task, getattr(type(task), part))}task {task.name!r}: {part} gave {got}; expected {right}"
     )

@@ -110,7 +110,7 @@ def progress_of(job_file: Path, attempt: int = 1) -> Progress | None:
 
 
 def wait_for_steps(process: subprocess.Popen[str], job_file: Path, n_steps: int) -> None:
-    """Return when the first attempt has trained so many cell-steps. Raises: AssertionError when it ends before."""
+    """Return when the first attempt has trained `n_steps` cell-steps. Raises: AssertionError when it ends before."""
     while True:
         progress = progress_of(job_file)
         if progress is not None and progress.steps_done >= n_steps:

@@ -78,7 +78,7 @@ def test_a_k_wider_than_a_head_skips_the_heads_alone(tmp_path: Path, demo_model:
 
 
 def test_a_head_that_the_model_lacks_ends_the_job_as_bad_input(tmp_path: Path, demo_model: Path) -> None:
-    """The message names site, layer and unit, and what would be right."""
+    """The message names site, layer and unit, and what is expected."""
     place = Place(layer=1, position=80, site="head_output", unit=99)
     job_file = write_job(tmp_path / "s", demo_model, [cohort_at(demo_model, [place])])
     code, log = run(job_file)

@@ -73,7 +73,7 @@ def test_memory_that_runs_out_once_halves_the_micro_batch(
     expected: dict[tuple[str, str], Row],
     error: Exception,
 ) -> None:
-    """In the 12th step: the job says so, goes on from its checkpoint with 32 pairs a pass, and finishes."""
+    """In the 12th step: the job says so, resumes from its checkpoint with 32 pairs a pass, and finishes."""
     failing_forward(monkeypatch, fails=lambda number, _: number == 12, error=error)
     job_file = write_job(tmp_path, demo_model, [make_cohort(demo_model)])
     assert attempt(job_file) == EXIT_FINISHED

@@ -34,7 +34,7 @@ def runner_pid(bench: Bench, handle: str) -> int:
 
 
 def test_a_killed_dispatcher_is_noticed_and_replaced(bench: Bench) -> None:
-    """With the dispatcher killed what runs goes on, what waits says so, and the next submission starts it."""
+    """With the dispatcher killed running jobs continue, waiting ones say so, and the next submission starts it."""
     handles = bench.cluster().submit([bench.request("a", until="gate"), bench.request("b")], token="t1")
     bench.wait_for_start("a")
     os.kill(dispatcher_pid(bench), signal.SIGKILL)

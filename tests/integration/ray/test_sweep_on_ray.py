@@ -1,4 +1,4 @@
-"""A real sweep on real raylets: the same rows as on this machine, whatever dies meanwhile and wherever it goes on."""
+"""A real sweep on real raylets: the same rows as on this machine, whatever dies meanwhile and wherever it continues."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_faults_in_a_seeded_order_change_no_row(
 def test_a_sweep_moves_between_slurm_and_ray(
     make: Callable[..., Sweep], local: Sweep, bed: RayTestbed, tmp_path: Path
 ) -> None:
-    """Begun on SLURM and cancelled, gone on with on Ray and cancelled, ended on SLURM: the rows are equal again, and
+    """Begun on SLURM and cancelled, continued on Ray and cancelled, ended on SLURM: the rows are equal again, and
     each stage gave some of them."""
     slurm_testbed()
     make(tmp_path, slurm={"cpus": 8, "array_parallelism": 1}).submit(on="slurm")  # a job for the later stages

@@ -24,7 +24,7 @@ from workers.files.progress import AttemptState, Progress, read_progress
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-N_PAIRS = 2304  # of a training: 36 steps of 64, measured after every fourth
+N_PAIRS = 2304  # per training: 36 steps of 64, measured after every fourth
 NOTHING = 1e-8  # a learning rate at which an alignment stays what it was at the start
 SPACE = {"rotation_lr": (2e-3, NOTHING), "boundary_penalty": Range(low=0.1, high=1.0, log=True)}
 SEED = 11  # draws a good learning rate, another, NOTHING, and a good one
@@ -52,8 +52,8 @@ def spec(demo_model: Path, bed: RayTestbed, tmp_path: Path) -> Path:
 
 
 def test_a_search_ends_with_a_spec_that_can_be_planned(spec: Path, tmp_path: Path) -> None:
-    """Four trials on one cell. The one that learns nothing is stopped early, one that is killed half-way goes on from
-    its checkpoint; the best one's settings, of those that were measured to the end, stand in a spec that plans all
+    """Four trials on one cell. The one that learns nothing is stopped early, one that is killed half-way resumes from
+    its checkpoint; the best one's settings, of those that were measured to the end, are in a spec that plans all
     four cells anew."""
     sweeps, folder = tmp_path / "sweeps", tmp_path / "sweeps" / "tiny-search-1"
     where = ["layer=2", "position=81"]

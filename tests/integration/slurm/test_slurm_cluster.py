@@ -24,7 +24,7 @@ def places(bench: Bench, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def test_sixteen_jobs_run_at_once_on_sixteen_gpus(bench: Bench) -> None:
-    """Of 18 jobs 16 run at once, each on a (node, GPU) pair of its own, as the status says too; the others follow."""
+    """16 of 18 jobs run at once, each on a (node, GPU) pair of its own, as the status says too; the others follow."""
     names = [f"j{i}" for i in range(18)]
     cluster = bench.cluster()
     handles = cluster.submit([bench.request(name, until="gate") for name in names], token="t1")
@@ -61,7 +61,7 @@ def test_one_slurm_job_drives_a_whole_node(bench: Bench) -> None:
 
 
 def test_an_interrupted_whole_node_goes_on_with_what_is_left(bench: Bench) -> None:
-    """SIGUSR2 to a SLURM job of two: the one that was done is not run again, the other goes on from its checkpoint."""
+    """SIGUSR2 to a SLURM job of two: the one that was done is not run again, the other resumes from its checkpoint."""
     handles = bench.cluster(partition="whole", gpus=2).submit(
         [bench.request("done"), bench.request("cut", until="gate")], token="t1"
     )

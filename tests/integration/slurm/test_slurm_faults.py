@@ -44,7 +44,7 @@ def node_of(bench: Bench, name: str) -> str:
 
 
 def test_a_killed_worker_is_failed_alone(bench: Bench) -> None:
-    """SIGKILL of one job's process: FAILED, named; its neighbour goes on."""
+    """SIGKILL of one job's process: FAILED, named; its neighbour continues."""
     handles = start(bench, "a", "b")
     os.kill(bench.starts("a")[0]["pid"], signal.SIGKILL)
     status = bench.wait_for({"a": handles["a"]})["a"]
@@ -69,7 +69,7 @@ def test_a_requeue_by_hand_goes_on(bench: Bench) -> None:
 
 
 def test_a_preempted_job_goes_on_elsewhere(bench: Bench, testbed: SlurmTestbed) -> None:
-    """A job of higher rank takes the node: the job writes its checkpoint on the warning and goes on."""
+    """A job of higher rank takes the node: the job writes its checkpoint on the warning and resumes."""
     handles = start(bench, "a")
     preemptor = testbed.preempt(node_of(bench, "a"))
     goes_on(bench, handles, "a")
@@ -78,7 +78,7 @@ def test_a_preempted_job_goes_on_elsewhere(bench: Bench, testbed: SlurmTestbed) 
 
 
 def test_the_time_limit_is_known_and_survived(bench: Bench) -> None:
-    """The job is told its deadline; when the limit comes near it writes its checkpoint and goes on."""
+    """The job is told its deadline; when the limit comes near it writes its checkpoint and resumes."""
     handles = start(bench, "a")
     end = float(shell("env", "SLURM_TIME_FORMAT=%s", "squeue", "-h", "-o", "%e", "-j", handles["a"]))
     assert float(bench.starts("a")[0]["CAUSALSWEEP_DEADLINE"]) == end
@@ -117,7 +117,7 @@ def test_an_orphan_beside_its_copy_does_no_harm(bench: Bench, testbed: SlurmTest
 
 
 def test_a_controller_that_dies_loses_no_job(bench: Bench, testbed: SlurmTestbed) -> None:
-    """slurmctld killed once it has saved its state, as it does every few seconds: the job goes on without it."""
+    """slurmctld killed once it has saved its state, as it does every few seconds: the job continues without it."""
     handles = start(bench, "a")
     saved = testbed.folder / "spool" / "controller" / "job_state"
     changed = time.time()

@@ -69,7 +69,7 @@ def test_it_comes_up_once_and_goes_down_whole(folder: Path) -> None:
 
 
 def test_a_node_can_be_frozen_and_thawed(testbed: SlurmTestbed) -> None:
-    """Its daemon is stopped by SIGSTOP, and goes on; `up` thaws it too."""
+    """Its daemon is stopped by SIGSTOP, and continues; `up` thaws it too."""
     (daemon,) = (one.identity for one in family(f"{MARK}_NODE={testbed.folder}:node2") if "slurmd -D" in one.command)
     testbed.freeze("node2")
     wait_until(lambda: state_of(daemon.pid) == "T")

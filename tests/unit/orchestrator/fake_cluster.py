@@ -41,7 +41,7 @@ class World:
     exit_codes: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, dict[str, str]] = field(default_factory=dict)
     requests: dict[str, JobRequest] = field(default_factory=dict)  # by job name
-    options: list[Mapping[str, Any]] = field(default_factory=list)  # of each submission
+    options: list[Mapping[str, Any]] = field(default_factory=list)  # one for each submission
     orders: list[tuple[Control, tuple[str, ...]]] = field(default_factory=list)
     n_polls: int = 0
     n_wakes: int = 0

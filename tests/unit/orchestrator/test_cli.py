@@ -131,38 +131,38 @@ HUGE = "9" * 20
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("limit", "small.yaml", HUGE), f"limit: got '{HUGE}'; a number of jobs, or `none`, is right"),
-        (("limit", "small.yaml", "9999999999"), "limit: got 9999999999; 1000000000 or less is right"),
-        (("limit", "small.yaml", "²"), "limit: got '²'; a number of jobs, or `none`, is right"),
-        (("run", "small.yaml", "--poll-s", "inf"), "--poll-s: got inf; a finite number is right"),
-        (("run", "small.yaml", "--poll-s", "1e400"), "--poll-s: got inf; a finite number is right"),
-        (("status", "small.yaml", "--poll-s", "nan"), "--poll-s: got nan; a finite number is right"),
-        (("status", "small.yaml", "--poll-s", "1e30"), "--poll-s: got 1e+30; 1000000000.0 or less is right"),
-        (("prompt", "small.yaml", "--draw", "-1"), "--draw: got -1; 0 or more is right"),
-        (("prompt", "small.yaml", "--draw", HUGE), f"--draw: got {HUGE}; 1000000000 or less is right"),
-        (("logs", "small.yaml", "-n", HUGE), f"--lines: got {HUGE}; 1000000000 or less is right"),
+        (("limit", "small.yaml", HUGE), f"limit: got '{HUGE}'; expected a number of jobs, or `none`"),
+        (("limit", "small.yaml", "9999999999"), "limit: got 9999999999; expected 1000000000 or less"),
+        (("limit", "small.yaml", "²"), "limit: got '²'; expected a number of jobs, or `none`"),
+        (("run", "small.yaml", "--poll-s", "inf"), "--poll-s: got inf; expected a finite number"),
+        (("run", "small.yaml", "--poll-s", "1e400"), "--poll-s: got inf; expected a finite number"),
+        (("status", "small.yaml", "--poll-s", "nan"), "--poll-s: got nan; expected a finite number"),
+        (("status", "small.yaml", "--poll-s", "1e30"), "--poll-s: got 1e+30; expected 1000000000.0 or less"),
+        (("prompt", "small.yaml", "--draw", "-1"), "--draw: got -1; expected 0 or more"),
+        (("prompt", "small.yaml", "--draw", HUGE), f"--draw: got {HUGE}; expected 1000000000 or less"),
+        (("logs", "small.yaml", "-n", HUGE), f"--lines: got {HUGE}; expected 1000000000 or less"),
         (
             ("results", "small.yaml", "--where", f"layer={HUGE}"),
-            f"--where: got 'layer={HUGE}'; `layer` is '{HUGE}'; a whole number or a range such as 0..3 is right",
+            f"--where: got 'layer={HUGE}'; `layer` is '{HUGE}'; expected a whole number or a range such as 0..3",
         ),
         (
             ("cancel", "small.yaml", "--where", f"seed=0..{HUGE}"),
-            f"--where: got 'seed=0..{HUGE}'; `seed` is '0..{HUGE}'; a whole number or a range such as 0..3 is right",
+            f"--where: got 'seed=0..{HUGE}'; `seed` is '0..{HUGE}'; expected a whole number or a range such as 0..3",
         ),
         (
             ("plan", "small.yaml", "--set", f"data.n_train={HUGE}"),
-            f"small.yaml: key `data.n_train`: got {HUGE}; a whole number of at most 64 bits is right",
+            f"small.yaml: key `data.n_train`: got {HUGE}; expected a whole number of at most 64 bits",
         ),
         (
             ("submit", "small.yaml", "--set", "run.threads=1025"),
-            "small.yaml: key `run.threads`: got 1025; 1024 or less is right",
+            "small.yaml: key `run.threads`: got 1025; expected 1024 or less",
         ),
     ],
 )
 def test_a_number_without_bounds_is_named(
     run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
-    """Exit code 2, where it was given, what it was, what would be right; nothing is written."""
+    """Exit code 2, where it was given, what it was, what is expected; nothing is written."""
     assert run(*arguments) == 2
     assert capsys.readouterr().err == f"error: {said}\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml"]
@@ -172,7 +172,7 @@ def test_a_number_without_bounds_is_named(
 def test_an_option_of_a_backend_is_named_with_its_file(
     load: LoadSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    """File, key, value and what would be right, with the real backend of this machine."""
+    """File, key, value and what is expected, with the real backend of this machine."""
     load(local={"workers": 99999})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["causalsweep", command, "small.yaml", "--on", "local"])
@@ -210,7 +210,7 @@ def test_plan_shows_the_figures(run: Run, capsys: pytest.CaptureFixture[str]) ->
     text = capsys.readouterr().out
     assert "8 cells to run on 2 x cpu" in text
     assert "reference" in text
-    assert "nothing measured yet" in text
+    assert "nothing is measured yet" in text
 
 
 def test_hours_of_a_job_are_by_the_clock_and_gpu_hours_count_each_gpu(load: LoadSweep, world: World) -> None:
@@ -291,7 +291,7 @@ def test_jobs_whose_cells_are_done_since_are_no_longer_shown_as_failed(
     def failed_lines() -> list[str]:
         capsys.readouterr()
         run("status", "small")
-        return [line for line in capsys.readouterr().out.splitlines() if "failed:" in line or "failed, whose" in line]
+        return [line for line in capsys.readouterr().out.splitlines() if "failed:" in line or "failed, but" in line]
 
     run("submit", "small.yaml")
     for job in jobs_of(load()):
@@ -301,7 +301,7 @@ def test_jobs_whose_cells_are_done_since_are_no_longer_shown_as_failed(
     first, second = newest_jobs(load())
     finish(world, first)
     fail(world, second, FailureClass.BUG)
-    counted = "2 jobs failed, whose cells are all done or in later jobs since: causalsweep errors small"
+    counted = "2 jobs failed, but all their cells are now done or in later jobs: causalsweep errors small"
     assert failed_lines() == [f"{second.job} failed: bug: it broke", counted]
     run("resume", "small", "--force")
     for job in newest_jobs(load()):
@@ -319,7 +319,7 @@ def test_limit_says_what_it_did_or_why_not(
     run("submit", "small.yaml")
     capsys.readouterr()
     assert run("limit", "small", "4") == 0
-    assert capsys.readouterr().out == "limit: at most 4 jobs of small at once, on local; what runs, runs on\n"
+    assert capsys.readouterr().out == "limit: at most 4 jobs of small at once, on local; running jobs continue\n"
     assert document("limit", "small", "none") == {"limit": None, "backends": ["local"]}
 
 

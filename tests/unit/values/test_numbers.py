@@ -87,29 +87,29 @@ def test_every_number_has_both_ends(name: str) -> None:
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=str)
 @pytest.mark.parametrize("key", SPEC_KEYS, ids=text_of)
 def test_a_number_that_nothing_holds_is_named(key: Key, value: Any) -> None:
-    """In a spec: file, key, value and what would be right."""
+    """In a spec: file, key, value and what is expected."""
     raw = raw_spec()
     section = {**raw["grid"], **nested(key[1:], value)} if key[0] == "grid" else nested(key[1:], value)
     with pytest.raises(SpecError) as caught:
         parse_spec(raw | {str(key[0]): section}, source="s.yaml", folder=Path("/"))
     lines = str(caught.value).splitlines()
-    assert any(line.startswith(f"s.yaml: key `{text_of(key)}`: got ") and line.endswith(" is right") for line in lines)
+    assert any(line.startswith(f"s.yaml: key `{text_of(key)}`: got ") and "; expected " in line for line in lines)
     assert repr(value) in str(caught.value)
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=str)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_setting_of_a_method_that_nothing_holds_is_named(name: str, value: Any) -> None:
-    """For every numeric setting: key, value and what would be right."""
+    """For every numeric setting: key, value and what is expected."""
     for (key,) in numbers_of(METHODS[name]):
-        with pytest.raises(MethodError, match=rf"^{key}: got .* is right$"):
+        with pytest.raises(MethodError, match=rf"^{key}: got .*; expected \S"):
             method_settings(name, {str(key): value})
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=str)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_an_option_of_a_backend_that_nothing_holds_is_named(block: str, value: Any) -> None:
-    """For every numeric option: block, key, value and what would be right."""
+    """For every numeric option: block, key, value and what is expected."""
     for key in numbers_of(BLOCKS[block]):
         raw = {"address": "http://here:8265"} if block == "ray" else {}
         given = nested(key, value) if key != ("gpus", 1) else {"gpus": value}
@@ -136,7 +136,7 @@ def test_a_free_key_is_no_way_around(key: str, text: str) -> None:
     raw = raw_spec(task={"name": "arithmetic"}, method={"name": "boundless_das"})
     for value in (text, f"[1, {text}]", f"[{{task: {{bracket: [{text}, 2]}}}}]"):
         changed = apply_overrides(raw, [f"{key}={value}"])
-        with pytest.raises(SpecError, match=rf"^s\.yaml: key `{key}\S*`: got .* is right$"):
+        with pytest.raises(SpecError, match=rf"^s\.yaml: key `{key}\S*`: got .*; expected \S"):
             parse_spec(changed, source="s.yaml", folder=Path("/"))
 
 
@@ -157,5 +157,5 @@ def test_a_name_that_no_file_can_have_is_refused(key: str) -> None:
     with pytest.raises(SpecError) as caught:
         parse_spec(raw | change, source="s.yaml", folder=Path("/"))
     assert str(caught.value) == (
-        f"s.yaml: key `{key}`: got {name!r}; at most 150 characters are right: files and jobs are named after it"
+        f"s.yaml: key `{key}`: got {name!r}; expected at most 150 characters: files and jobs are named after it"
     )

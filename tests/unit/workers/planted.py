@@ -1,10 +1,10 @@
 """A hand-wired GPT-2 that decides X <= Z <= Y by P = [X <= Z] and Q = [Z <= Y], each in a known direction.
 
 Prompt: `<s> x3 z5 y7 =`, each letter with its number 0..9 being one token; the answer is Yes or No. Words that say
-nothing (`um`) may stand before the letters.
+nothing (`um`) may come before the letters.
 
     embedding   a number's value in dimension VALUE; one dimension a letter, and one for `=`
-    block 0     at `=`, heads 0, 1, 2 read x, z, y into dimensions X, Z, Y, wherever these stand; the MLP writes
+    block 0     at `=`, heads 0, 1, 2 read x, z, y into dimensions X, Z, Y, wherever these are; the MLP writes
                 P = relu(Z - X + 1) - relu(Z - X) into dimension P, and Q likewise: exactly 0 or 1 for whole numbers
     block 1     no attention; the MLP writes relu(P + Q - 1), P and Q, into dimension BOTH and erases P, Q, X, Y and Z
                 (left there, a linear reading of P from the source and Q from the base would be a conjunction too)

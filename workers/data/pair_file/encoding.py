@@ -40,7 +40,7 @@ def read_table(path: Path, digest: str, settings: PairFileSettings, tokenizer: T
 class _Hypothesis:
     """What is known of a hypothesis so far."""
 
-    positions: tuple[str, ...]  # of its first row
+    positions: tuple[str, ...]  # its first row's
     variables: dict[str, int] = field(default_factory=dict)
     blocks: list[PairBlock] = field(default_factory=list)
     share_B: list[NDArray[np.float64]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class _Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A pair, where it stands in the file, and its number there."""
+    """A pair, its place in the file, and its number there."""
 
     place: str
     number: int
@@ -84,7 +84,7 @@ class _Reader:
         for row in rows:
             if row.pair.base_positions.keys() != set(known.positions):
                 got = f"{', '.join(row.pair.base_positions) or 'none'}, and others of hypothesis {name!r} have"
-                right = f"{', '.join(known.positions) or 'none'}; the same names in each row are right"
+                right = f"{', '.join(known.positions) or 'none'}; expected the same names in each row"
                 raise self._error(row.place, "positions", f"has {got} {right}")
             known.variables.setdefault(row.pair.variable, len(known.variables))
         pairs = [row.pair for row in rows]
@@ -194,7 +194,7 @@ def _ending(text: str, ids: NDArray[np.int32], answer: str) -> Any:
     """What decides the answer's token behind the prompt: prompts of one ending need be encoded with it once only.
 
     Tokenizers cut text into words before anything else, or merge what is next to each other; so an ending that begins
-    before the last word, and is the same text in the same tokens, goes on alike. Else the whole prompt decides.
+    before the last word, and is the same text in the same tokens, continues alike. Else the whole prompt decides.
     """
     tail = text[-_TAIL_CHARACTERS:]
     has_word = " " in tail[:-1].rstrip()

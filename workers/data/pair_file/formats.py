@@ -65,7 +65,7 @@ def _causalgym(raw: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _causalab(raw: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     sources = _of(raw, "counterfactual_inputs", list)
     if len(sources) != 1:
-        right = "one is right: a row interchanges one variable, from one source"
+        right = "expected one: a row interchanges one variable, from one source"
         raise RowError("counterfactual_inputs", f"has {len(sources)} texts; {right}")
     yield {
         "base": _raw_input(_of(raw, "input"), "input"),
@@ -109,7 +109,7 @@ def _choice(row: Mapping[str, Any], place: str) -> tuple[str, list[str], int]:
     if isinstance(index, str) and index in letters:
         index = letters.index(index)
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(letters):
-        raise RowError(f"{place}answerKey", f"got {index!r}; the index of one of the {len(letters)} choices is right")
+        raise RowError(f"{place}answerKey", f"got {index!r}; expected the index of one of the {len(letters)} choices")
     return _of(row, "prompt", str, place), letters, index
 
 
@@ -136,7 +136,7 @@ def _of(row: Mapping[str, Any], column: str, kind: Any = None, place: str = "") 
     if row.get(column) is None:
         raise RowError(f"{place}{column}", f"missing; there are {', '.join(map(str, row))}")
     if kind is not None and not isinstance(row[column], kind):
-        raise RowError(f"{place}{column}", f"got {row[column]!r}; {_KINDS[kind]} is right")
+        raise RowError(f"{place}{column}", f"got {row[column]!r}; expected {_KINDS[kind]}")
     return row[column]
 
 
@@ -153,7 +153,7 @@ def _mention(text: str, entity: str, column: str) -> tuple[int, int]:
 def _spans(raw: Mapping[str, Any], column: str) -> list[str]:
     spans: list[str] = _of(raw, column, list)
     if not all(isinstance(span, str) and span for span in spans):
-        raise RowError(column, f"got {spans!r}; a list of texts, none of them empty, is right")
+        raise RowError(column, f"got {spans!r}; expected a list of texts, none of them empty")
     return spans
 
 

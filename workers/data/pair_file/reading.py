@@ -71,7 +71,7 @@ def read_rows(path: Path) -> Iterator[list[Row]]:
         rows = readers[path.suffix.lower()](path)
     else:
         known = f"{', '.join(readers)} and a folder of the datasets library"
-        raise FileError(path, "", f"got a name that ends in {path.suffix!r}; {known} are right")
+        raise FileError(path, "", f"got a name that ends in {path.suffix!r}; expected {known}")
     try:
         yield from _chunked(rows)
     except UnicodeDecodeError as error:
@@ -99,7 +99,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
             except UnicodeDecodeError as error:
                 raise FileError(path, place, f"not UTF-8 ({error.reason}); save the file as UTF-8") from error
             except ValueError as error:
-                raise FileError(path, place, f"not JSON: {error}; one JSON object a line is right") from error
+                raise FileError(path, place, f"not JSON: {error}; expected one JSON object a line") from error
             yield place, _object(path, place, row)
 
 
@@ -109,16 +109,16 @@ def _json(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError:
         raise
     except ValueError as error:
-        raise FileError(path, "", f"not JSON: {error}; a list of objects is right") from error
+        raise FileError(path, "", f"not JSON: {error}; expected a list of objects") from error
     if not isinstance(rows, list):
-        raise FileError(path, "", f"got {type(rows).__name__}; a list of objects is right")
+        raise FileError(path, "", f"got {type(rows).__name__}; expected a list of objects")
     for number, row in enumerate(rows, start=1):
         yield f"row {number:,}", _object(path, f"row {number:,}", row)
 
 
 def _object(path: Path, place: str, row: Any) -> Mapping[str, Any]:
     if not isinstance(row, dict):
-        raise FileError(path, place, f"got {type(row).__name__}; a JSON object is right")
+        raise FileError(path, place, f"got {type(row).__name__}; expected a JSON object")
     return row
 
 

@@ -58,12 +58,12 @@ def pair_row(raw: Mapping[str, Any], settings: PairFileSettings) -> PairRow:
         raise RowError("label", f"got {label!r}; `answers` has only {', '.join(map(repr, settings.answers))}")
     positions = _mapping(row["positions"], "positions") if row["positions"] is not None else {}
     if unknown := sorted(positions.keys() - {"base", "source"}):
-        raise RowError("positions", f"got the key {unknown[0]!r}; `base` and `source` are right")
+        raise RowError("positions", f"got the key {unknown[0]!r}; expected `base` and `source`")
     of_base = _positions(positions.get("base"), "base", base)
     of_source = _positions(positions.get("source"), "source", source)
     if of_base.keys() != of_source.keys():
         got = f"base has {', '.join(of_base) or 'none'}, source {', '.join(of_source) or 'none'}"
-        raise RowError("positions", f"{got}; the same names in both are right")
+        raise RowError("positions", f"{got}; expected the same names in both")
     return PairRow(
         base=base,
         source=source,
@@ -101,7 +101,7 @@ def _text(row: Mapping[str, Any], name: str, default: str | None = None) -> str:
     if value is None:
         raise RowError(name, "missing; a text is needed (name the file's column in `columns`)")
     if not isinstance(value, str):
-        raise RowError(name, f"got {value!r} ({type(value).__name__}); a text is right")
+        raise RowError(name, f"got {value!r} ({type(value).__name__}); expected a text")
     if not value and default is None:
         raise RowError(name, "got an empty text")
     return value
@@ -113,7 +113,7 @@ def _source(row: Mapping[str, Any]) -> tuple[str, str]:
     if row["sources"] is None:
         return variable, _text(row, "source")
     if row["source"] is not None:
-        raise RowError("sources", "stands beside `source`; one of the two is right")
+        raise RowError("sources", "both this and `source` are given; expected one of the two")
     sources = {name: text for name, text in _mapping(row["sources"], "sources").items() if text is not None}
     if not variable and len(sources) == 1:
         variable = next(iter(sources))
@@ -131,20 +131,20 @@ def _mapping(value: Any, name: str) -> dict[str, Any]:
         except ValueError as error:
             raise RowError(name, f"not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise RowError(name, f"got {value!r}; a mapping is right")
+        raise RowError(name, f"got {value!r}; expected a mapping")
     return value
 
 
 def _positions(value: Any, prompt: str, text: str) -> dict[str, Character]:
     """By name: a character of the text, or a span of it."""
-    if isinstance(value, list):  # of spans with names
+    if isinstance(value, list):  # spans with names
         value = {_part(span, "name", 0): (_part(span, "start", 1), _part(span, "end", 2)) for span in value}
     found: dict[str, Character] = {}
     for name, place in (value or {}).items():
         if place is None:  # a struct of Arrow has every name of the file
             continue
         if not isinstance(name, str) or not name.isidentifier() or name in ("all", LAST):
-            right = f"a word of letters, digits and _, but not `all` or `{LAST}` (every prompt's last token), is right"
+            right = f"expected a word of letters, digits and _, but not `all` or `{LAST}` (every prompt's last token)"
             raise RowError("positions", f"{prompt} has the name {name!r}; {right}")
         found[name] = _character(place, prompt, name, text)
     return found
@@ -155,7 +155,7 @@ def _part(span: Any, key: str, index: int) -> Any:
         return span[key]
     if isinstance(span, (list, tuple)) and len(span) == 3:
         return span[index]
-    raise RowError("positions", f"got {span!r} in a list; {{name, start, end}} is right")
+    raise RowError("positions", f"got {span!r} in a list; expected {{name, start, end}}")
 
 
 def _character(place: Any, prompt: str, name: str, text: str) -> Character:
@@ -163,7 +163,7 @@ def _character(place: Any, prompt: str, name: str, text: str) -> Character:
     ends = tuple(place) if is_span else (place,)
     if not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
         raise RowError(
-            "positions", f"{prompt}.{name} is {place!r}; a character's index or a span [start, end) is right"
+            "positions", f"{prompt}.{name} is {place!r}; expected a character's index or a span [start, end)"
         )
     first, last = (ends[0], ends[1] - 1) if is_span else (ends[0], ends[0])
     if not 0 <= first <= last < len(text):
@@ -174,7 +174,7 @@ def _character(place: Any, prompt: str, name: str, text: str) -> Character:
 def _split(name: str) -> str:
     split = _SPLIT_NAMES.get(name, name)
     if split and split not in SPLITS:
-        raise RowError("split", f"got {name!r}; {', '.join(SPLITS)} are right")
+        raise RowError("split", f"got {name!r}; expected {', '.join(SPLITS)}")
     return split
 
 

@@ -46,7 +46,7 @@ class PairFileSettings(BaseModel):
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
-        """The settings given. Raises: TaskError naming the first wrong key, its value and what would be right."""
+        """The settings given. Raises: TaskError naming the first wrong key, its value and what is expected."""
         try:
             return cls.model_validate(dict(options))
         except ValidationError as error:
@@ -70,7 +70,7 @@ class PairFileSettings(BaseModel):
     def _check_where(cls, where: dict[str, Any]) -> dict[str, Any]:
         for column, value in where.items():
             if isinstance(value, dict):
-                raise ValueError(f"{column!r} has a mapping; a value or a list of values is right")
+                raise ValueError(f"{column!r} has a mapping; expected a value or a list of values")
         return where
 
     @model_validator(mode="after")
@@ -78,7 +78,7 @@ class PairFileSettings(BaseModel):
         total = sum(self.shares.values())
         if abs(total - 1) > 1e-6 or not self.shares.get("train") or not self.shares.get("test"):
             got = ", ".join(f"{split} {share}" for split, share in self.shares.items())
-            raise ValueError(f"shares are {got}; `train` and `test` above 0, and all of them 1 together, are right")
+            raise ValueError(f"shares are {got}; expected `train` and `test` above 0, and all of them 1 together")
         return self
 
     def science(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class FileSource(AbstractPairSource):
         settings = PairFileSettings.parse(given)
         if file is not None:
             if not isinstance(file, str):
-                raise TaskError(f"file: got {file!r}; the path of a file of pairs is right")
+                raise TaskError(f"file: got {file!r}; expected the path of a file of pairs")
             digest = digest_of(Path(file))
         if digest is None:
             raise TaskError(f"file: missing; task {NAME!r} needs the path of a file of pairs")

@@ -104,7 +104,7 @@ class PairTable:
                 notes = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
                 if notes.get("table_version") != str(TABLE_VERSION):
                     found = notes.get("table_version")
-                    raise TaskError(f"{path}: version {found!r} of a table of pairs; {TABLE_VERSION} is right")
+                    raise TaskError(f"{path}: version {found!r} of a table of pairs; expected {TABLE_VERSION}")
                 found = json.loads(notes["hypotheses"])
                 blocks = [_block(one, file.read_row_group(index)) for index, one in enumerate(found)]
         except FileNotFoundError:

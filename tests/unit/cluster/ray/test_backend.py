@@ -59,7 +59,7 @@ def files_below(folder: Path) -> list[Path]:
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], words: list[str], tmp_path: Path) -> None:
-    """The message has the key, what was found and what would be right."""
+    """The message has the key, what was found and what is expected."""
     with pytest.raises(ClusterUsageError) as raised:
         RayCluster(tmp_path, options)
     assert [word for word in words if word not in str(raised.value)] == []
@@ -152,7 +152,7 @@ def test_a_busy_head_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_head_that_dies_meanwhile_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing answers any more, that is what is said, and the same call goes on later."""
+    """Where nothing answers any more, that is what is said, and the same call continues later."""
     recorded(tmp_path, JobRecord(), heartbeat_age_s=0, phase=Phase.PROBING)
     monkeypatch.setattr("cluster.ray.backend.SILENT_S", 0.3)
     with pytest.raises(ClusterUnavailable, match="no Ray at"):

@@ -42,7 +42,7 @@ def test_a_metrics_file_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "3", "[3]", "[{}]", '[{"name": "a", "value": 1, "combine": "mean"}]'])
 def test_a_file_that_is_none_is_named_and_left_out(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever a job writes there, the dispatcher goes on and says which file was wrong."""
+    """Whatever a job writes there, the dispatcher continues and says which file was wrong."""
     path = tmp_path / "m.json"
     path.write_text(text)
     with caplog.at_level(logging.WARNING):

@@ -157,7 +157,7 @@ def test_an_answer_without_an_id_is_looked_up(slurm: FakeSlurm, cluster: SlurmCl
 
 
 def test_a_submit_limit_reached_half_way_names_what_was_accepted(slurm: FakeSlurm, cluster: SlurmCluster) -> None:
-    """The second array hits the user's limit: SubmissionIncomplete with the first one's handles; later it goes on."""
+    """The second array hits the user's limit: SubmissionIncomplete with the first one's handles; later it continues."""
     error = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, ...)"
     once = f'if [ -s {slurm.accepted} ]; then echo "{error}" >&2; exit 1; fi\n'
     slurm.says("sbatch", 'case "$1" in --test-only) exit 0;; esac\n' + once + slurm.accept("echo job $id"))
@@ -297,7 +297,7 @@ def test_without_accounting_squeue_and_our_own_files_are_enough(
 def test_a_database_that_is_down_hides_nothing_that_runs(
     slurm: FakeSlurm, cluster: SlurmCluster, handles: dict[str, str]
 ) -> None:
-    """sacct cannot reach its daemon: squeue's word stands."""
+    """sacct cannot reach its daemon: squeue is believed."""
     slurm.says("sacct", 'echo "sacct: error: Problem talking to the database: Connection refused" >&2; exit 1')
     slurm.says("squeue", 'echo "100_[0-2%1]|PENDING|JobArrayTaskLimit||0:00|0|N/A|"')
     assert states(cluster, handles) == [JobState.PENDING] * 3

@@ -71,7 +71,7 @@ def test_gpus_become_gres(raw: dict[str, Any], n_gpus: int, gres: dict[str, str]
     ],
 )
 def test_a_wrong_value_is_named(key: str, value: Any) -> None:
-    """The message names the key, the value and what would be right."""
+    """The message names the key, the value and what is expected."""
     with pytest.raises(ClusterUsageError, match=rf"slurm\.{key}: .*it must be"):
         parse_options({key: value})
 

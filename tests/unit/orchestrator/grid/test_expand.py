@@ -74,7 +74,7 @@ def test_positions_by_index_range_and_label(project: Path, places: list[Any], ex
 
 
 def test_ambiguous_label_lists_the_indices() -> None:
-    """A label that stands at several positions is refused with the positions to choose from."""
+    """A label that several positions have is refused with the positions to choose from."""
     with pytest.raises(AxisError, match="positions 0, 2; give one of these"):
         resolve_positions(["digit"], layout_of(["digit", ".", "digit"], {}))
 
@@ -97,7 +97,7 @@ def layout_of(tokens: list[str], named: dict[str, int], *, is_indexed: bool = Tr
     [(["giver"], [1]), (["receiver"], [3]), (["last", "receiver"], [2, 3]), ([-1], [2]), (["all"], [0, 1, 2, 3])],
 )
 def test_positions_by_name(places: list[Any], expected: list[int]) -> None:
-    """A name that stands still is its token's index, one that moves a further point; indices are of tokens alone."""
+    """A name that does not move is its token's index, one that moves a further point; indices are of tokens alone."""
     layout = layout_of(["When", "*", "to"], {"giver": 1, "receiver": 3, "last": 2})
     assert resolve_positions(places, layout) == expected
 
@@ -118,11 +118,14 @@ def test_an_index_means_nothing_where_prompts_differ_in_length(place: Any) -> No
     [
         ({"layers": [4]}, "key `grid.layers`: got 4; the layers are 0..3, or -4..-1 from the end"),
         ({"layers": ["0..9"]}, "key `grid.layers`: got '0..9'; the layers are 0..3"),
-        ({"layers": ["3..1"]}, "key `grid.layers`: got '3..1'; the range is empty; 1..3 is right"),
+        ({"layers": ["3..1"]}, "key `grid.layers`: got '3..1'; the range is empty; expected 1..3"),
         ({"positions": [82]}, "key `grid.positions`: got 82; the positions are 0..81"),
         ({"positions": ["Respons"]}, "key `grid.positions`: got 'Respons'; no token has this label; did you mean"),
         ({"experiments": ["left"]}, "key `grid.experiments[0]`: got 'left'; task 'price_tagging' has the hypotheses"),
-        ({"methods": [{"name": "boundless_das", "epochs": 0}]}, "key `grid.methods[0].epochs`: got 0; 1 or more"),
+        (
+            {"methods": [{"name": "boundless_das", "epochs": 0}]},
+            "key `grid.methods[0].epochs`: got 0; expected 1 or more",
+        ),
         ({"methods": ["boundless"]}, "key `grid.methods[0].name`: got 'boundless'; did you mean 'boundless_das'?"),
         ({"exclude": [{"layer": 3}]}, "key `grid.exclude[0]`: got {'layer': 3}; it matches no cell"),
         ({"exclude": [{"layer": "0..1"}]}, "it leaves no cell"),

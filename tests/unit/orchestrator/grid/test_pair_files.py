@@ -184,7 +184,7 @@ def test_keeping_to_solved_pairs_is_part_of_the_key_only_when_asked_for(raw: dic
 
 
 def test_keeping_to_solved_pairs_needs_answers(raw: dict[str, Any], tmp_path: Path) -> None:
-    """Nobody knows what is right of a prompt without one."""
+    """Without one, nobody knows the correct answer to a prompt."""
     write(tmp_path, [{key: row[key] for key in row if key != "source_answer"} for row in rows()])
     with pytest.raises(SpecError, match=r"key `data\.keep`: got 'correct'; each row of hypothesis 'pairs'"):
         planned(raw | {"data": {"keep": "correct"}}, tmp_path)

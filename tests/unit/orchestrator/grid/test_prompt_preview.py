@@ -1,4 +1,4 @@
-"""`causalsweep prompt`: what the grid can call each token, before a spec's positions are right."""
+"""`causalsweep prompt`: what the grid can call each token, before a spec's positions are correct."""
 
 from __future__ import annotations
 

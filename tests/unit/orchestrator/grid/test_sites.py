@@ -20,7 +20,7 @@ from workers.data.sites import SITES
 from workers.files.place import Place, span_label
 from workers.methods.settings import METHODS, InterchangeSettings
 
-HEADS = 4  # of the demo model, in each of its 4 layers
+HEADS = 4  # the demo model's, in each of its 4 layers
 WIDE = 2 * 2  # layers x positions of the small sweep
 
 
@@ -88,20 +88,20 @@ def test_units_are_in_the_place(examples: Path) -> None:
     ("sites", "key", "message"),
     [
         (["head_ouput"], "grid.sites[0]", "got 'head_ouput'; no site 'head_ouput'; did you mean `head_output`?"),
-        (["soul"], "grid.sites[0]", "no site 'soul'; one of block_output, block_input"),
-        ([], "grid.sites", "at least one is needed"),
-        (["block_output", 3], "grid.sites[1]", "got 3; a site, or one with its units, is right"),
-        ([{"head_output": "all", "query": "all"}], "grid.sites[0]", "a site, or one with its units, is right"),
-        (["head_output"], "grid.sites[0]", "`head_output` has units; `{head_output: all}` is right"),
-        ([{"head_output": []}], "grid.sites[0]", "`head_output` has units; `{head_output: all}` is right"),
-        ([{"block_output": 0}], "grid.sites[0]", "`block_output` has no units; `block_output` alone is right"),
-        ([{"head_output": 1.5}], "grid.sites[0]", "unit 1.5; an index, a range such as 3..5 or `all` is right"),
-        ([{"head_output": True}], "grid.sites[0]", "unit True; an index"),
-        ([{"head_output": {"a": 1}}], "grid.sites[0]", "unit {'a': 1}; an index"),
-        ([{"head_output": "some"}], "grid.sites[0]", "unit 'some'; an index"),
+        (["soul"], "grid.sites[0]", "no site 'soul'; expected one of block_output, block_input"),
+        ([], "grid.sites", "expected at least one"),
+        (["block_output", 3], "grid.sites[1]", "got 3; expected a site, or one with its units"),
+        ([{"head_output": "all", "query": "all"}], "grid.sites[0]", "expected a site, or one with its units"),
+        (["head_output"], "grid.sites[0]", "`head_output` has units; expected `{head_output: all}`"),
+        ([{"head_output": []}], "grid.sites[0]", "`head_output` has units; expected `{head_output: all}`"),
+        ([{"block_output": 0}], "grid.sites[0]", "`block_output` has no units; expected `block_output` alone"),
+        ([{"head_output": 1.5}], "grid.sites[0]", "unit 1.5; expected an index, a range such as 3..5 or `all`"),
+        ([{"head_output": True}], "grid.sites[0]", "unit True; expected an index"),
+        ([{"head_output": {"a": 1}}], "grid.sites[0]", "unit {'a': 1}; expected an index"),
+        ([{"head_output": "some"}], "grid.sites[0]", "unit 'some'; expected an index"),
         ([{"head_output": 4}], "grid.sites[0].head_output", "got 4; the heads are 0..3, or -4..-1 from the end"),
         ([{"key": "2..7"}], "grid.sites[0].key", "got '2..7'; the key-value heads are 0..3"),
-        ([{"head_output": "3..1"}], "grid.sites[0].head_output", "got '3..1'; the range is empty; 1..3 is right"),
+        ([{"head_output": "3..1"}], "grid.sites[0].head_output", "got '3..1'; the range is empty; expected 1..3"),
         ([{"mlp_neurons": 10_000}], "grid.sites[0].mlp_neurons", "got 10000; the neurons are 0.."),
         ([{"mlp_neurons": ["all", 3]}], "grid.sites[0].mlp_neurons", "got 3; neuron 3 is named before"),
         (["block_output", "block_output"], "grid.sites[1]", "`block_output` is there twice"),
@@ -110,7 +110,7 @@ def test_units_are_in_the_place(examples: Path) -> None:
     ],
 )
 def test_a_bad_site_is_refused_by_name(examples: Path, sites: Any, key: str, message: str) -> None:
-    """File, key, value and what would be right."""
+    """File, key, value and what is expected."""
     with pytest.raises(SpecError) as caught:
         grid_of(examples, sites)
     assert f"small.yaml: key `{key}`: " in str(caught.value)
@@ -120,9 +120,17 @@ def test_a_bad_site_is_refused_by_name(examples: Path, sites: Any, key: str, mes
 @pytest.mark.parametrize(
     ("config", "sites", "message"),
     [
-        ({"use_parallel_residual": True}, "block_mid", "there is no residual stream between them; `block_input`"),
-        ({"num_experts": 4}, "mlp_neurons", "is a mixture of experts, whose tokens share no neurons; `mlp_output`"),
-        ({"kv_lora_rank": 16}, {"key": "all"}, "share compressed keys and values; `query` or `head_output` is right"),
+        (
+            {"use_parallel_residual": True},
+            "block_mid",
+            "there is no residual stream between them; expected `block_input`",
+        ),
+        (
+            {"num_experts": 4},
+            "mlp_neurons",
+            "is a mixture of experts, whose tokens share no neurons; expected `mlp_output`",
+        ),
+        ({"kv_lora_rank": 16}, {"key": "all"}, "share compressed keys and values; expected `query` or `head_output`"),
         ({"kv_lora_rank": 16}, {"value": 0}, "share compressed keys and values"),
         ({"num_key_value_heads": 2}, {"key": 2}, "got 2; the key-value heads are 0..1"),
     ],

@@ -66,14 +66,26 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     # its parts are of the wrong kind, or raise
     "sample raises": ("rng.randint(1, self.most)}", "1 // 0}", "FILE:12, sample: ZeroDivisionError"),
     "sample raises below": ("rng.randint(1, self.most)}", "rng.randint(9, 1)}", "FILE:12, sample: ValueError"),
-    "sample gives a list": ('{"m": rng', '[1] or {"m": rng', "FILE:11: task 'order': sample gave [1]; a mapping"),
+    "sample gives a list": (
+        '{"m": rng',
+        '[1] or {"m": rng',
+        "FILE:11: task 'order': sample gave [1]; expected a mapping",
+    ),
     "sample draws from elsewhere": ("rng.randint", "random.randint", "FILE:11: task 'order': equal generators drew"),
     "an input is not drawn": ('"m": rng', '"k": rng', "FILE:24: task 'order', hypothesis 'order': L needs 'm', and"),
     "prompt raises": ("inputs['m']", "inputs['q']", "FILE:15, prompt: KeyError: 'q'"),
-    "prompt gives no text": ("return f", "return [1]; f", "FILE:14: task 'order': prompt gave [1]; a text is right"),
-    "answers are no mapping": ("{True: ", "[1] or {True: ", "FILE:17: task 'order': answers gave [1]; a mapping"),
+    "prompt gives no text": ("return f", "return [1]; f", "FILE:14: task 'order': prompt gave [1]; expected a text"),
+    "answers are no mapping": (
+        "{True: ",
+        "[1] or {True: ",
+        "FILE:17: task 'order': answers gave [1]; expected a mapping",
+    ),
     "hypotheses raise": ('("L",)', '("K",)', "FILE:27, hypotheses: CausalModelError: hypothesis 'order': variable 'K'"),
-    "no hypothesis": ("return {", "return {} and {", "FILE:21: task 'order': hypotheses gave {}; a mapping of at"),
+    "no hypothesis": (
+        "return {",
+        "return {} and {",
+        "FILE:21: task 'order': hypotheses gave {}; expected a mapping of at",
+    ),
     "a function raises": ("m <= n", "m / 0", "FILE:24, <lambda>: ZeroDivisionError"),
     # they do not fit together
     "unequal prompts": ("self.most)}", "12)}", "FILE:14: task 'order': prompts of unequal token count (17 and 18)"),
@@ -92,12 +104,21 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "FILE:24: task 'order', hypothesis 'order': interchanging 'L'",
     ),
     # positions by name
-    "positions are no mapping": (*positions("[1]"), "FILE:17: task 'order': positions gave [1]; a mapping from names"),
-    "a position's name": (*positions('{"the end": 1}'), "positions gave the name 'the end'; a word of letters"),
-    "a taken name": (*positions('{"last": 1}'), "positions gave the name 'last'; a word of letters, digits and _, but"),
+    "positions are no mapping": (
+        *positions("[1]"),
+        "FILE:17: task 'order': positions gave [1]; expected a mapping from names",
+    ),
+    "a position's name": (
+        *positions('{"the end": 1}'),
+        "positions gave the name 'the end'; expected a word of letters",
+    ),
+    "a taken name": (
+        *positions('{"last": 1}'),
+        "positions gave the name 'last'; expected a word of letters, digits and _, but",
+    ),
     "names that come and go": (
         *positions("{'ab'[inputs['m'] % 2]: 1}"),
-        "for another; the same names for each is right",
+        "for another; expected the same names for each",
     ),
     "positions raise": (*positions('{"m": inputs["q"]}'), "FILE:18, positions: KeyError: 'q'"),
     "no such character": (
@@ -139,7 +160,7 @@ def command(
 
 
 def test_the_file_as_it_stands_is_planned(command: Command) -> None:
-    """What the mistakes are made in is right."""
+    """The file in which the mistakes are made has none."""
     assert command("plan", TASK) == (0, "")
 
 

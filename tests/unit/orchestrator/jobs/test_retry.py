@@ -197,7 +197,7 @@ def test_host_with_two_strikes_is_avoided(load: LoadSweep, world: World) -> None
 
 
 def test_repeated_bug_stops_the_sweep(load: LoadSweep, world: World) -> None:
-    """Three jobs ended by one bug: resume refuses and names it, unless forced; a lesser number goes on."""
+    """Three jobs ended by one bug: resume refuses and names it, unless forced; a smaller number does not stop it."""
     sweep = load(local={"workers": 4})
     sweep.submit()
     jobs = jobs_of(sweep)
@@ -228,7 +228,7 @@ def test_watch_cancels_the_rest_after_a_repeated_bug(load: LoadSweep, world: Wor
 
 
 def test_folder_alone_resumes(load: LoadSweep, world: World, tmp_path: Path) -> None:
-    """Neither spec file nor model is needed to go on: the folder holds all."""
+    """Neither spec file nor model is needed to continue: the folder holds all."""
     load().submit()
     set_state(world, "r1-0001", JobState.FAILED)
     set_state(world, "r1-0002", JobState.FAILED)

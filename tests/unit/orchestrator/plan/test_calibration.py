@@ -83,7 +83,7 @@ def test_sweeps_side_by_side_learn_from_each_other(load: LoadSweep, world: World
 
 
 def test_jobs_with_several_attempts_teach_nothing(load: LoadSweep, world: World) -> None:
-    """What went on from a checkpoint does not show what the whole would have taken."""
+    """What resumed from a checkpoint does not show what the whole would have taken."""
     assert load().folder.root.name == run_through(load, world, attempts=2).folder.root.name
     assert load().plan(on="local").calibration is None
 

@@ -1,4 +1,4 @@
-"""Maps: where each number stands, which seed speaks for a place, and what stands where there is no number."""
+"""Maps: where each number is, which seed speaks for a place, and what is shown where there is no number."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ def map_of(n_correct: dict[tuple[int, int, int], int | None], **grid_fields: obj
 
 
 def test_rows_are_layers_and_columns_are_positions() -> None:
-    """The number of layer 5, position 9 stands at row 1, column 2, whatever the order in the store."""
+    """The number of layer 5, position 9 is at row 1, column 2, whatever the order in the store."""
     item = map_of({(0, 7, 1): 51, (0, 8, 1): 52, (0, 9, 1): 53, (5, 7, 1): 54, (5, 8, 1): 55, (5, 9, 1): 56})
     assert item.values(Scale.RAW, Over.MAXIMUM).tolist() == [[0.51, 0.52, 0.53], [0.54, 0.55, 0.56]]
     assert (item.layers, item.columns) == ((0, 5), (7, 8, 9))
@@ -57,7 +57,7 @@ def test_an_unmeasured_seed_enters_no_mean() -> None:
 
 
 def test_a_place_without_a_number_is_nan_with_its_foremost_state() -> None:
-    """Of a place's seeds the one that is running speaks before one that was skipped; the number is NaN, not 0."""
+    """Among a place's seeds, the one that is running speaks before one that was skipped; the number is NaN, not 0."""
     states = ["running", "skipped", "done", "done"]
     item = map_of({(0, 7, 1): None, (0, 7, 2): None, (0, 8, 1): 50, (0, 8, 2): 50})
     item.cells["state"] = [

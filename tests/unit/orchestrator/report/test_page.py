@@ -88,7 +88,7 @@ def test_absent_numbers_are_null_and_never_zero() -> None:
 
 
 def test_the_tables_can_be_read_without_a_script() -> None:
-    """The summary's numbers, with their counts, stand in the HTML itself, and so do the model and the versions."""
+    """The summary's numbers, with their counts, are in the HTML itself, and so do the model and the versions."""
     rows, grid = small()
     html = page_of(rows, grid)
     best = rows[rows["experiment"] == "left_boundary"]["n_correct"].max()

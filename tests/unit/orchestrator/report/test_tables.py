@@ -63,7 +63,7 @@ def test_baselines_can_be_named() -> None:
     table = table_of(values, baselines={"shifted": "both"})
     assert table.loc["shifted", "baseline"] == "both"
     assert table.loc["shifted", "correlation"] == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="got 'nobody'; one of left, both, shifted is right"):
+    with pytest.raises(ValueError, match="got 'nobody'; expected one of left, both, shifted"):
         table_of(values, baselines={"shifted": "nobody"})
 
 

@@ -37,37 +37,37 @@ def test_papers_values_are_the_defaults() -> None:
     [
         ({"dta": {}}, "s.yaml: key `dta`: unknown; did you mean `data`?"),
         ({"data": {"n_trian": 5}}, "s.yaml: key `data.n_trian`: unknown; did you mean `n_train`?"),
-        ({"data": {"n_train": 0}}, "s.yaml: key `data.n_train`: got 0; 1 or more is right"),
-        ({"data": {"n_train": "many"}}, "s.yaml: key `data.n_train`: got 'many'; a whole number is right"),
-        ({"engine": "fast"}, "s.yaml: key `engine`: got 'fast'; one of 'suffix' or 'reference' is right"),
-        ({"gate": {"task_accuracy": 2}}, "s.yaml: key `gate.task_accuracy`: got 2; 1.0 or less is right"),
-        ({"name": "../up"}, "s.yaml: key `name`: got '../up'; letters, digits"),
-        ({"data": 5}, "s.yaml: key `data`: got 5; a mapping is right"),
+        ({"data": {"n_train": 0}}, "s.yaml: key `data.n_train`: got 0; expected 1 or more"),
+        ({"data": {"n_train": "many"}}, "s.yaml: key `data.n_train`: got 'many'; expected a whole number"),
+        ({"engine": "fast"}, "s.yaml: key `engine`: got 'fast'; expected one of 'suffix' or 'reference'"),
+        ({"gate": {"task_accuracy": 2}}, "s.yaml: key `gate.task_accuracy`: got 2; expected 1.0 or less"),
+        ({"name": "../up"}, "s.yaml: key `name`: got '../up'; expected letters, digits"),
+        ({"data": 5}, "s.yaml: key `data`: got 5; expected a mapping"),
         ({"settings": [{"name": "main"}]}, "s.yaml: key `settings[0].name`: 'main' is taken"),
         (
             {"settings": [{"name": "other", "experiments": ["right"]}]},
-            "s.yaml: key `settings[0].experiments`: no experiment 'right'; one of left_boundary is right",
+            "s.yaml: key `settings[0].experiments`: no experiment 'right'; expected one of left_boundary",
         ),
     ],
 )
 def test_bad_value_is_named(change: dict[str, Any], message: str) -> None:
-    """A mistake reads: file, key, value, what would be right."""
+    """A mistake reads: file, key, value, what is expected."""
     assert problem(raw_spec(**change)).startswith(message)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layers": [True]}, "key `grid.layers[0]`: got True; an index, a range such as 69..81"),
-        ({"seeds": ["x"]}, "key `grid.seeds[0]`: got 'x'; a whole number is right"),
-        ({"experiments": []}, "key `grid.experiments`: got []; at least one is needed"),
-        ({"experiments": ["a", "a"]}, "key `grid.experiments`: 'a' stands there twice"),
+        ({"layers": [True]}, "key `grid.layers[0]`: got True; expected an index, a range such as 69..81"),
+        ({"seeds": ["x"]}, "key `grid.seeds[0]`: got 'x'; expected a whole number"),
+        ({"experiments": []}, "key `grid.experiments`: got []; expected at least one"),
+        ({"experiments": ["a", "a"]}, "key `grid.experiments`: 'a' is there twice"),
         (
             {"experiments": [{"name": "a", "baseline": "b"}]},
-            "key `grid.experiments[0].baseline`: no experiment 'b'; one of a",
+            "key `grid.experiments[0].baseline`: no experiment 'b'; expected one of a",
         ),
         ({"exclude": [{"layr": 3}]}, "key `grid.exclude[0]`: unknown key `layr`; did you mean `layer`?"),
-        ({"exclude": [{"layer": 1.5}]}, "key `grid.exclude[0]`: `layer` is 1.5; a whole number or a range"),
+        ({"exclude": [{"layer": 1.5}]}, "key `grid.exclude[0]`: `layer` is 1.5; expected a whole number or a range"),
         (
             {"experiments": [{"name": "a", "hypothess": "b"}]},
             "key `grid.experiments[0].hypothess`: unknown; did you mean",
@@ -103,7 +103,7 @@ def test_yaml_reads_no_as_text_and_1e_3_as_number() -> None:
 
 def test_key_written_twice_is_refused() -> None:
     """The second of two equal keys would silently win; the line is named instead."""
-    with pytest.raises(SpecError, match=r"s\.yaml:2: .*`a` stands there twice"):
+    with pytest.raises(SpecError, match=r"s\.yaml:2: .*`a` is there twice"):
         parse_yaml("a: 1\na: 2\n", "s.yaml")
 
 
@@ -133,7 +133,7 @@ def test_overrides_reach_into_sections() -> None:
 @pytest.mark.parametrize("override", ["data.n_train", "=1", "a..b=1"])
 def test_bad_override_is_named(override: str) -> None:
     """An override without a key or a value says how one looks."""
-    with pytest.raises(SpecError, match="KEY=VALUE is right"):
+    with pytest.raises(SpecError, match="expected KEY=VALUE"):
         apply_overrides({}, [override])
 
 
@@ -162,7 +162,7 @@ def test_method_beside_grid_methods_is_refused() -> None:
 
 def test_errors_pickle() -> None:
     """A spec's error crosses processes with its message."""
-    error = SpecError("s.yaml: key `a`: got 1; 2 is right")
+    error = SpecError("s.yaml: key `a`: got 1; expected 2")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
@@ -237,8 +237,8 @@ def test_each_example_reads_back(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: 1\n'a': 2", "s:2: not readable as YAML: key `a` stands there twice; keep one"),
-        ("a: {1: x, '1': y}", "s:1: not readable as YAML: key `1` stands there twice; keep one"),
+        ("a: 1\n'a': 2", "s:2: not readable as YAML: key `a` is there twice; keep one"),
+        ("a: {1: x, '1': y}", "s:1: not readable as YAML: key `1` is there twice; keep one"),
         ("[" * 3000, "s: not readable as YAML: too many brackets within brackets"),
         ("a: " + "9" * 5000, "s: not readable as YAML: Exceeds the limit"),
         ("%YAML 1.3\n---\na: 1", "s: not readable as YAML: version"),

@@ -71,7 +71,7 @@ def peaked(layer: int, position: int) -> Callable[[str], int]:
     return truth
 
 
-def test_it_begins_with_every_so_manyth_and_the_ends() -> None:
+def test_it_begins_with_every_nth_and_the_ends() -> None:
     """Layers 0, 3, 6 and 7 of 8; positions 0, 4, 8 and 9 of 10; the others wait for these."""
     grid = grid_of(8, 10)
     out = left_out(grid, CoarseSection(layers=3, positions=4), set(), {})

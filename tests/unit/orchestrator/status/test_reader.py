@@ -203,7 +203,7 @@ def test_a_worker_that_died_at_work_died_with_its_node(sweep: Sweep, world: Worl
 
 
 def test_errors_show_how_the_log_ends(sweep: Sweep, world: World) -> None:
-    """Where the worker left no word, the last line of its log stands with the fault."""
+    """Where the worker left no word, the last line of its log is shown with the fault."""
     job = jobs_of(sweep)[0]
     (sweep.folder.logs / f"{job.job}.log").write_text("starting\nOSError: No space left on device\n\n")
     die(world, job.job, 74)
@@ -259,7 +259,7 @@ def test_hours_count_every_attempt(sweep: Sweep, world: World) -> None:
 
 
 def test_lost_work_is_that_of_attempts_that_ended_unsaved(sweep: Sweep, world: World) -> None:
-    """The fake's attempts work 60 s and save nothing: one that another followed is lost, one that goes on is not."""
+    """The fake's attempts work 60 s and save nothing: one that another followed is lost, one that continues is not."""
     job = jobs_of(sweep)[0]
     set_state(world, job.job, JobState.RUNNING)
     write_progress(job, AttemptState.RUNNING, attempt=1)

@@ -33,7 +33,7 @@ def job(sweep: Sweep) -> Job:
 
 
 def test_first_finished_row_wins(sweep: Sweep, job: Job) -> None:
-    """Of two attempts that both finished a cell the earlier one's row counts, whatever their numbers."""
+    """Where two attempts both finished a cell, the earlier one's row counts, whatever their numbers."""
     write_shard(job, attempt=1, ended=2e9, n_correct=1)
     write_shard(job, attempt=2, ended=1e9, n_correct=2)
     assert set(Store(sweep.folder).table()["n_correct"].to_pylist()) == {2}

@@ -67,7 +67,7 @@ def test_positions_count_from_the_messages_own_start(tmp_path: Path, template: s
 
 
 def test_a_blank_that_the_template_takes_off_is_at_no_token(tmp_path: Path) -> None:
-    """The first of two blanks before a message that is trimmed; what stands there then is the template's."""
+    """The first of two blanks before a message that is trimmed; what is there then is the template's."""
     tokenizer = chat(tmp_path, "llama")
     with pytest.raises(ValueError, match="blank"):
         tokenizer.encode_placed([f"  {PROMPT}"], [{"blank": 0}])
@@ -147,9 +147,12 @@ def test_a_template_that_changed_since_the_plan_is_refused(demo_in_chat: Path) -
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"chat": "yes"}, "chat: got 'yes'; true or false"), ({"system": "Hi"}, "system: got 'Hi' without `chat: true`")],
+    [
+        ({"chat": "yes"}, "chat: got 'yes'; expected true or false"),
+        ({"system": "Hi"}, "system: got 'Hi' without `chat: true`"),
+    ],
 )
 def test_a_wrong_setting_is_named(demo_model: Path, settings: dict[str, object], message: str) -> None:
-    """Key, value, and what would be right."""
+    """Key, value, and what is expected."""
     with pytest.raises(TaskError, match=message):
         open_source({"name": "price_tagging"} | settings, Tokenizer.load(demo_model), None)

@@ -66,7 +66,7 @@ def test_answers_are_token_ids(layout: PromptLayout, tokenizer: Tokenizer) -> No
     ],
 )
 def test_labels_are_found_whatever_blanks_they_have(layout: PromptLayout, label: str, wanted: list[int]) -> None:
-    """Every place where the token stands; here those among the paper's positions."""
+    """Every place of the token; here those among the paper's positions."""
     assert [index for index in layout.find(label) if index >= 69] == wanted
 
 

@@ -111,7 +111,7 @@ def test_a_missing_folder_says_what_is_wanted(tmp_path: Path) -> None:
     [
         (None, r"config.json: missing"),
         ("{", r"config.json: not readable as JSON"),
-        ("[]", r"config.json: got list; a JSON object is right"),
+        ("[]", r"config.json: got list; expected a JSON object"),
         ("\ud83d".encode("utf-16-le", "surrogatepass"), r"config.json: not readable as JSON"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_broken_config_is_named(checkpoint: Path, text: str | bytes | None, me
 def test_a_wrong_size_names_its_key(checkpoint: Path, value: Any) -> None:
     """Missing, zero, a word."""
     edit_config(checkpoint, num_hidden_layers=value)
-    with pytest.raises(ModelError, match=r"key `num_hidden_layers`: got .*; a whole number above 0 is right"):
+    with pytest.raises(ModelError, match=r"key `num_hidden_layers`: got .*; expected a whole number above 0"):
         read_model_info(checkpoint)
 
 
@@ -137,7 +137,7 @@ def test_a_wrong_size_names_its_key(checkpoint: Path, value: Any) -> None:
 def test_a_size_that_may_be_left_out_must_be_a_number_where_it_is_not(checkpoint: Path, key: str) -> None:
     """Some families give a list, one for each layer: refused by name. Null, as some write, means left out."""
     edit_config(checkpoint, **{key: [4, 8]})
-    with pytest.raises(ModelError, match=rf"config.json: key `{key}`: got \[4, 8\]; a whole number above 0 is right"):
+    with pytest.raises(ModelError, match=rf"config.json: key `{key}`: got \[4, 8\]; expected a whole number above 0"):
         read_model_info(checkpoint)
     edit_config(checkpoint, **{key: None})
     assert read_model_info(checkpoint).n_layer_parameters > 0
@@ -165,7 +165,7 @@ def test_a_half_downloaded_checkpoint_is_refused(checkpoint: Path) -> None:
 
 
 def test_a_sharded_checkpoint_without_its_weights_can_be_planned(checkpoint: Path) -> None:
-    """None of the named files is there: planning goes on without."""
+    """None of the named files is there: planning continues without."""
     sharded(checkpoint, ["one.safetensors", "two.safetensors"])
     assert read_model_info(checkpoint).n_layers == 4
     assert weight_files(checkpoint) == []

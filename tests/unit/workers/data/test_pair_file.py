@@ -277,7 +277,7 @@ def test_the_gate_asks_only_prompts_whose_answer_is_known(tmp_path: Path, tokeni
 
 
 def test_kept_pairs_are_those_that_the_model_answers_so(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """A model that says John to everything is right on a base and a source where both answers are his."""
+    """A model that says John to everything is correct on a base and a source where both answers are his."""
     rows = [
         row(
             i,

@@ -1,4 +1,4 @@
-"""Rows that are no pair: each refused with the file, the line or row, the column, and what would be right."""
+"""Rows that are no pair: each refused with the file, the line or row, the column, and what is expected."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ AT = {"base": {"verb": 0}, "source": {"verb": 0}}
     [
         ({"base": ""}, "`base`: got an empty text"),
         ({"base": None}, "`base`: missing; a text is needed"),
-        ({"base": 7}, r"`base`: got 7 \(int\); a text is right"),
+        ({"base": 7}, r"`base`: got 7 \(int\); expected a text"),
         ({"source": None}, "`source`: missing"),
         ({"label": ""}, "`label`: got an empty text"),
         ({"label": " Buenos Aires"}, r"`label`: ' Buenos Aires' is not one token after the prompt but \["),
         ({"base_answer": " Paris Rome"}, r"`base_answer`: ' Paris Rome' is not one token"),
         ({"source_answer": " Paris Rome"}, r"`source_answer`: ' Paris Rome' is not one token"),
-        ({"split": "exam"}, "`split`: got 'exam'; train, validation, test are right"),
+        ({"split": "exam"}, "`split`: got 'exam'; expected train, validation, test"),
         ({"variable": 3}, r"`variable`: got 3 \(int\)"),
-        ({"sources": {"P": "x"}}, "`sources`: stands beside `source`"),
+        ({"sources": {"P": "x"}}, "`sources`: both this and `source` are given"),
         ({"source": None, "sources": {"P": "x", "Q": "y"}}, "`sources`: has P, Q, and `variable` is not given"),
         ({"source": None, "sources": {"P": ""}}, "`sources`: got an empty text"),
-        ({"positions": 3}, "`positions`: got 3; a mapping is right"),
+        ({"positions": 3}, "`positions`: got 3; expected a mapping"),
         ({"positions": "{"}, "`positions`: not JSON"),
-        ({"positions": {"target": {}}}, "`positions`: got the key 'target'; `base` and `source` are right"),
+        ({"positions": {"target": {}}}, "`positions`: got the key 'target'; expected `base` and `source`"),
         (
             {"positions": AT | {"base": {"verb": len(BASE)}}},
             rf"`positions`: base.verb is {len(BASE)}, outside its text of",
@@ -49,12 +49,21 @@ AT = {"base": {"verb": 0}, "source": {"verb": 0}}
         ({"positions": AT | {"source": {"verb": [4, 4]}}}, r"`positions`: source.verb is \[4, 4\], outside"),
         (
             {"positions": AT | {"base": {"verb": "gave"}}},
-            "`positions`: base.verb is 'gave'; a character's index or a span",
+            "`positions`: base.verb is 'gave'; expected a character's index or a span",
         ),
-        ({"positions": AT | {"base": {"verb": True}}}, "`positions`: base.verb is True; a character's index or a span"),
-        ({"positions": AT | {"base": {"last": 1}}}, "`positions`: base has the name 'last'; a word of letters"),
-        ({"positions": AT | {"base": {}}}, "`positions`: base has none, source verb; the same names in both"),
-        ({"positions": AT | {"base": [["verb", 1]]}}, r"`positions`: got \['verb', 1\] in a list; {name, start, end}"),
+        (
+            {"positions": AT | {"base": {"verb": True}}},
+            "`positions`: base.verb is True; expected a character's index or a span",
+        ),
+        (
+            {"positions": AT | {"base": {"last": 1}}},
+            "`positions`: base has the name 'last'; expected a word of letters",
+        ),
+        ({"positions": AT | {"base": {}}}, "`positions`: base has none, source verb; expected the same names in both"),
+        (
+            {"positions": AT | {"base": [["verb", 1]]}},
+            r"`positions`: got \['verb', 1\] in a list; expected {name, start, end}",
+        ),
         ({"positions": {}}, "`positions`: has none, and others of hypothesis 'pairs' have verb"),
     ],
 )
@@ -85,38 +94,38 @@ def test_broken_json_is_named_by_its_line(tmp_path: Path, tokenizer: Tokenizer) 
     lines = [json.dumps(row(index)) for index in range(5_000)]
     lines[4_710] = lines[4_710][:-3]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(TaskError, match=r"pairs\.jsonl, line 4,711: not JSON: .*; one JSON object a line is right"):
+    with pytest.raises(TaskError, match=r"pairs\.jsonl, line 4,711: not JSON: .*; expected one JSON object a line"):
         opened(tmp_path / "pairs.jsonl", tokenizer)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.jsonl", b'["base"]\n', "line 1: got list; a JSON object is right"),
+        ("p.jsonl", b'["base"]\n', "line 1: got list; expected a JSON object"),
         ("p.jsonl", b"\n\n", "has no row"),
         ("p.jsonl", '{"base": "café"}'.encode("latin-1"), r"line 1: not UTF-8 \(.*\); save the file as UTF-8"),
-        ("p.json", b'{"base": 1}', "got dict; a list of objects is right"),
-        ("p.json", b"[", "not JSON: .*; a list of objects is right"),
+        ("p.json", b'{"base": 1}', "got dict; expected a list of objects"),
+        ("p.json", b"[", "not JSON: .*; expected a list of objects"),
         ("p.csv", "base,source,label\ncafé,b,c\n".encode("latin-1"), "not UTF-8: byte 0xe9 .*; save the file as UTF-8"),
         ("p.csv", "base,source,label\na,b,c\n".encode("utf-16"), "not UTF-8: byte 0xff"),
         ("p.csv", b"base,source,label\na,b\n", "line 2: not the 3 fields that the first line names"),
         ("p.csv", b"base,source,label\na,b,c,d\n", "line 2: not the 3 fields that the first line names"),
         ("p.csv", b'base,source,label\n"a"b,c,d\n', "line 2: not CSV"),
         ("p.parquet", b"base", "not readable as Parquet"),
-        ("p.xlsx", b"", "got a name that ends in '.xlsx'; .jsonl, .ndjson, .json, .csv"),
+        ("p.xlsx", b"", "got a name that ends in '.xlsx'; expected .jsonl, .ndjson, .json, .csv"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(
     tmp_path: Path, tokenizer: Tokenizer, name: str, content: bytes, message: str
 ) -> None:
-    """The file, where in it, and what would be right."""
+    """The file, where in it, and what is expected."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TaskError, match=rf"^file: {re.escape(str(tmp_path / name))}(, |: )+{message}"):
         opened(tmp_path / name, tokenizer)
 
 
 def test_a_missing_file_and_a_folder_of_something_else_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """What would be right is said too."""
+    """What is expected is said too."""
     with pytest.raises(TaskError, match="cannot be read: No such file or directory; give the path of a file of pairs"):
         opened(tmp_path / "none.jsonl", tokenizer)
     (tmp_path / "folder").mkdir()
@@ -144,7 +153,7 @@ def test_a_parquet_of_other_types_is_named_by_row_and_column(tmp_path: Path, tok
     """Labels as numbers, as many tables have them."""
     table = pa.table({"base": ["a", "b"], "source": ["c", "d"], "label": [1942, 1943]})
     pq.write_table(table, tmp_path / "pairs.parquet")
-    with pytest.raises(TaskError, match=r"row 1: column `label`: got 1942 \(int\); a text is right"):
+    with pytest.raises(TaskError, match=r"row 1: column `label`: got 1942 \(int\); expected a text"):
         opened(tmp_path / "pairs.parquet", tokenizer)
 
 
@@ -186,16 +195,19 @@ def test_a_split_without_rows_is_refused(tmp_path: Path, tokenizer: Tokenizer) -
         ({"columns": {"target": "x"}}, "columns: got .*; 'target' is no column of ours; there are base"),
         ({"columns": []}, r"columns: got \[\]"),
         ({"format": "csv"}, "format: got 'csv'; "),
-        ({"shares": {"train": 0.5, "test": 0.2}}, "shares are train 0.5, test 0.2; `train` and `test` above 0"),
+        (
+            {"shares": {"train": 0.5, "test": 0.2}},
+            "shares are train 0.5, test 0.2; expected `train` and `test` above 0",
+        ),
         ({"shares": {"train": 1.0, "validation": 0.0}}, "shares are train 1.0"),
         ({"where": {"kind": {"a": 1}}}, "where: got .*; 'kind' has a mapping"),
         ({"where": {"kind": "city"}}, "none of its 60 rows has"),
-        ({"file": 3}, "file: got 3; the path of a file of pairs is right"),
+        ({"file": 3}, "file: got 3; expected the path of a file of pairs"),
         ({"file": None}, "file: missing; task 'pairs' needs the path of a file of pairs"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, tokenizer: Tokenizer, settings: dict[str, Any], message: str) -> None:
-    """Key, value, and what would be right."""
+    """Key, value, and what is expected."""
     with pytest.raises(TaskError, match=message):
         opened(as_jsonl(tmp_path / "pairs.jsonl", ROWS), tokenizer, **settings)
 

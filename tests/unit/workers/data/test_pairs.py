@@ -69,7 +69,7 @@ def test_labels_are_right_by_plain_arithmetic(tokenizer: Tokenizer) -> None:
 
 
 def test_two_variables_are_interchanged_about_equally_often(tokenizer: Tokenizer) -> None:
-    """Of 400 pairs 200 each, give or take four standard deviations (40); of one variable all."""
+    """200 each of 400 pairs, give or take four standard deviations (40); of one variable all."""
     two = make(tokenizer, hypothesis="left_and_right_boundary", n_pairs=400).variable_B
     assert abs(int(two.sum()) - 200) <= 40
     assert not make(tokenizer).variable_B.any()

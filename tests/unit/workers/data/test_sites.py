@@ -95,7 +95,7 @@ def test_block_mid_is_lacking_where_the_mlp_does_not_see_the_attention(tmp_path:
 
 
 def test_a_model_of_compressed_keys_lacks_keys_and_values(tmp_path: Path) -> None:
-    """Of the families, DeepSeek V3 alone."""
+    """DeepSeek V3 alone, among the families."""
     lacking = {family for family in CONFIGS if SITES["key"].lacking(info_of(family, tmp_path))}
     assert lacking == {"deepseek_v3"}
 

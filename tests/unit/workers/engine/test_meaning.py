@@ -73,23 +73,23 @@ def test_a_parallel_block_that_hides_it_is_refused() -> None:
     [
         ("llama", Place(layer=3, position=0), r"layer 3: the model has the layers 0\.\.2"),
         ("llama", Place(layer=0, position=0, site="heads"), "site 'heads' is unknown; the sites are block_output, "),
-        ("llama", Place(layer=1, position=0, site="query", unit=4), r"unit 4 of 4 heads; 0\.\.3 is right"),
-        ("llama", Place(layer=1, position=0, site="key", unit=2), r"unit 2 of 2 key-value heads; 0\.\.1 is right"),
+        ("llama", Place(layer=1, position=0, site="query", unit=4), r"unit 4 of 4 heads; expected 0\.\.3"),
+        ("llama", Place(layer=1, position=0, site="key", unit=2), r"unit 2 of 2 key-value heads; expected 0\.\.1"),
         (
             "llama",
             Place(layer=1, position=0, site="value"),
-            r"one of 2 key-value heads is meant; `unit` 0\.\.1 is right",
+            r"one of 2 key-value heads is meant; expected `unit` 0\.\.1",
         ),
-        ("llama", Place(layer=1, position=0, site="mlp_neurons", unit=48), r"unit 48 of 48 neurons; 0\.\.47 is right"),
+        ("llama", Place(layer=1, position=0, site="mlp_neurons", unit=48), r"unit 48 of 48 neurons; expected 0\.\.47"),
         ("llama", Place(layer=1, position=0, site="mlp_output", unit=0), "the site has no units, and unit 0 is asked"),
-        ("llama", Place(layer=1, position=0, site="embeddings"), "come before all layers; layer 0 is right"),
+        ("llama", Place(layer=1, position=0, site="embeddings"), "come before all layers; expected layer 0"),
         ("gptj", Place(layer=1, position=0, site="block_mid"), "both read the block's input, there is no residual"),
-        ("mixtral", Place(layer=1, position=0, site="mlp_neurons"), "a mixture of experts, .* `mlp_output` is right"),
+        ("mixtral", Place(layer=1, position=0, site="mlp_neurons"), "a mixture of experts, .* expected `mlp_output`"),
         ("deepseek_v3", Place(layer=1, position=0, site="key", unit=0), "has no projection of its own for it"),
     ],
 )
 def test_a_place_that_a_model_lacks_is_bad_input(family: str, place: Place, message: str) -> None:
-    """The message names site and layer, and what would be right; nothing tries such a job again."""
+    """The message names site and layer, and what is expected; nothing tries such a job again."""
     with pytest.raises(SiteError, match=message) as refused:
         tap_of(sharp_model(family), place)
     assert classed(refused.value).kind == "bad_input"

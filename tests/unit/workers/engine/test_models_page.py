@@ -31,7 +31,7 @@ def refusal(family: str, site: str) -> str:
 
 
 def table() -> str:
-    """Families by sites, `x` where the site is right, and a number for each reason below."""
+    """Families by sites, `x` where the site is there, and a number for each reason below."""
     reasons: list[str] = []
     lines = ["| | " + " | ".join(f"`{site}`" for site in SITES) + " |", "|---" * (len(SITES) + 1) + "|"]
     for family in CONFIGS:

@@ -118,7 +118,7 @@ def test_any_cohort_agrees(data: st.DataObject, n_pairs: int, n_prefix: int, see
 
 
 def swapped(model: LanguageModel, batch: Batch, place: Place) -> Tensor:
-    """logits_BV when the source's vector stands at the place."""
+    """logits_BV when the source's vector is at the place."""
     return suffix_forward(model, batch, [place]).intervene([place], lambda _base, source: source)[0]
 
 

@@ -16,7 +16,7 @@ from workers.files.folder import SweepFolder, replace_file, visible_files
 
 @contextmanager
 def full_disk(n_bytes: int = 1 << 16) -> Iterator[None]:
-    """While open, no file of this process grows beyond so many bytes, as on a disk that is full."""
+    """While open, no file of this process grows beyond this number of bytes, as on a disk that is full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
     try:

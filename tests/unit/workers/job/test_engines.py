@@ -31,9 +31,9 @@ def job_at(places: Sequence[Place]) -> Job:
 
 
 def test_a_site_that_the_model_lacks_is_bad_input_before_anything_runs() -> None:
-    """Named, with what would be right; no retry would help."""
+    """Named, with what is expected; no retry would help."""
     job = job_at([OUTPUT, replace(HEAD, unit=4)])
-    with pytest.raises(SiteError, match=r"`head_output` at layer 1: unit 4 of 4 heads; 0\.\.3 is right") as caught:
+    with pytest.raises(SiteError, match=r"`head_output` at layer 1: unit 4 of 4 heads; expected 0\.\.3") as caught:
         Engines(job, sharp_model("llama"), print)
     assert classed(caught.value).kind is FailureClass.BAD_INPUT
 

@@ -64,7 +64,7 @@ def test_the_limit_of_version_2_counts(tmp_path: Path) -> None:
 
 
 def test_page_cache_is_available(tmp_path: Path) -> None:
-    """Of 900 MiB used 800 are page cache: reading the weights shrinks no cohort."""
+    """800 of 900 MiB used are page cache: reading the weights shrinks no cohort."""
     group(tmp_path / "cg/job", V2, limit="1000", used=900, cache=800)
     assert available_mib(process(tmp_path, cgroup="0::/job\n", mounts={"cg": "/ cgroup2 rw"})) == 900
 

@@ -43,7 +43,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_there_may_be_none(tmp_path: Path) -> None:
-    """No file, no folder: nothing to go on from."""
+    """No file, no folder: nothing to resume from."""
     assert furthest_step(tmp_path) is None
     assert CheckpointFile(tmp_path / "gone", KEY, "j").furthest() is None
 
@@ -67,7 +67,7 @@ def test_an_attempt_keeps_one_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n_bytes", [0, 5, 40, -1])
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, n_bytes: int) -> None:
-    """Empty, cut in the header, cut in the data: the next one is gone on from."""
+    """Empty, cut in the header, cut in the data: the next one is resumed."""
     write(tmp_path, "j-0001", 3)
     torn = write(tmp_path, "j-0002", 8)
     torn.write_bytes(torn.read_bytes()[:n_bytes])

@@ -55,7 +55,7 @@ def test_all_dimensions_are_the_whole_vector(tmp_path: Path) -> None:
 
 def test_more_dimensions_than_there_are_is_refused(tmp_path: Path) -> None:
     """2 x 17 of 32; the message says what fits."""
-    with pytest.raises(NotApplicable, match="2 x 17 dimensions do not fit into a vector of 32; 16 or less"):
+    with pytest.raises(NotApplicable, match="2 x 17 dimensions do not fit into a vector of 32; expected 16 or less"):
         fitted(tmp_path, k=17, n_variables=2)
 
 

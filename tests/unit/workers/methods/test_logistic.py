@@ -38,7 +38,7 @@ def test_the_solution_is_scikit_learns(penalty: float) -> None:
 
 
 def test_one_truth_value_gives_the_log_odds() -> None:
-    """Of 10 with the feature 8 are above, of 10 without it 3: the weights' score is log 4 and log 3/7."""
+    """8 of 10 with the feature are above, and 3 of 10 without it: the weights' score is log 4 and log 3/7."""
     feature = torch.tensor([[1.0]] * 10 + [[0.0]] * 10)
     above = torch.tensor([True] * 8 + [False] * 2 + [True] * 3 + [False] * 7)
     found = fit_classifier(feature, above, penalty=1e-9, max_steps=200)

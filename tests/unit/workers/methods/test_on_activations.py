@@ -145,7 +145,7 @@ def test_a_linear_probe_decodes_the_planted_variable(tmp_path: Path) -> None:
 
 
 def test_a_sparse_probe_picks_the_planted_neuron(tmp_path: Path) -> None:
-    """With one neuron it reads dimension P, and is right every time."""
+    """With one neuron it reads dimension P, and is correct every time."""
     column, counts = planted_counts(tmp_path, sparse_probe, "sparse_probe", k=1)
     assert isinstance(column.learned, Probe)
     assert column.learned.weight_CVD[0, 0].nonzero().flatten().tolist() == [P]

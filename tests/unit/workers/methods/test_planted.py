@@ -163,10 +163,10 @@ def test_a_name_that_one_prompt_in_many_lacks_is_the_tasks_fault(tmp_path: Path,
 
 
 def test_a_position_that_a_setting_lacks_is_refused(tmp_path: Path) -> None:
-    """An index into prompts that differ in length, and one where another token stands."""
+    """An index into prompts that differ in length, and one where another token is."""
     tokenizer = Tokenizer.load(save_planted(tmp_path))
     plain, moving, longer = (read_layout(task, tokenizer) for task in (PLAIN, Planted(fillers=3), Planted(lead=2)))
     with pytest.raises(TaskError, match="setting 's': its prompts differ in length, so that position 4"):
         moved_positions(plain, moving, [4], "s")
-    with pytest.raises(TaskError, match=r"position 1 \('um'\) would move to -1, where 'nothing' stands"):
+    with pytest.raises(TaskError, match=r"position 1 \('um'\) would move to -1, where 'nothing' is"):
         moved_positions(longer, plain, [1], "s")

@@ -80,7 +80,7 @@ def test_one_head_carries_the_amount(tmp_path: Path) -> None:
 
 
 def test_its_value_carries_the_amount_where_the_amount_stands(tmp_path: Path) -> None:
-    """Head 1's value at z is right on every pair. Its key and query say which letter stands there, and another head
+    """Head 1's value at z is correct on every pair. Its key and query say which letter is there, and another head
     does not look: these change nothing."""
     value, *others = (
         Place(layer=0, position=position, site=site, unit=unit)
@@ -93,7 +93,7 @@ def test_its_value_carries_the_amount_where_the_amount_stands(tmp_path: Path) ->
 
 
 def test_a_shared_value_carries_the_amount_for_its_head(tmp_path: Path) -> None:
-    """Three query heads on one key-value head: its value at z, and query head 1 at the last position, are right on
+    """Three query heads on one key-value head: its value at z, and query head 1 at the last position, are correct on
     every pair; another head is not. The tables and the fast engine hold for this family too."""
     model = wrap_model(planted_grouped_model())
     value = Place(layer=0, position=2, site="value", unit=0)
@@ -119,7 +119,7 @@ def test_one_neuron_and_its_mlp_carry_the_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["difference_of_means", "pca", "das", "linear_probe"])
 def test_every_method_finds_the_neuron(tmp_path: Path, method: str) -> None:
-    """At a width of 1 too: neuron 0 is right on every pair, neuron 6, which reads nothing, on no more than a guess."""
+    """At a width of 1 too: neuron 0 is correct on every pair; neuron 6, which reads nothing, only as a guess is."""
     settings = {"das": {"k": 1, "epochs": 1}, "pca": {"k": 1}}.get(method, {})
     counts = counts_at(tmp_path, INSIDE, [NEURONS[0], NEURONS[6]], method=method, **settings)
     assert counts[NEURONS[0]].n_correct == counts[NEURONS[0]].n_total

@@ -50,16 +50,16 @@ def test_a_label_tells_methods_of_one_grid_apart(name: str, settings: dict[str, 
     ("name", "settings", "message"),
     [
         ("dass", {}, "name: got 'dass'; did you mean 'das'?"),
-        ("das", {"k": 0}, "k: got 0; 1 or more is right"),
-        ("das", {"k": 1.5}, "k: got 1.5; int is right"),
+        ("das", {"k": 0}, "k: got 0; expected 1 or more"),
+        ("das", {"k": 1.5}, "k: got 1.5; expected int"),
         ("das", {"k": []}, "k: got an empty list; give at least one value"),
         ("das", {"boundary_lr": 0.1}, "boundary_lr: unknown setting of method 'das'"),
-        ("linear_probe", {"penalty": 0.0}, "penalty: got 0.0; above 0 is right"),
+        ("linear_probe", {"penalty": 0.0}, "penalty: got 0.0; expected above 0"),
         ("interchange", {"k": 1}, "k: unknown setting of method 'interchange'; there are none"),
     ],
 )
 def test_bad_settings_are_named(name: str, settings: dict[str, Any], message: str) -> None:
-    """Key, value, and what would be right."""
+    """Key, value, and what is expected."""
     with pytest.raises(MethodError) as caught:
         method_variants(name, settings)
     assert str(caught.value).startswith(message)
