@@ -106,39 +106,62 @@ def _flat(prefix: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def written(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> Iterator[None]:
     """The folder with its spec and cells, inside; if that fails all is as it was before.
 
-    Raises: StorageError.
+    A folder is claimed, written, and used inside the `with`; what fails on the way is undone. Raises: StorageError.
     """
-    before = {path: _bytes_of(path) for path in (folder.spec, folder.cells)}
-    parents = [parent for parent in folder.root.parents if not parent.exists()]
+    before = _Before.claiming(folder)
     try:
-        folder.root.parent.mkdir(parents=True, exist_ok=True)
-        is_new = _create(folder.root)
-    except OSError as error:
-        raise StorageError(f"{folder.root}: cannot create the sweep's folder: {error.strerror}") from error
-    try:
-        try:
-            folder.make()
-            for source in grid.sources:
-                source.carry(folder)
-            replace_file(folder.spec, spec.to_yaml())
-            write_grid(grid, folder.cells)
-        except OSError as error:
-            raise StorageError(
-                f"{folder.root}: cannot write: {error.strerror}; make room or put it elsewhere"
-            ) from error
+        _write(folder, spec, grid)
         yield
     except BaseException:
-        if is_new and not any(folder.submissions.glob("*.json")):
-            shutil.rmtree(folder.root, ignore_errors=True)
-            with contextlib.suppress(OSError):  # somebody else has begun to use it
-                for parent in parents:
-                    parent.rmdir()
-        elif not is_new:
-            for path, content in before.items():
+        before.restore()
+        raise
+
+
+def _write(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None:
+    """What a sweep is made of, before its first job. Raises: StorageError."""
+    try:
+        folder.make()
+        for source in grid.sources:
+            source.carry(folder)
+        replace_file(folder.spec, spec.to_yaml())
+        write_grid(grid, folder.cells)
+    except OSError as error:
+        raise StorageError(f"{folder.root}: cannot write: {error.strerror}; make room or put it elsewhere") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Before:
+    """A sweep's folder before a command wrote to it. `new_parents` were made for it, the innermost first."""
+
+    folder: SweepFolder
+    is_new: bool
+    new_parents: tuple[Path, ...]
+    contents: Mapping[Path, bytes | None]
+
+    @classmethod
+    def claiming(cls, folder: SweepFolder) -> _Before:
+        """The folder as it is, or as it was not before this made it. Raises: StorageError."""
+        contents = {path: _bytes_of(path) for path in (folder.spec, folder.cells)}
+        parents = tuple(parent for parent in folder.root.parents if not parent.exists())
+        try:
+            folder.root.parent.mkdir(parents=True, exist_ok=True)
+            is_new = _create(folder.root)
+        except OSError as error:
+            raise StorageError(f"{folder.root}: cannot create the sweep's folder: {error.strerror}") from error
+        return cls(folder=folder, is_new=is_new, new_parents=parents, contents=contents)
+
+    def restore(self) -> None:
+        """Remove a new folder that no submission uses; put back the files of an older one."""
+        if not self.is_new:
+            for path, content in self.contents.items():
                 if content is not None:
                     with contextlib.suppress(OSError):
                         replace_file(path, content)
-        raise
+        elif not any(self.folder.submissions.glob("*.json")):
+            shutil.rmtree(self.folder.root, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else has begun to use a parent
+                for parent in self.new_parents:
+                    parent.rmdir()
 
 
 def _bytes_of(path: Path) -> bytes | None:

@@ -47,7 +47,7 @@ def ray_bench(_request: pytest.FixtureRequest, folder: Path) -> Iterator[Bench]:
 def slurm_bench(_request: pytest.FixtureRequest, folder: Path) -> Iterator[Bench]:
     """Two nodes with eight pretend GPUs each."""
     slurm_testbed()
-    bench = Bench(folder=folder, make=SlurmCluster, options={}, name="slurm", hurry=start_requeued_jobs)
+    bench = Bench(folder=folder, make=SlurmCluster, options={}, name="slurm", patience_s=120, hurry=start_requeued_jobs)
     yield bench
     SlurmCluster(folder, {}).control(SlurmCluster(folder, {}).handles(), Control.KILL)
 
