@@ -31,6 +31,7 @@ class Found:
     folder: SweepFolder
     spec: SweepSpec
     is_planned: bool
+    spec_is_changed: bool = False  # by `--set`, against the spec that the folder holds
 
 
 # May be set on a sweep that is planned.
@@ -52,7 +53,7 @@ def find(source: str | Path, sweeps: Path, overrides: Sequence[str]) -> Found:
                         "for another grid or science give the spec file"
                     )
             planned = SweepFolder(folder.resolve())
-            return Found(planned, load_spec(planned.spec, overrides), is_planned=True)
+            return Found(planned, load_spec(planned.spec, overrides), is_planned=True, spec_is_changed=bool(overrides))
     if path.suffix in (".yaml", ".yml") or path.is_file():
         spec = load_spec(path, overrides)
         return Found(SweepFolder((sweeps / spec.name).resolve()), spec, is_planned=False)
@@ -100,6 +101,16 @@ def _flat(prefix: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{prefix}{key}.", item)
         else:
             yield f"{prefix}{key}", item
+
+
+@contextlib.contextmanager
+def made(folder: SweepFolder) -> Iterator[None]:
+    """The folder of a planned sweep with all its folders, inside. Raises: StorageError."""
+    try:
+        folder.make()
+    except OSError as error:
+        raise StorageError(f"{folder.root}: cannot write: {error.strerror}; make room or put it elsewhere") from error
+    yield
 
 
 @contextlib.contextmanager

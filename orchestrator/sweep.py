@@ -14,6 +14,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ class Sweep:
 
     def __init__(self, spec: SweepSpec, folder: SweepFolder, grid: Grid) -> None:
         self.spec, self.folder, self.grid = spec, folder, grid
+        self._is_as_planned = False  # what the folder says of spec and cells is what this object was read from
 
     @classmethod
     def load(cls, source: str | Path, *, overrides: Iterable[str] = (), sweeps: Path = SWEEPS) -> Sweep:
@@ -60,7 +62,9 @@ class Sweep:
         """
         found = sweep_folder.find(source, sweeps, list(overrides))
         if found.is_planned:
-            return cls(found.spec, found.folder, read_grid(found.folder.cells))
+            sweep = cls(found.spec, found.folder, read_grid(found.folder.cells))
+            sweep._is_as_planned = not found.spec_is_changed
+            return sweep
         grid = expand(found.spec, found.folder)
         sweep_folder.check_same_science(found.folder, found.spec, grid)
         return cls(found.spec, found.folder, grid)
@@ -99,7 +103,7 @@ class Sweep:
         known = read_submissions(self.folder)
         if not known and not self.status().is_done:  # done without: another sweep's rows are all that it needs
             raise SweepNotFound(f"{self.folder.root}: never submitted; causalsweep submit does so")
-        with sweep_folder.written(self.folder, self.spec, self.grid):
+        with self._in_place():
             self._sender.confirm(known)
             backend = on or (known[-1].backend if known else "local")
             return self._sender.send(backend, mode, auto=auto, force=force)
@@ -195,10 +199,20 @@ class Sweep:
         """What the backend `on` allows and what will hurt. Raises: ClusterUsageError, SpecError."""
         return open_configured(self.spec, on, self.folder).doctor()
 
+    def _in_place(self) -> AbstractContextManager[None]:
+        """The folder, ready to take jobs. Only a command that was given a spec writes spec and cells: what was read
+        from the folder may have been grown by somebody else since."""
+        if not self._is_as_planned:
+            return sweep_folder.written(self.folder, self.spec, self.grid)
+        return sweep_folder.made(self.folder)
+
     def _healed(self) -> bool:
-        """Whether there is something to wait for: jobs that were handed over again, here or by somebody else."""
+        """Whether there is something to wait for: jobs that were handed over again, here or by somebody else.
+
+        The sweep is read from its folder again: another command may have grown it since this one began to wait.
+        """
         try:
-            return self.resume(mode=Mode.AUTO).submission is not None
+            return Sweep.load(self.folder.root).resume(mode=Mode.AUTO).submission is not None
         except SweepBusy:
             return True
 

@@ -243,3 +243,35 @@ def test_resume_from_a_grown_spec_writes_the_grown_grid(load: LoadSweep, world: 
     grown = load(grid=grid)
     assert grown.resume().n_cells == 4
     assert len(Sweep.load(grown.folder.root).status().cells) == 12
+
+
+GRID = {"experiments": ["left_boundary"], "layers": [0], "positions": [80]}
+
+
+def test_a_command_that_waits_never_takes_back_what_another_planned(load: LoadSweep, world: World) -> None:
+    """`run` waits for one position. Somebody grows the sweep to two meanwhile. When `run` tries a lost job again, both
+    positions stay planned."""
+    waiting = load(grid=GRID)
+    waiting.submit()
+    grown = load(grid=GRID | {"positions": [80, 81]})
+    grown.submit()
+    for job in jobs_of(waiting):
+        set_state(world, job.job, JobState.NODE_FAIL)
+    next(waiting.watch(heal=True))
+    assert waiting._healed()
+    planned = Sweep.load(waiting.folder.root)
+    assert planned.grid.n_cells == 2
+    assert sorted(planned.spec.grid.positions) == [80, 81]
+    assert len({key for job in newest_jobs(planned) for key in keys_of([job])}) == 2
+
+
+def test_resume_of_a_folder_writes_neither_spec_nor_cells(load: LoadSweep, world: World) -> None:
+    """A sweep that was read from its folder has nothing to say of them: between its reading and its resuming somebody
+    may have grown the grid."""
+    load(grid=GRID).submit()
+    read = Sweep.load(load(grid=GRID).folder.root)
+    load(grid=GRID | {"positions": [80, 81]}).submit()
+    for job in jobs_of(read):
+        set_state(world, job.job, JobState.NODE_FAIL)
+    read.resume()
+    assert Sweep.load(read.folder.root).grid.n_cells == 2
