@@ -2,29 +2,37 @@
 
 A record that names jobs but no handles is an intent whose process died in between, or whose scheduler did not answer:
 its token finds the jobs again, because a backend submits nothing twice under one token.
+
+Two commands never choose jobs of one sweep at the same time. Each creates a record of its own and then looks for an
+older one whose process is still choosing. That holds because a number is never used twice: what is withdrawn leaves an
+empty `rN.withdrawn` behind, which is there before the record is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
 
+from cluster.process import ProcessId
 from orchestrator.errors import StorageError, SweepBusy
 from workers.files.document import NO_OTHER_KEYS, Format
 from workers.files.folder import SweepFolder, replace_file, visible_files
 from workers.files.job import Job
 from workers.files.versions import NewerFile
 
-SUBMISSION_SCHEMA_VERSION: Final = 1
-_FILE_NAME: Final = re.compile(r"r[0-9]+\.json")
-_ABANDONED_S: Final = 600.0  # planning takes seconds; a claim this old on another host is a dead process
+SUBMISSION_SCHEMA_VERSION: Final = 2  # 1 has no `boot` and `started`
+_NUMBER: Final = re.compile(r"r[0-9]+")
+_ABANDONED_S: Final = 600.0  # planning takes seconds: a claim of a process that cannot be looked up is void after these
+_choosing: set[str] = set()  # the tokens of this process's own claims: its threads are told apart by them
 
 
 class Stage(StrEnum):
@@ -49,6 +57,8 @@ class Submission:
     created: float
     host: str
     pid: int
+    boot: str = ""  # with `started`: what tells the process from a later one of the same number
+    started: int = 0
     stage: Stage = Stage.PLANNING
     jobs: tuple[str, ...] = ()
     handles: Mapping[str, str] = field(default_factory=dict)  # job -> the scheduler's id
@@ -80,7 +90,7 @@ def read_submissions(folder: SweepFolder) -> list[Submission]:
     """Every submission, first come first. Raises: StorageError for a record that is none."""
     found = []
     for path in visible_files(folder.submissions, ".json"):
-        if not _FILE_NAME.fullmatch(path.name):
+        if not _NUMBER.fullmatch(path.stem):
             continue
         try:
             found.append(SUBMISSION_FORMAT.read(path))
@@ -111,9 +121,9 @@ def claim_submission(folder: SweepFolder, *, backend: str, options: Mapping[str,
 
     Raises: SweepBusy while another process is choosing jobs of this sweep; OSError.
     """
+    me = ProcessId.of(os.getpid())
     while True:
-        known = read_submissions(folder)
-        number = max((submission.number for submission in known), default=0) + 1
+        number = max(_numbers(folder), default=0) + 1
         name = re.sub(r"[^A-Za-z0-9_-]", "-", folder.root.name)
         claimed = Submission(
             number=number,
@@ -122,11 +132,14 @@ def claim_submission(folder: SweepFolder, *, backend: str, options: Mapping[str,
             options=dict(options),
             reason=reason,
             created=time.time(),
-            host=socket.gethostname(),
-            pid=os.getpid(),
+            host=me.host,
+            pid=me.pid,
+            boot=me.boot,
+            started=me.started,
         )
         if _create(folder, claimed):
             break
+    _choosing.add(claimed.token)
     for other in read_submissions(folder):
         if other.number < number and other.stage is Stage.PLANNING and _is_alive(other):
             withdraw(folder, claimed)
@@ -140,6 +153,8 @@ def claim_submission(folder: SweepFolder, *, backend: str, options: Mapping[str,
 def save(folder: SweepFolder, submission: Submission, **changes: Any) -> Submission:
     """The submission with `changes`, as now written. Raises: OSError."""
     changed = replace(submission, **changes)
+    if changed.stage is not Stage.PLANNING:
+        _choosing.discard(changed.token)
     replace_file(_path(folder, changed.number), SUBMISSION_FORMAT.text(changed))
     return changed
 
@@ -148,7 +163,18 @@ def withdraw(folder: SweepFolder, submission: Submission) -> None:
     """Remove a submission of which the backend has nothing, and its job files."""
     for job in submission.jobs:
         folder.job_file(job).unlink(missing_ok=True)
+    _choosing.discard(submission.token)
+    with contextlib.suppress(OSError):  # a full disk has room for an empty file, or the folder is gone
+        _withdrawn(folder, submission.number).touch()
     _path(folder, submission.number).unlink(missing_ok=True)
+
+
+def _numbers(folder: SweepFolder) -> Iterator[int]:
+    """Every number that was ever claimed."""
+    for suffix in (".json", ".withdrawn"):
+        for path in visible_files(folder.submissions, suffix):
+            if _NUMBER.fullmatch(path.stem):
+                yield int(path.stem[1:])
 
 
 def _create(folder: SweepFolder, submission: Submission) -> bool:
@@ -162,22 +188,25 @@ def _create(folder: SweepFolder, submission: Submission) -> bool:
         return False
     finally:
         temporary.unlink()
+    if _withdrawn(folder, submission.number).exists():  # claimed and withdrawn since this number was chosen
+        path.unlink()
+        return False
     return True
 
 
-def _is_alive(submission: Submission) -> bool:
-    if submission.host != socket.gethostname():
-        return time.time() - submission.created < _ABANDONED_S
-    if submission.pid == os.getpid():
-        return False
-    try:
-        os.kill(submission.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _is_alive(claim: Submission) -> bool:
+    """Whether the process of `claim` may still be choosing jobs."""
+    if claim.host != socket.gethostname() or not claim.boot:
+        return time.time() - claim.created < _ABANDONED_S
+    process = ProcessId(claim.host, claim.boot, claim.pid, claim.started)
+    if process == ProcessId.of(os.getpid()):
+        return claim.token in _choosing
+    return process.is_alive()
 
 
-def _path(folder: SweepFolder, number: int) -> Any:
+def _path(folder: SweepFolder, number: int) -> Path:
     return folder.submissions / f"r{number}.json"
+
+
+def _withdrawn(folder: SweepFolder, number: int) -> Path:
+    return folder.submissions / f"r{number}.withdrawn"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.backend import ClusterUnavailable, ClusterUsageError, NothingSent
+from cluster.process import ProcessId
 from orchestrator.backends.submissions import claim_submission, read_submissions, save
 from orchestrator.errors import SpecError, StorageError, SweepBusy, SweepConflict
 from orchestrator.jobs import submit as submitting
@@ -135,7 +137,7 @@ def test_refused_submission_leaves_nothing(load: LoadSweep, world: World) -> Non
 
 
 def test_refused_submission_leaves_an_old_sweep_as_it_was(load: LoadSweep, world: World) -> None:
-    """A refused growth of a sweep keeps the old spec and cells."""
+    """A refused growth of a sweep keeps the old spec and cells; only its number is spent."""
     load().submit()
     world.fails_with = ClusterUsageError("no such partition")
     grown = load(grid={"experiments": ["left_boundary"], "layers": "all", "positions": 81})
@@ -143,7 +145,8 @@ def test_refused_submission_leaves_an_old_sweep_as_it_was(load: LoadSweep, world
     world.states.clear()
     with pytest.raises(ClusterUsageError):
         grown.submit()
-    assert {path: path.read_bytes() for path in grown.folder.root.rglob("*.*") if path.is_file()} == before
+    after = {path: path.read_bytes() for path in grown.folder.root.rglob("*.*") if path.is_file()}
+    assert after == before | {grown.folder.submissions / "r2.withdrawn": b""}
 
 
 def test_missing_weights_are_named(load: LoadSweep, world: World, tmp_path: Path, demo_model: Path) -> None:
@@ -209,8 +212,9 @@ def test_two_submitters_at_once(load: LoadSweep, world: World) -> None:
     sweep = load()
     sweep.submit()
     claimed = claim_submission(sweep.folder, backend="local", options={}, reason="submit")
-    save(sweep.folder, claimed, pid=1)
-    with pytest.raises(SweepBusy, match="process 1 on"):
+    other = ProcessId.of(os.getppid())
+    save(sweep.folder, claimed, pid=other.pid, started=other.started)
+    with pytest.raises(SweepBusy, match=f"process {other.pid} on"):
         sweep.submit()
 
 
