@@ -207,7 +207,7 @@ def test_a_cohort_that_would_not_be_done_in_time_is_not_begun(
     ("text", "message"),
     [
         (None, "No such file or directory"),
-        ("{", "j.json: Expecting property name"),
+        ("{", "j.json: not a job file: EOF while parsing an object"),
         ('{"schema": 9}', "format version 9"),
         ('{"schema": 1}', "not a job file: key `job`: Field required"),
     ],
