@@ -57,11 +57,12 @@ class Sweep:
     def load(cls, source: str | Path, *, overrides: Iterable[str] = (), sweeps: Path = SWEEPS) -> Sweep:
         """The sweep of a spec file, of a sweep's folder, or of the name of a folder in `sweeps`; nothing is written.
 
-        A spec file is expanded against its model; a folder is taken as it was planned.
+        A spec file is expanded against its model; a folder is taken as it was planned. One whose cells are missing, as
+        after a command that was killed before it wrote them, is expanded from its spec again.
         Raises: SpecError, SweepNotFound, SweepConflict (the folder of that name holds another science).
         """
         found = sweep_folder.find(source, sweeps, list(overrides))
-        if found.is_planned:
+        if found.is_planned and found.folder.cells.exists():
             sweep = cls(found.spec, found.folder, read_grid(found.folder.cells))
             sweep._is_as_planned = not found.spec_is_changed
             return sweep

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,6 @@ from workers.data.token_ids import TokenRows
 from workers.data.tokenizer import NoTokenError, Tokenizer
 
 _NO_SPLIT: Final = -1
-_TAIL_CHARACTERS: Final = 24
-_TAIL_TOKENS: Final = 6
 
 
 def read_table(path: Path, digest: str, settings: PairFileSettings, tokenizer: Tokenizer) -> PairTable:
@@ -140,9 +138,9 @@ class _Reader:
         if not todo:
             return found_B
         texts = [getattr(row.pair, side) for row in rows]
-        groups: dict[Any, list[int]] = {}
+        groups: dict[tuple[str, str], list[int]] = {}
         for index in todo:
-            groups.setdefault(_ending(texts[index], prompts.row(index), answers[index]), []).append(index)
+            groups.setdefault((texts[index], answers[index]), []).append(index)
         first = [group[0] for group in groups.values()]
         own = prompts.take(np.array(first))
         answered = TokenRows.of(
@@ -188,17 +186,6 @@ class _Reader:
 
     def _error(self, place: str, column: str, problem: str) -> FileError:
         return FileError(self._path, place, f"column `{self._settings.columns_of(column)}`: {problem}")
-
-
-def _ending(text: str, ids: NDArray[np.int32], answer: str) -> Any:
-    """What decides the answer's token behind the prompt: prompts of one ending need be encoded with it once only.
-
-    Tokenizers cut text into words before anything else, or merge what is next to each other; so an ending that begins
-    before the last word, and is the same text in the same tokens, continues alike. Else the whole prompt decides.
-    """
-    tail = text[-_TAIL_CHARACTERS:]
-    has_word = " " in tail[:-1].rstrip()
-    return (tail, ids[-_TAIL_TOKENS:].tobytes(), answer) if has_word else (text, answer)
 
 
 def follows(prompts: TokenRows, answered: TokenRows) -> NDArray[np.bool_]:

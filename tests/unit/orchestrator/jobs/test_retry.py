@@ -275,3 +275,16 @@ def test_resume_of_a_folder_writes_neither_spec_nor_cells(load: LoadSweep, world
         set_state(world, job.job, JobState.NODE_FAIL)
     read.resume()
     assert Sweep.load(read.folder.root).grid.n_cells == 2
+
+
+def test_cells_that_were_never_written_are_planned_again(load: LoadSweep, world: World) -> None:
+    """A submit that was killed between the two files leaves the spec alone; the folder is a sweep all the same."""
+    sweep = load(grid=GRID)
+    sweep.submit()
+    sweep.folder.cells.unlink()
+    again = Sweep.load(sweep.folder.root)
+    assert again.grid.n_cells == 1
+    for job in jobs_of(sweep):
+        set_state(world, job.job, JobState.NODE_FAIL)
+    assert again.resume().n_cells == 1
+    assert sweep.folder.cells.exists()
