@@ -25,6 +25,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
             "done": plan.n_done,
             "in_jobs": plan.n_held,
             "skipped": plan.n_skipped,
+            "inapplicable": plan.n_inapplicable,
             "left_out": plan.n_left_out,
             "to_run": plan.n_to_run,
         },
@@ -37,6 +38,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
             {"label": job.label, "n_cells": job.n_cells, "predicted_s": job.predicted_s, "upper_s": job.upper_s}
             for job in plan.jobs
         ],
+        "notes": list(plan.notes),
     }
 
 

@@ -51,6 +51,7 @@ def plan_view(plan: Plan) -> Group:
     cells = f"{plan.sweep}: {plan.n_cells:,} cells, {plan.n_done:,} done"
     cells += f", {plan.n_held:,} in jobs" if plan.n_held else ""
     cells += f", {plan.n_skipped:,} skipped" if plan.n_skipped else ""
+    cells += f", {plan.n_inapplicable:,} inapplicable" if plan.n_inapplicable else ""
     cells += f", {plan.n_left_out:,} left out so far" if plan.n_left_out else ""
     machines = plan.machines
     table = Table(title=f"{plan.n_to_run:,} cells to run on {machines.n_gpus} x {machines.kind}", title_justify="left")

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, chdir, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from orchestrator.errors import SpecError
+from orchestrator.grid.applicable import by_applicability
 from orchestrator.grid.axes import resolve_positions
+from orchestrator.grid.model import read_model
 from orchestrator.grid.places import check_methods, places_of
 from orchestrator.spec.filters import CellFilter
 from orchestrator.spec.schema import Experiment, SweepSpec
 from workers.data.layout import PromptLayout, moved_positions
-from workers.data.model_info import ModelError, ModelInfo, read_model_info
+from workers.data.model_info import ModelError, ModelInfo
 from workers.data.source import AbstractPairSource
 from workers.data.sources import open_source
 from workers.data.tokenizer import Tokenizer
@@ -25,6 +28,7 @@ from workers.files.job import MAIN_SETTING, JobCell, Setting, Stream, canonical_
 from workers.files.place import Place
 from workers.methods.settings import MethodError, method_label, method_variants
 from workers.tasks import TaskError
+from workers.tasks.user_file import scratch_folder
 
 _SIZES: Final = {"n_train": "train", "n_eval": "validation", "n_test": "test"}
 _UNGATED: Final = "the model's task accuracy is measured where they are given, and the gate lets all pass where none is"
@@ -35,7 +39,8 @@ class Strand:
     """The cells of one experiment that share a data stream. `n_tokens` (of the longest) and `n_prefix` describe its
     prompts; `first_tokens` has the first token at which a position lies, where that is not its own number.
 
-    `is_trained`: what the cells learned is saved, and they are only to be evaluated.
+    `is_trained`: what the cells learned is saved, and they are only to be evaluated. `inapplicable`: why the method has
+    no meaning for the cells, so that there is nothing to run.
     """
 
     experiment: str
@@ -46,6 +51,7 @@ class Strand:
     cells: tuple[JobCell, ...]
     first_tokens: Mapping[int, int] = field(default_factory=dict)
     is_trained: bool = False
+    inapplicable: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +64,7 @@ class Grid:
     model: ModelInfo
     strands: tuple[Strand, ...]
     sources: tuple[AbstractPairSource, ...] = field(default=(), compare=False, repr=False)
-    notes: tuple[str, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what a plan has to say of the model and the data
 
     @property
     def n_cells(self) -> int:
@@ -101,21 +107,19 @@ def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     `folder`: the sweep's own, which has what an earlier plan made of the spec's files.
     Raises: SpecError naming file, key, value and what is expected.
     """
-    try:
-        model = read_model_info(spec.model_path)
-        tokenizer = Tokenizer.load(spec.model_path)
-    except ModelError as error:
-        raise SpecError(f"{spec.source}: key `model.path`: {error}") from error
+    read = read_model(spec)
+    model = read.info
     methods = _methods(spec)
     check_methods(spec, methods)
-    prompts = PromptReader(spec, tokenizer, folder)
+    prompts = PromptReader(spec, read.tokenizer, folder)
     strands: list[Strand] = []
     for index in range(len(spec.grid.experiments)):
         strands += _strands(spec, index, model, prompts, methods)
     _check_settings(spec, prompts)
     strands = _without_excluded(spec, strands)
     _check_all_different(spec, strands)
-    return Grid(model=model, strands=tuple(strands), sources=prompts.sources, notes=prompts.notes)
+    notes = (*read.notes, *prompts.notes)
+    return Grid(model=model, strands=tuple(strands), sources=prompts.sources, notes=notes)
 
 
 def _methods(spec: SweepSpec) -> list[dict[str, Any]]:
@@ -140,6 +144,7 @@ def _strands(
     places = places_of(spec, model, layout)
     positions = {place.position for place in places}
     for method in methods:
+        parts = by_applicability(source, hypothesis, method, model, places)
         for seed in spec.grid.seeds:
             stream = Stream(
                 model={"fingerprint": model.fingerprint, "dtype": spec.model.dtype},
@@ -151,17 +156,19 @@ def _strands(
                 engine=spec.engine,
             )
             key_of = cell_keys(stream)
-            yield Strand(
-                experiment=experiment.name,
-                stream=stream,
-                variables=source.variables[hypothesis],
-                n_tokens=layout.n_tokens,
-                n_prefix=layout.n_prefix,
-                first_tokens={at: layout.first_tokens[at] for at in sorted(positions) if not layout.is_index(at)},
-                cells=tuple(
-                    JobCell(key=key_of(place), place=place, token=layout.tokens[place.position]) for place in places
-                ),
-            )
+            for why, chosen in parts.items():
+                yield Strand(
+                    experiment=experiment.name,
+                    stream=stream,
+                    variables=source.variables[hypothesis],
+                    inapplicable=why,
+                    n_tokens=layout.n_tokens,
+                    n_prefix=layout.n_prefix,
+                    first_tokens={at: layout.first_tokens[at] for at in sorted(positions) if not layout.is_index(at)},
+                    cells=tuple(
+                        JobCell(key=key_of(place), place=place, token=layout.tokens[place.position]) for place in chosen
+                    ),
+                )
 
 
 def cell_keys(stream: Stream) -> Callable[[Place], str]:
@@ -199,7 +206,10 @@ class PromptReader:
         try:
             text = canonical_json(raw)
             if text not in self._sources:
-                self._sources[text] = open_source(raw, self._tokenizer, self._folder)
+                with _as_a_job_would(raw):
+                    self._sources[text] = open_source(raw, self._tokenizer, self._folder)
+        except ModelError as error:  # its tokenizer gives ids that it does not know
+            raise SpecError(f"{self._spec.source}: key `model.path`: {error}") from error
         except (TaskError, TypeError) as error:
             raise _placed(self._spec, key, error) from error
         return self._sources[text]
@@ -244,12 +254,18 @@ class PromptReader:
         known = (canonical_json(self._spec.task | dict(overrides)), hypothesis)
         if known not in self._layouts:
             try:
-                layout = source.layout(hypothesis)
-                source.check(hypothesis, splits)
+                with _as_a_job_would(self._spec.task):
+                    layout = source.layout(hypothesis)
+                    source.check(hypothesis, splits)
             except TaskError as error:
                 raise _placed(self._spec, key, error) from error
             self._layouts[known] = layout
         return self._layouts[known]
+
+
+def _as_a_job_would(task: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Inside, a user's task does not find what lies in the folder where the plan is made: jobs run elsewhere."""
+    return chdir(scratch_folder()) if "file" in task else nullcontext()
 
 
 def _hypothesis(spec: SweepSpec, index: int, source: AbstractPairSource) -> str:

@@ -87,6 +87,7 @@ def write_grid(grid: Grid, path: Path) -> None:
             "n_tokens": strand.n_tokens,
             "n_prefix": strand.n_prefix,
             "first_tokens": list(strand.first_tokens.items()),
+            "inapplicable": strand.inapplicable,
         }
         for strand in grid.strands
     ]
@@ -147,6 +148,7 @@ def _grid(table: pa.Table, metadata: Mapping[str, str]) -> Grid:
             n_tokens=raw["n_tokens"],
             n_prefix=raw["n_prefix"],
             first_tokens=dict(raw.get("first_tokens", ())),
+            inapplicable=raw.get("inapplicable", ""),
             cells=tuple(cells[index]),
         )
         for index, raw in enumerate(json.loads(metadata["strands"]))

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from orchestrator.errors import SpecError
 from orchestrator.grid.axes import AxisError, resolve_positions
 from orchestrator.grid.expand import PromptReader
+from orchestrator.grid.model import read_model
 from orchestrator.spec.schema import SweepSpec
 from workers.data.layout import PromptLayout
 from workers.data.model_info import ModelError
-from workers.data.tokenizer import Tokenizer
 from workers.tasks import TaskError
 
 
@@ -46,10 +46,7 @@ def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> E
     if experiment and chosen is None:
         names = ", ".join(one.name for one in spec.grid.experiments)
         raise SpecError(f"--experiment: got {experiment!r}; {spec.source} has {names}")
-    try:
-        tokenizer = Tokenizer.load(spec.model_path)
-    except ModelError as error:
-        raise SpecError(f"{spec.source}: key `model.path`: {error}") from error
+    tokenizer = read_model(spec).tokenizer
     one = chosen or spec.grid.experiments[0]
     source = PromptReader(spec, tokenizer).read("task", one.task)
     hypothesis = one.hypothesis or one.name
@@ -57,7 +54,7 @@ def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> E
         hypothesis = next(iter(source.variables))
     try:
         layout, example = source.layout(hypothesis), source.example(hypothesis, draw)
-    except TaskError as error:
+    except (ModelError, TaskError) as error:
         raise SpecError(f"{spec.source}: key `task`: {error}") from error
     prompts = example.prompts
     places = range(layout.n_tokens) if prompts.place_BP is None else prompts.place_BP[0].tolist()

@@ -27,6 +27,8 @@ from orchestrator.backends.opening import open_cluster, open_configured, options
 from orchestrator.backends.submissions import Stage, Submission, claim_submission, read_job, save, withdraw
 from orchestrator.errors import SpecError, StorageError, SweepBusy
 from orchestrator.grid.expand import Grid
+from orchestrator.grid.model import check_runnable
+from orchestrator.jobs.inapplicable import write_inapplicable
 from orchestrator.jobs.retry import Mode, Selection, select
 from orchestrator.plan.machines import machines
 from orchestrator.plan.packing import PlannedJob
@@ -71,12 +73,13 @@ class Sender:
         planner = Planner(self._spec, self._folder, self._grid, machines(self._spec, backend, self._folder))
         submission = self._claimed(backend, options, mode)
         try:
+            write_inapplicable(self._folder, self._spec, self._grid)
             status = self._reader.read()
             selection = select(status, self._reader.keys_of, mode, force=force)
             if selection.n_cells == 0:
                 withdraw(self._folder, submission)
                 return Receipt(backend=backend, submission=None, n_cells=0)
-            self._check_weights()
+            check_runnable(self._spec, self._grid.model)
             if selection.excluded_hosts and isinstance(cluster, AvoidsNodes):
                 options = cluster.avoiding(options, selection.excluded_hosts)
                 cluster = open_cluster(backend, self._folder, options)
@@ -107,11 +110,6 @@ class Sender:
             return claim_submission(self._folder, backend=backend, options=options, reason=str(mode))
         except OSError as error:
             raise StorageError(f"{self._folder.submissions}: cannot write: {error.strerror}") from error
-
-    def _check_weights(self) -> None:
-        if not any(path.suffix == ".safetensors" for path in self._spec.model_path.glob("*")):
-            right = "copy the checkpoint's safetensors there; `plan` does without them, jobs do not"
-            raise self._spec.error("model.path", self._spec.model.path, f"there are no weights; {right}")
 
 
 def build_jobs(

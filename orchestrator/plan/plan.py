@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -50,6 +51,7 @@ class Plan:
     n_done: int
     n_held: int  # in jobs that wait or run
     n_skipped: int
+    n_inapplicable: int  # their method has no meaning for them: nothing to run, and no cost
     n_left_out: int  # by coarse to fine, as far as the results go
     n_to_run: int
     machines: Machines
@@ -59,7 +61,7 @@ class Plan:
     totals: Totals
     memory: Memory | None
     reference: Totals  # the same cells with everything recomputed for each, as the paper did
-    notes: tuple[str, ...] = ()  # on the data
+    notes: tuple[str, ...] = ()  # on the model, the data, and cells with nothing to run
 
 
 class Planner:
@@ -80,7 +82,8 @@ class Planner:
             n_cells=len(status.cells),
             n_done=counts[CellState.DONE],
             n_held=sum(count for state, count in counts.items() if state.is_held),
-            n_skipped=counts[CellState.SKIPPED] + counts[CellState.INAPPLICABLE],
+            n_skipped=counts[CellState.SKIPPED],
+            n_inapplicable=counts[CellState.INAPPLICABLE],
             n_left_out=counts[CellState.LEFT_OUT],
             n_to_run=len(keys),
             machines=self.machines,
@@ -90,7 +93,7 @@ class Planner:
             totals=self.totals(jobs),
             memory=memory_of(self.grid.model, jobs),
             reference=self.reference(keys),
-            notes=self.grid.notes,
+            notes=(*self.grid.notes, *_inapplicable(status)),
         )
 
     def jobs(self, keys: Collection[str], past: Iterable[JobStatus] = (), *, spread: bool = True) -> list[PlannedJob]:
@@ -137,6 +140,12 @@ class Planner:
     @property
     def _side_by_side(self) -> int:
         return max(1, self.machines.n_gpus // self.spec.jobs.gpus)
+
+
+def _inapplicable(status: SweepStatus) -> list[str]:
+    """How many cells have nothing to run, by reason."""
+    reasons = Counter(cell.reason for cell in status.cells.values() if cell.state is CellState.INAPPLICABLE)
+    return [f"{n_cells:,} cells are inapplicable: {reason}" for reason, n_cells in reasons.items()]
 
 
 def n_settings(spec: SweepSpec, grid: Grid) -> dict[str, int]:

@@ -23,6 +23,7 @@ from orchestrator import folder as sweep_folder
 from orchestrator.backends.opening import options_of
 from orchestrator.errors import SpecError
 from orchestrator.grid.expand import Grid, cell_fields
+from orchestrator.grid.model import check_runnable
 from orchestrator.plan.plan import restricted
 from orchestrator.search.trial import JOB_FILE, N_EVALUATIONS, trial_job
 from orchestrator.spec.filters import CellFilter
@@ -96,6 +97,7 @@ def tune(
     sweep = Sweep.load(source, overrides=overrides, sweeps=sweeps)
     if sweep.spec.grid.methods:
         raise SpecError(f"{sweep.spec.source}: key `grid.methods`: a search is of one method; give `method` instead")
+    check_runnable(sweep.spec, sweep.grid.model)
     address, options = parse_options(options_of(sweep.spec, "ray"))
     grid = _chosen(sweep.grid, where)
     folder = _new_folder(sweeps.absolute(), sweep.spec.name)

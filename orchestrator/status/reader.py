@@ -132,6 +132,10 @@ class StatusReader:
                     cells[key] = CellStatus(state=state, reason=job.detail, job=job.name)
                 elif key not in settled:
                     cells[key] = left_over(job)
+        for strand in self._grid.strands:
+            for cell in strand.cells if strand.inapplicable else ():
+                if cells[cell.key].state in (CellState.MISSING, CellState.FAILED):
+                    cells[cell.key] = CellStatus(state=CellState.INAPPLICABLE, reason=strand.inapplicable)
         if self._coarse:
             for key, reason in left_out(self._grid, self._coarse, settled, index).items():
                 if cells[key].state is CellState.MISSING:

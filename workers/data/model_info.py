@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-WEIGHT_SUFFIXES: Final = (".safetensors",)
+WEIGHTS: Final = "model.safetensors"  # the one file of a checkpoint that is not sharded
+WEIGHTS_INDEX: Final = "model.safetensors.index.json"
 _STRIDE_BYTES: Final = 1 << 20  # one block in each MiB is hashed: no tensor of that size changes unseen
 _BLOCK_BYTES: Final = 1 << 12
 _NOT_GATED: Final = frozenset(  # two matrices in the MLP, not three
@@ -118,14 +119,22 @@ def _has_parallel_blocks(config: Mapping[str, Any]) -> bool:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The checkpoint's weight files by name. Raises: ModelError when the index names one that is not there."""
-    index = path / "model.safetensors.index.json"
+    """The weight files that are loaded from the folder, by name: `model.safetensors`, or those that its index names.
+
+    Raises: ModelError when the index names one that is not there, or both could be meant.
+    """
+    single, index = path / WEIGHTS, path / WEIGHTS_INDEX
     if not index.exists():
-        return sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+        return [single] if single.exists() or single.is_symlink() else []
     try:
         named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index}: not an index of weight files ({error})") from error
+    if single.exists() and named != [WEIGHTS]:
+        raise ModelError(
+            f"{path}: holds {WEIGHTS} and {WEIGHTS_INDEX}, which names {len(named)} other files; transformers would "
+            "load the first and leave the others: keep the one that is the model, and move the other away"
+        )
     present = [path / name for name in named if (path / name).is_file()]
     if present and len(present) < len(named):
         missing = [name for name in named if not (path / name).is_file()]

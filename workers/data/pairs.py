@@ -140,7 +140,7 @@ def _draw_pair(
             )
         met = outcome == answers[0] if len(answers) == 2 else outcome != model.run(base)[model.output]
         if met == want_first:
-            return base, source, outcome, variable, _as_number(model.run(base)[names[variable]])
+            return base, source, outcome, variable, as_number(model.run(base)[names[variable]])
     side = "label" if len(answers) == 2 else "kind of pair (answer changed or kept)"
     raise TaskError(
         f"{_named(task, hypothesis)}: {_MAX_DRAWS} draws gave one {side} only; the sampling must reach both"
@@ -153,7 +153,8 @@ def _named(task: AbstractTask, hypothesis: Hypothesis) -> str:
     return f"{place_of(task, model.functions[model.output])}task {task.name!r}, hypothesis {hypothesis.name!r}"
 
 
-def _as_number(value: Any) -> float:
+def as_number(value: Any) -> float:
+    """A variable's value where it has an order, else NaN."""
     return float(value) if isinstance(value, Real) else math.nan
 
 

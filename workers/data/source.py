@@ -91,6 +91,10 @@ class AbstractPairSource(ABC):
         """Hypotheses of one group have the same `prompts`."""
         return ""
 
+    def unordered(self, hypothesis: str) -> tuple[str, ...]:
+        """The variables of the hypothesis that are known to have values without an order. Raises: TaskError."""
+        return ()
+
     def n_available(self, hypothesis: str) -> Mapping[str, int]:
         """The number of pairs in each split, where it is limited."""
         return {}

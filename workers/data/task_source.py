@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
 from workers.data.layout import PromptLayout, encode_prompts, read_layout
-from workers.data.pairs import Draw, PairSet, PromptSet, check_drawable, make_pairs, make_prompts
+from workers.data.pairs import Draw, PairSet, PromptSet, as_number, check_drawable, make_pairs, make_prompts
 from workers.data.source import AbstractPairSource, Example, Keep
 from workers.data.tokenizer import Tokenizer
 from workers.files.folder import SweepFolder, replace_file
 from workers.tasks import AbstractTask, TaskError
 from workers.tasks.blame import blamed
 
+_N_DRAWS: Final = 64  # looked at for values that are no numbers
 _POOL_FACTOR: Final = 4  # prompts looked at for each pair that keeps to right or wrong answers
 
 
@@ -51,6 +53,13 @@ class TaskSource(AbstractPairSource):
     def layout(self, hypothesis: str) -> PromptLayout:
         """That of all prompts of the task. Raises: TaskError."""
         return self._layout
+
+    def unordered(self, hypothesis: str) -> tuple[str, ...]:
+        """Those that had a value that is no number in one of some draws. Raises: TaskError."""
+        rng, one = random.Random(0), self.task.hypotheses[hypothesis]
+        with blamed(self.task):
+            runs = [one.model.run(self.task.sample(rng)) for _ in range(_N_DRAWS)]
+        return tuple(name for name in one.variables if any(math.isnan(as_number(run[name])) for run in runs))
 
     def check(self, hypothesis: str, splits: Sequence[str]) -> None:
         """Nothing, where balanced pairs can be drawn and each variable matters. Raises: TaskError."""

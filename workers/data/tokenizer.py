@@ -32,16 +32,21 @@ class NoTokenError(ValueError):
 
 
 class Tokenizer:
-    """Text to token ids, special tokens added as the checkpoint's tokenizer.json says, or as its chat template does."""
+    """Text to token ids, special tokens added as the checkpoint's tokenizer.json says, or as its chat template does.
 
-    def __init__(self, backend: HFTokenizer, path: Path, chat: ChatFrame | None = None) -> None:
+    `vocab_size`: how many tokens the model knows; an id at or above it is refused wherever a text is encoded.
+    """
+
+    def __init__(
+        self, backend: HFTokenizer, path: Path, chat: ChatFrame | None = None, *, vocab_size: int | None = None
+    ) -> None:
         backend.no_padding()
         backend.no_truncation()
-        self._backend = backend
+        self._backend, self._vocab_size = backend, vocab_size
         self.path, self.chat = path, chat
 
     @classmethod
-    def load(cls, model_path: Path) -> Tokenizer:
+    def load(cls, model_path: Path, *, vocab_size: int | None = None) -> Tokenizer:
         """The tokenizer of the checkpoint folder. Raises: ModelError when there is no readable tokenizer.json."""
         path = model_path / "tokenizer.json"
         if not path.is_file():
@@ -50,19 +55,21 @@ class Tokenizer:
                 f"AutoTokenizer.from_pretrained({str(model_path)!r}).save_pretrained({str(model_path)!r})"
             )
         try:
-            return cls(HFTokenizer.from_file(str(path)), path)
+            backend = HFTokenizer.from_file(str(path))
         except Exception as error:  # the tokenizers library raises plain Exception
             raise ModelError(f"{path}: not a tokenizer of the tokenizers library ({error})") from error
+        return cls(backend, path, vocab_size=vocab_size)
 
     def in_chat(self, system: str) -> Tokenizer:
         """The tokenizer that reads each text as a user's message, behind the `system` message where that is not empty.
 
         Raises: ModelError when the checkpoint has no chat template, or one that says more than the message's frame.
         """
-        return Tokenizer(self._backend, self.path, read_chat_frame(self.path.parent, system))
+        frame = read_chat_frame(self.path.parent, system)
+        return Tokenizer(self._backend, self.path, frame, vocab_size=self._vocab_size)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text."""
+        """The token ids of each text. Raises: ModelError for one that the model does not know, as all of these do."""
         return [encoding.ids for encoding in self._encoded(texts, with_offsets=False)]
 
     def encode_placed(
@@ -91,7 +98,8 @@ class Tokenizer:
         replies = [
             self.chat.framed(text) + self.chat.reply(answer) for text, answer in zip(texts, answers, strict=True)
         ]
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(replies, add_special_tokens=False)]
+        encodings = self._known(self._backend.encode_batch_fast(replies, add_special_tokens=False))
+        return [encoding.ids for encoding in encodings]
 
     def text(self, ids: Sequence[int]) -> str:
         """The text that the tokens mean together; in a chat with the special tokens of its template."""
@@ -105,8 +113,19 @@ class Tokenizer:
     def _encoded(self, texts: Sequence[str], *, with_offsets: bool) -> list[Any]:
         encode = self._backend.encode_batch if with_offsets else self._backend.encode_batch_fast
         if self.chat is None:
-            return encode(list(texts))
-        return encode([self.chat.framed(text) for text in texts], add_special_tokens=False)
+            return self._known(encode(list(texts)))
+        return self._known(encode([self.chat.framed(text) for text in texts], add_special_tokens=False))
+
+    def _known(self, encodings: list[Any]) -> list[Any]:
+        """The encodings. Raises: ModelError for an id at or above the model's `vocab_size`."""
+        highest = max((max(encoding.ids, default=0) for encoding in encodings), default=0)
+        if self._vocab_size is not None and highest >= self._vocab_size:
+            raise ModelError(
+                f"{self.path}: gives a prompt's {self.piece(highest)!r} the id {highest}, and the model knows "
+                f"{self._vocab_size} tokens (key `vocab_size` of config.json: ids 0 to {self._vocab_size - 1}); give "
+                "the tokenizer that the model was trained with"
+            )
+        return encodings
 
     def _token_at(self, text: str, encoding: Any, place: Character) -> int | None:
         """The token that holds the character, or the last one of the span."""

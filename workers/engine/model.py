@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -14,13 +14,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.utils import logging as transformers_logging
 
 from workers.data.model_info import ModelError
+from workers.engine.loading import load_checkpoint
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -37,7 +36,8 @@ class LanguageModel:
     """A frozen causal decoder in evaluation mode. `blocks` are its decoder blocks in order.
 
     `device` takes token ids and gives logits, and is where cells learn; blocks may lie on others. `shares_keys`: its
-    attention can be `workers.engine.attention`'s, in which cells share the earlier keys and values.
+    attention can be `workers.engine.attention`'s, in which cells share the earlier keys and values. `notes`: what had
+    to differ from the checkpoint's configuration.
     """
 
     model: PreTrainedModel
@@ -46,6 +46,7 @@ class LanguageModel:
     device: torch.device
     dtype: torch.dtype
     shares_keys: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def n_layers(self) -> int:
@@ -68,36 +69,21 @@ def check_device(wanted: str, found: torch.device) -> None:
 def load_model(path: Path, *, dtype: str, device: torch.device, n_gpus: int = 1) -> LanguageModel:
     """The checkpoint in the folder `path`, in `dtype`, on `device`, or its blocks dealt out to `n_gpus` GPUs.
 
-    Nothing is downloaded, and no code of the checkpoint is run.
-
-    Raises: ModelError when the folder holds no loadable causal decoder, or one that does not fit on the GPUs.
-        OutOfMemoryError when somebody else fills them.
+    Raises: ModelError when the folder holds no loadable causal decoder, its weights do not match its configuration, or
+        it does not fit on the GPUs. OutOfMemoryError when somebody else fills them.
     """
-    transformers_logging.disable_progress_bar()  # a job's log is no terminal
     is_dealt_out = n_gpus > 1 and device.type == "cuda"
     if is_dealt_out and find_spec("accelerate") is None:
         raise ModelError(f"{path}: a model on {n_gpus} GPUs needs accelerate; pip install 'causalsweep[multigpu]'")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path),
-            dtype=DTYPES[dtype],
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            device_map="auto" if is_dealt_out else None,
-        )
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: not loadable as a causal language model: {error}") from error
+    model, notes = load_checkpoint(path, dtype=DTYPES[dtype], device_map="auto" if is_dealt_out else None)
     if not is_dealt_out:
         if device.type == "cuda":
             memory_bytes = torch.cuda.get_device_properties(device).total_memory
             check_fits(path, model.get_memory_footprint(), memory_bytes=memory_bytes)
-        return wrap_model(model.to(device))
+        return replace(wrap_model(model.to(device)), notes=notes)
     if any(parameter.device.type != "cuda" for parameter in model.parameters()):
         raise ModelError(f"{path}: does not fit on {n_gpus} GPUs in {dtype}; give a job more of them (`jobs.gpus`)")
-    return wrap_model(model)
+    return replace(wrap_model(model), notes=notes)
 
 
 def check_fits(path: Path, n_bytes: int, *, memory_bytes: int) -> None:

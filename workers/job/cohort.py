@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from workers.data.layout import moved_positions
+from workers.data.model_info import ModelError
 from workers.data.pairs import PairSet, PromptSet
 from workers.data.source import AbstractPairSource, Keep
 from workers.data.sources import open_source
@@ -105,17 +106,23 @@ class Workbench:
 
     @torch.no_grad()
     def answers_right(self, prompts: PromptSet) -> NDArray[np.bool_]:
-        """Whether the model answers each prompt right."""
+        """Whether the model answers each prompt right. Raises: ModelError where its logits are no numbers."""
         if len(prompts.label_B) == 0:
             return np.zeros(0, dtype=bool)
         model = self.language_model
         batch = TokenBatch.of(prompts.prompts, model.device)
         label_B = torch.from_numpy(prompts.label_B).to(model.device)
         parts = [batch.rows(start, start + _EVALUATION_BATCH) for start in range(0, len(batch), _EVALUATION_BATCH)]
-        said = [
-            last_logits(model.model, part.filling, input_ids=part.ids_BT, use_cache=False).argmax(dim=-1)
-            for part in parts
-        ]
+        said = []
+        for part in parts:
+            logits_BV = last_logits(model.model, part.filling, input_ids=part.ids_BT, use_cache=False)
+            if logits_BV.isnan().any():
+                dtype = str(model.dtype).removeprefix("torch.")
+                raise ModelError(
+                    f"{self.job.model_path}: its logits are no numbers (NaN) in {dtype}; its weights hold NaN, or it "
+                    "needs another `model.dtype`: bfloat16 and float32 reach further than float16"
+                )
+            said.append(logits_BV.argmax(dim=-1))
         return (torch.cat(said) == label_B).cpu().numpy()
 
 

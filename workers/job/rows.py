@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from workers.files.cell_identity import cell_identity
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, Job, JobCell, canonical_json
 from workers.files.progress import Progress
@@ -74,27 +75,7 @@ def cell_row(
     cohort: Cohort, cell: JobCell, setting: str, variables: Sequence[str], gate: GateResult | None
 ) -> dict[str, Any]:
     """What every row of a cell has, whatever became of it."""
-    stream = cohort.stream
-    row: dict[str, Any] = {
-        "cell_key": cell.key,
-        "experiment": cohort.experiment,
-        "model_fingerprint": str(stream.model["fingerprint"]),
-        "task": str(stream.task["name"]),
-        "task_settings": canonical_json(dict(stream.task)),
-        "hypothesis": stream.hypothesis,
-        "variables": list(variables),
-        "layer": cell.place.layer,
-        "position": cell.place.position,
-        "site": cell.place.site,
-        "unit": cell.place.unit,
-        "token": cell.token,
-        "seed": stream.seed,
-        "method": method_label(stream.method),
-        "method_settings": canonical_json(dict(stream.method)),
-        "engine": stream.engine,
-        "setting": setting,
-        "status": "done",
-    }
+    row = cell_identity(cohort, cell, setting, variables, method=method_label(cohort.stream.method))
     if gate is not None:
         row |= {"task_n_correct": gate.n_correct, "task_n_total": gate.n_total, "task_accuracy": gate.accuracy}
     return row

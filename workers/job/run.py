@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import traceback
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,20 +20,19 @@ from typing import Any, Final
 
 import torch
 
-from workers.data.model_info import ModelError
+from workers.data.checkpoint_files import unchanged
 from workers.data.tokenizer import Tokenizer
 from workers.engine.model import check_device, load_model, pick_device
 from workers.files.failure import (
     EXIT_FINISHED,
     Failure,
     FailureClass,
-    fingerprint,
 )
 from workers.files.gather import gather_after_job
 from workers.files.job import Cohort, Job, JobCell
 from workers.files.progress import AttemptState, claim_attempt
-from workers.files.versions import NewerFile
 from workers.job.cohort import TaskData, Workbench, evaluate_cohort, fit_cohort, halves, save_alignments, saved_columns
+from workers.job.failures import classed, is_out_of_memory
 from workers.job.memory import cells_that_fit
 from workers.job.monitor import JobMonitor
 from workers.job.remaining import Work, work_of
@@ -44,7 +42,6 @@ from workers.methods.alignment import Column
 from workers.methods.base import Interrupted, NotApplicable
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import METHODS
-from workers.tasks import TaskError
 
 log = logging.getLogger(__name__)
 
@@ -81,28 +78,6 @@ def run_job(job: Job, stop: StopRequest) -> int:
     return EXIT_FINISHED
 
 
-def classed(error: Exception) -> Failure:
-    """What kind of failure an exception is, by what to do next."""
-    trace = "".join(traceback.format_exception(error))
-    if isinstance(error, ModelError | TaskError | NewerFile):
-        kind = FailureClass.BAD_INPUT
-    elif is_out_of_memory(error):
-        kind = FailureClass.OUT_OF_MEMORY
-    elif isinstance(error, OSError) or "CUDA error" in str(error) or "cudaError" in str(error):
-        kind = FailureClass.NODE
-    else:
-        kind = FailureClass.BUG
-    message = f"{type(error).__name__}: {error}"
-    return Failure(kind=kind, message=message, traceback=trace, fingerprint=fingerprint(kind, message, trace))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that the device's or the host's memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
 @dataclass(frozen=True, slots=True)
 class _Item:
     """Work still to do, and how many pairs a forward pass may take."""
@@ -133,10 +108,14 @@ class _JobRun:
             return
         check_device(self.job.options.device, self.monitor.device)
         model_path = Path(self.job.model_path)
-        tokenizer = Tokenizer.load(model_path)
+        info = unchanged(model_path, str(work[0].cohort.stream.model["fingerprint"]))
+        tokenizer = Tokenizer.load(model_path, vocab_size=info.vocab_size)
         dtype = str(work[0].cohort.stream.model["dtype"])
         device, n_gpus = self.monitor.device, self.job.n_gpus
         language_model = load_model(model_path, dtype=dtype, device=device, n_gpus=n_gpus)
+        for note in language_model.notes:
+            log.warning("%s", note)
+            self.monitor.update(notes=(*self.monitor.progress.notes, note))
         self.bench = Workbench(self.job, language_model, tokenizer, self.monitor)
         items = deque(item for part in work for item in self._fitting(part))
         while items:

@@ -17,6 +17,7 @@ from workers.engine.base import AbstractEngine, TokenBatch
 from workers.files.place import Place
 from workers.methods.alignment import CellFacts, CellGroup, Column, Learned, joined
 from workers.methods.base import FitContext, NotApplicable
+from workers.methods.settings import why_no_classes
 
 # hidden_ND of one cell -> what it learns (of one cell, C = 1) and what there is to say of it
 FitCell = Callable[[Tensor], tuple[Learned, CellFacts]]
@@ -88,12 +89,9 @@ def classes_of(context: FitContext) -> Classes:
     cuts = []
     for index, name in enumerate(context.variables):
         values = train.value_B[train.variable_B == index]
-        why = "has values that are no numbers, and so no order" if np.isnan(values).any() else ""
-        if not why and len(np.unique(values)) < 2:
-            why = "has one value only on the training pairs"
-        if why:
-            hypothesis, method = context.cohort.stream.hypothesis, context.settings["name"]
-            raise NotApplicable(f"{method} needs two classes: variable {name!r} of hypothesis {hypothesis!r} {why}")
+        seen = np.unique(values).tolist()
+        if why := why_no_classes(context.settings["name"], context.cohort.stream.hypothesis, name, seen):
+            raise NotApplicable(why)
         cuts.append(even_cut(values))
     cut_V = np.array(cuts)
     member_VN = train.variable_B == np.arange(len(cuts))[:, None]

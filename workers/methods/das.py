@@ -18,6 +18,7 @@ from torch import Tensor
 
 from workers.methods.alignment import Column
 from workers.methods.base import FitContext, NotApplicable
+from workers.methods.settings import why_not
 from workers.methods.training import AbstractMasks, train
 
 
@@ -27,11 +28,8 @@ class FixedMasks(AbstractMasks):
 
     def __init__(self, context: FitContext, n_cells: int, width: int) -> None:
         k, n_variables = context.settings["k"], context.n_variables
-        if k * n_variables > width:
-            raise NotApplicable(
-                f"k: {n_variables} x {k} dimensions do not fit into a vector of {width}; "
-                f"expected {width // n_variables} or less"
-            )
+        if why := why_not(context.settings, width=width, n_variables=n_variables):
+            raise NotApplicable(why)
         self._k, self._n_variables, self._n_cells = k, n_variables, n_cells
         owner_D = torch.arange(width, device=context.device) // k
         mask_VD = (owner_D == torch.arange(n_variables, device=context.device)[:, None]).float()

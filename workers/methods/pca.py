@@ -17,14 +17,15 @@ from torch import Tensor
 from workers.methods.activations import fit_on_activations
 from workers.methods.alignment import Alignment, CellFacts, Column
 from workers.methods.base import FitContext, NotApplicable
+from workers.methods.settings import why_not
 
 
 def fit(context: FitContext) -> list[Column]:
     """The cohort's cells from one pass over the training prompts. Raises: Interrupted, NotApplicable."""
     k = context.settings["k"]
     width = min(group.width for group in context.groups)
-    if k > width:
-        raise NotApplicable(f"k: got {k}; a vector of {width} has no more components than that")
+    if why := why_not(context.settings, width=width, n_variables=context.n_variables):
+        raise NotApplicable(why)
     facts = CellFacts(subspace_dim=k)
     mask_1VK = torch.ones(1, context.n_variables, k, device=context.device)
 

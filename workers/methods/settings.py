@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -28,7 +29,8 @@ class MethodSettings(BaseModel):
 
     `sites`: those that the method works at; none: all of them. `metric`: interchange intervention accuracy (`iia`), or
     the accuracy of a probe (`decoding`). `fits`: what a cell costs before it is evaluated. `label_keys`: settings that
-    tell the cells of one grid apart, so that they are part of the method's label.
+    tell the cells of one grid apart, so that they are part of the method's label. `tells_classes`: it parts a
+    variable's values in two, so that they need an order.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -37,6 +39,17 @@ class MethodSettings(BaseModel):
     fits: ClassVar[Literal["by gradient", "on activations", "not at all"]] = "on activations"
     label_keys: ClassVar[tuple[str, ...]] = ()
     sites: ClassVar[tuple[str, ...]] = ()
+    tells_classes: ClassVar[bool] = False
+
+    def why_not(self, *, width: int, n_variables: int) -> str:
+        """Why the method has no meaning for so many variables in a vector of this size; empty where it has."""
+        return ""
+
+
+class DifferenceOfMeansSettings(MethodSettings):
+    """Difference of means: nothing to set."""
+
+    tells_classes = True
 
 
 class InterchangeSettings(MethodSettings):
@@ -81,6 +94,15 @@ class DasSettings(TrainingSettings):
 
     k: Count = 1
 
+    def why_not(self, *, width: int, n_variables: int) -> str:
+        """Each variable has `k` dimensions to itself."""
+        if self.k * n_variables <= width:
+            return ""
+        return (
+            f"k: {n_variables} x {self.k} dimensions do not fit into a vector of {width}; "
+            f"expected {width // n_variables} or less"
+        )
+
 
 class PcaSettings(MethodSettings):
     """The first `k` principal components."""
@@ -89,12 +111,18 @@ class PcaSettings(MethodSettings):
 
     k: Count = 1
 
+    def why_not(self, *, width: int, n_variables: int) -> str:
+        """There are as many components as dimensions."""
+        wide = f"k: got {self.k}; a vector of {width} has no more components than that"
+        return wide if self.k > width else ""
+
 
 class LinearProbeSettings(MethodSettings):
     """A logistic regression: `penalty` times half the squared weights of standardised activations is added to the mean
     loss, which is lowered in at most `max_steps` steps."""
 
     metric = "decoding"
+    tells_classes = True
 
     penalty: Positive = 1e-3
     max_steps: Count = 200
@@ -107,12 +135,17 @@ class SparseProbeSettings(LinearProbeSettings):
 
     k: Count = 1
 
+    def why_not(self, *, width: int, n_variables: int) -> str:
+        """There are as many neurons as dimensions."""
+        wide = f"k: got {self.k}; a vector of {width} has no more neurons than that"
+        return wide if self.k > width else ""
+
 
 METHODS: dict[str, type[MethodSettings]] = {
     "boundless_das": BoundlessDasSettings,
     "das": DasSettings,
     "interchange": InterchangeSettings,
-    "difference_of_means": MethodSettings,
+    "difference_of_means": DifferenceOfMeansSettings,
     "pca": PcaSettings,
     "linear_probe": LinearProbeSettings,
     "sparse_probe": SparseProbeSettings,
@@ -131,6 +164,22 @@ def method_settings(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         raise MethodError(_first_problem(error, name)) from None
     return {"name": name} | settings.model_dump()
+
+
+def why_not(settings: Mapping[str, Any], *, width: int, n_variables: int) -> str:
+    """Why a method of these settings has no meaning for so many variables in a vector of this size; empty where
+    it has."""
+    options = {key: value for key, value in settings.items() if key != "name"}
+    return METHODS[settings["name"]](**options).why_not(width=width, n_variables=n_variables)
+
+
+def why_no_classes(method: str, hypothesis: str, variable: str, values: Collection[float]) -> str:
+    """Why a method that tells two classes of a variable apart cannot, by the values that it was seen to have; empty
+    where it can. NaN stands for a value that is no number."""
+    why = "has values that are no numbers, and so no order" if any(map(math.isnan, values)) else ""
+    if not why and len(set(values)) < 2:
+        why = "has one value only on the training pairs"
+    return why and f"{method} needs two classes: variable {variable!r} of hypothesis {hypothesis!r} {why}"
 
 
 def method_variants(name: str, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -18,14 +18,15 @@ from workers.methods.alignment import Column
 from workers.methods.base import FitContext, NotApplicable
 from workers.methods.linear_probe import fit_probes
 from workers.methods.logistic import standardised
+from workers.methods.settings import why_not
 
 
 def fit(context: FitContext) -> list[Column]:
     """The cohort's cells from one pass over the training prompts. Raises: Interrupted, NotApplicable."""
     k = context.settings["k"]
     width = min(group.width for group in context.groups)
-    if k > width:
-        raise NotApplicable(f"k: got {k}; a vector of {width} has no more neurons than that")
+    if why := why_not(context.settings, width=width, n_variables=context.n_variables):
+        raise NotApplicable(why)
     return fit_probes(context, lambda hidden_ND, above_N: best_neurons(hidden_ND, above_N, k))
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from workers.tasks.base import AbstractTask, TaskError
+from workers.tasks.user_file import hint_of
 
 
 def place_of(task: AbstractTask, part: Any) -> str:
@@ -28,8 +29,9 @@ def blamed(task: AbstractTask) -> Iterator[None]:
     except (TaskError, MemoryError):
         raise
     except Exception as error:  # whatever a user's task raises
-        file = getattr(sys.modules[type(task).__module__], "__file__", "")
+        module = sys.modules[type(task).__module__]
+        file = getattr(module, "__source_file__", None) or getattr(module, "__file__", "")
         frames = traceback.extract_tb(error.__traceback__)
         place = ([frame for frame in frames if frame.filename == file] or frames)[-1]
-        cause = f"{type(error).__name__}: {error}"
+        cause = f"{type(error).__name__}: {error}{hint_of(error)}"
         raise TaskError(f"task {task.name!r}: {place.filename}:{place.lineno}, {place.name}: {cause}") from error

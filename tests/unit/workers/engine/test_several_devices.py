@@ -25,7 +25,7 @@ from workers.engine.model import LanguageModel, check_fits, load_model, wrap_mod
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.files.failure import FailureClass
-from workers.job.run import classed
+from workers.job.failures import classed
 from workers.methods.base import to_device
 
 FIRST, SECOND = "cpu:1", "cpu:2"

@@ -16,7 +16,7 @@ from workers.files.failure import FailureClass
 from workers.files.job import Job, JobCell
 from workers.files.place import Place
 from workers.job.engines import Engines
-from workers.job.run import classed
+from workers.job.failures import classed
 
 HEAD = Place(layer=1, position=0, site="head_output", unit=3)
 KEY = Place(layer=0, position=0, site="key", unit=1)

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.unit.workers.planted import Planted, save_planted
+from workers.data.model_info import read_model_info
 from workers.files.failure import EXIT_BAD_INPUT, FailureClass
 from workers.files.folder import SweepFolder, visible_files
 from workers.files.gather import Shards
@@ -48,7 +49,7 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., J
         folder = SweepFolder(tmp_path / sweep)
         folder.make()
         stream = Stream(
-            model={"fingerprint": "f", "dtype": "float32"},
+            model={"fingerprint": read_model_info(model).fingerprint, "dtype": "float32"},
             task={"name": "planted"},
             hypothesis="left_boundary",
             seed=1,
