@@ -140,6 +140,7 @@ def test_a_site_that_the_model_lacks_is_refused(
 ) -> None:
     """The spec is refused before anything is written, with the reason and a site that the model has."""
     shutil.copytree(demo_model, tmp_path / "demo-model")
+    (tmp_path / "demo-model" / "model.safetensors").unlink()  # they do not fit this configuration
     path = tmp_path / "demo-model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
     with pytest.raises(SpecError, match=r"small\.yaml: key `grid\.sites\[0\]") as caught:

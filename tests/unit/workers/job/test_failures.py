@@ -16,6 +16,7 @@ from workers.engine.base import TokenBatch
 from workers.engine.model import last_logits
 from workers.engine.suffix import SuffixEngine
 from workers.files.failure import Failure, FailureClass
+from workers.files.place import Place
 from workers.job.failures import classed
 from workers.methods.rotation import __name__ as our_module
 from workers.tasks import TaskError
@@ -101,7 +102,7 @@ def test_a_mistake_of_the_engine_in_the_models_code_stays_a_bug(monkeypatch: pyt
     monkeypatch.setattr(
         suffix, "last_logits", lambda model, filling, **inputs: plain(model, filling, **_narrowed(inputs))
     )
-    engine = SuffixEngine(model, layers=[0])
+    engine = SuffixEngine(model, places=[Place(layer=0, position=5)])
     failure = failure_of(lambda: engine.forward(TokenBatch.of_ids(ids), TokenBatch.of_ids(ids)).base_logits())
     assert failure.kind is FailureClass.BUG
 
