@@ -27,7 +27,7 @@ _LOADED_BY: Final[Mapping[str, str]] = {  # what transformers needs for each `qu
     "bitsandbytes": "bitsandbytes",
     "compressed-tensors": "compressed-tensors",
     "fp8": "kernels",
-    "gptq": "gptqmodel",
+    "gptq": "optimum and gptqmodel",
     "mxfp4": "kernels",
     "torchao": "torchao",
 }
