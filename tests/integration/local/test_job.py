@@ -233,4 +233,4 @@ def test_a_missing_checkpoint_is_bad_input(tmp_path: Path, demo_model: Path) -> 
     assert progress is not None
     assert progress.failure is not None
     assert progress.failure.kind is FailureClass.BAD_INPUT
-    assert f"{tmp_path / 'gone'}/tokenizer.json: missing" in progress.failure.message
+    assert f"{tmp_path / 'gone'}: no such folder" in progress.failure.message

@@ -91,7 +91,7 @@ def test_memory_that_never_suffices_ends_the_job_as_such(
 ) -> None:
     """64, 32, 16, 8, 4 pairs, then fewer cells, down to one: exit code 71, and every step is told."""
     failing_forward(monkeypatch, fails=lambda *_: True, error=torch.OutOfMemoryError("no"))
-    monkeypatch.setattr("workers.job.cohort.exact_form", lambda model: (model, ""))
+    monkeypatch.setattr("workers.job.engines.exact_form", lambda model: (model, ""))
     job_file = write_job(tmp_path, demo_model, [make_cohort(demo_model)])
     assert attempt(job_file) == EXIT_OUT_OF_MEMORY
     progress = last_progress(job_file)
@@ -145,7 +145,7 @@ def test_a_model_below_the_gate_is_not_run(tmp_path: Path, demo_model: Path) -> 
 
 
 def test_a_torn_weight_file_is_bad_input(tmp_path: Path, demo_model: Path) -> None:
-    """Half of a safetensors file: exit code 65, no traceback to read, the folder named."""
+    """Half of a safetensors file: exit code 65, no traceback to read, the file and both sizes named."""
     model = shutil.copytree(demo_model, tmp_path / "model")
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
@@ -154,7 +154,7 @@ def test_a_torn_weight_file_is_bad_input(tmp_path: Path, demo_model: Path) -> No
     failure = last_progress(job_file).failure
     assert failure is not None
     assert failure.kind is FailureClass.BAD_INPUT
-    assert f"{model}: not loadable" in failure.message
+    assert f"{weights}: cut or damaged: 100,000 bytes, its header says 892,064" in failure.message
 
 
 def test_a_disk_that_is_full_when_the_rows_are_written_is_the_nodes_fault(
