@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -31,14 +32,17 @@ class Process:
 
 def processes() -> Iterator[Process]:
     """Every process that lives, as far as this user may look."""
-    for process in psutil.process_iter(["ppid", "environ", "cmdline"]):
-        seen = process.info
-        if seen["environ"] is None or seen["cmdline"] is None:
-            continue  # somebody else's
-        environ = frozenset(f"{name}={value}" for name, value in seen["environ"].items())
-        command = "".join(f"{word} " for word in seen["cmdline"])
-        with suppress(ProcessLookupError):  # it ended meanwhile
-            yield Process(ProcessId.of(process.pid), seen["ppid"], environ, command)
+    for process in psutil.process_iter(["ppid", "cmdline"]):
+        command = process.info["cmdline"]
+        try:
+            # whole, not by psutil: it stops at the first gap, and slurmstepd writes its title over the beginning
+            environ = Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace").split("\0")
+            identity = ProcessId.of(process.pid)
+        except OSError:
+            continue  # it ended meanwhile, or is somebody else's
+        if command is not None:
+            words = "".join(f"{word} " for word in command)
+            yield Process(identity, process.info["ppid"], frozenset(environ), words)
 
 
 def family(*marks: str) -> list[Process]:
