@@ -22,7 +22,8 @@ Fault = Callable[[Arena, random.Random], bool]
 VICTIMS: Final = ("checkpoints", "shards", "progress", "store", "alignments", "logs", "cluster")
 
 
-def _signal_some(pids: list[int], rng: random.Random, number: int) -> bool:
+def signal_one(pids: list[int], rng: random.Random, number: int) -> bool:
+    """Send a signal to one of these processes; whether there was one."""
     if not pids:
         return False
     with contextlib.suppress(ProcessLookupError):
@@ -32,12 +33,12 @@ def _signal_some(pids: list[int], rng: random.Random, number: int) -> bool:
 
 def kill_worker(arena: Arena, rng: random.Random) -> bool:
     """SIGKILL to one worker."""
-    return _signal_some(list(arena.workers()), rng, signal.SIGKILL)
+    return signal_one(list(arena.workers()), rng, signal.SIGKILL)
 
 
 def stop_worker(arena: Arena, rng: random.Random) -> bool:
     """SIGTERM to one worker: it writes a checkpoint and ends."""
-    return _signal_some(list(arena.workers()), rng, signal.SIGTERM)
+    return signal_one(list(arena.workers()), rng, signal.SIGTERM)
 
 
 def freeze_worker(arena: Arena, rng: random.Random) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cluster.testbed.machine import family
 from tests.campaign.arena import NAME, Arena
-from tests.campaign.faults import COMMON, Fault
+from tests.campaign.faults import COMMON, Fault, signal_one
 from tests.testbeds import ray_testbed, slurm_testbed, start_requeued_jobs
 
 
@@ -75,19 +75,11 @@ def _local() -> Ground:
 
 
 def _kill_dispatcher(arena: Arena, rng: random.Random) -> bool:
-    return _kill_one(arena.pids("dispatch"), rng)
+    return signal_one(arena.pids("dispatch"), rng, signal.SIGKILL)
 
 
 def _kill_runner(arena: Arena, rng: random.Random) -> bool:
-    return _kill_one([pid for pid in arena.pids("run") if pid not in arena.workers()], rng)
-
-
-def _kill_one(pids: list[int], rng: random.Random) -> bool:
-    if not pids:
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(rng.choice(pids), signal.SIGKILL)
-    return True
+    return signal_one([pid for pid in arena.pids("run") if pid not in arena.workers()], rng, signal.SIGKILL)
 
 
 def _freeze_dispatcher(arena: Arena, rng: random.Random) -> bool:
@@ -175,7 +167,7 @@ def _slurm() -> Ground:
         "database killed": database_killed,
         "job requeued": on_a_job("scontrol", "requeue"),
         "job cancelled by scancel": on_a_job("scancel"),
-        "job suspended and resumed": on_a_job("scancel", "--signal=TERM", "--full"),
+        "job told to end": on_a_job("scancel", "--signal=TERM", "--full"),
     }
     return _SlurmGround(options={}, faults={**COMMON, **own}, env=bed.env())
 
@@ -203,7 +195,7 @@ def _ray() -> Ground:
     def dispatcher_killed(arena: Arena, rng: random.Random) -> bool:
         mark = str(arena.root)
         pids = [one.identity.pid for one in family() if "cluster.ray.dispatcher" in one.command and mark in one.command]
-        return _kill_one(pids, rng)
+        return signal_one(pids, rng, signal.SIGKILL)
 
     own = {
         "node killed": node_killed,
