@@ -62,7 +62,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "smallvocab": (knows_twenty_tokens, "the id 138, and the model knows 20 tokens (key `vocab_size` of config.json"),
     "quant": (
         lambda model: set_config(model, quantization_config={"quant_method": "gptq", "bits": 4}),
-        "key `quantization_config`: gptq weights (transformers loads them with gptqmodel)",
+        "key `quantization_config`: gptq weights (transformers loads them with optimum and gptqmodel)",
     ),
     "lfs": (is_a_pointer, "model.safetensors: a Git LFS pointer, not the file itself; run `git lfs pull`"),
     "empty": (lambda model: (model / "model.safetensors").write_bytes(b""), "an empty file (0 bytes)"),

@@ -90,7 +90,7 @@ def test_a_folder_without_weights_passes(checkpoint: Path) -> None:
     [
         (
             {"quant_method": "gptq", "bits": 4},
-            r"`quantization_config`: gptq weights \(transformers loads them with gptq",
+            r"`quantization_config`: gptq weights \(transformers loads them with optimum and gptqmodel",
         ),
         ({"quant_method": "mxfp4"}, r"`quantization_config`: mxfp4 weights .*; give a checkpoint in float32, bfloat16"),
         ({"quant_method": "new"}, r"`quantization_config`: new weights, whose"),
