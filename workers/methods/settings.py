@@ -58,6 +58,29 @@ class InterchangeSettings(MethodSettings):
     fits = "not at all"
 
 
+class KmeansSettings(MethodSettings):
+    """The line between two clusters: nothing to set."""
+
+    tells_classes = True
+
+
+class LdaSettings(MethodSettings):
+    """The linear discriminant; the covariance is shrunk by `shrinkage` towards its mean variance."""
+
+    tells_classes = True
+
+    shrinkage: OpenShare = 0.01
+
+
+class ProbeDirectionSettings(MethodSettings):
+    """The weights of a linear probe with these settings (`LinearProbeSettings`)."""
+
+    tells_classes = True
+
+    penalty: Positive = 1e-3
+    max_steps: Count = 200
+
+
 class TrainingSettings(MethodSettings):
     """What methods that learn a rotation share."""
 
@@ -87,8 +110,8 @@ class BoundlessDasSettings(TrainingSettings):
         return self
 
 
-class DasSettings(TrainingSettings):
-    """DAS (Geiger et al., 2023): `k` dimensions a variable."""
+class _OwnDimensions(MethodSettings):
+    """`k` dimensions for each variable."""
 
     label_keys = ("k",)
 
@@ -102,6 +125,16 @@ class DasSettings(TrainingSettings):
             f"k: {n_variables} x {self.k} dimensions do not fit into a vector of {width}; "
             f"expected {width // n_variables} or less"
         )
+
+
+class DasSettings(TrainingSettings, _OwnDimensions):
+    """DAS (Geiger et al., 2023): `k` dimensions a variable."""
+
+
+class RandomDirectionSettings(_OwnDimensions):
+    """`k` random dimensions a variable."""
+
+    fits = "not at all"
 
 
 class PcaSettings(MethodSettings):
@@ -146,6 +179,10 @@ METHODS: dict[str, type[MethodSettings]] = {
     "das": DasSettings,
     "interchange": InterchangeSettings,
     "difference_of_means": DifferenceOfMeansSettings,
+    "kmeans": KmeansSettings,
+    "lda": LdaSettings,
+    "probe_direction": ProbeDirectionSettings,
+    "random_direction": RandomDirectionSettings,
     "pca": PcaSettings,
     "linear_probe": LinearProbeSettings,
     "sparse_probe": SparseProbeSettings,
