@@ -13,7 +13,7 @@ from rich.text import Text
 
 from orchestrator.status.cell_state import CellState
 from workers.files.job import MAIN_SETTING
-from workers.files.place import BLOCK_OUTPUT
+from workers.files.place import BLOCK_OUTPUT, UNIT_LETTERS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -249,7 +249,8 @@ def _summary_table(summary: pd.DataFrame, highest: str) -> Table:
         table.add_column(name, justify="left" if name in texts else "right", no_wrap=True)
     for line in summary.to_dict("records"):
         is_main = line["setting"] == MAIN_SETTING
-        unit = "" if line["unit"] is None or math.isnan(line["unit"]) else f" h{int(line['unit'])}"
+        has_unit = line["unit"] is not None and not math.isnan(line["unit"])
+        unit = f" {UNIT_LETTERS.get(line['site'], 'u')}{int(line['unit'])}" if has_unit else ""
         place = "" if line["layer"] is None else f"L{line['layer']}{unit} p{line['position']}"
         table.add_row(
             *(line["experiment"], line["method"], "" if is_main else line["setting"]),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from workers.files.document import NO_OTHER_KEYS
 
 BLOCK_OUTPUT: Final = "block_output"  # the residual stream after a decoder block: the site of a cell that names none
+UNIT_LETTERS: Final[Mapping[str, str]] = {  # what stands before a unit's index where there is little room: `h3`, `n5`
+    **dict.fromkeys(("head_output", "query", "key", "value"), "h"),
+    "mlp_neurons": "n",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +57,8 @@ def span_label(places: Sequence[Place]) -> str:
     elif sites != [BLOCK_OUTPUT] and not (units and sites == ["head_output"]):
         parts.append(sites[0])
     if units:
-        parts.append(_span("h" if sites != ["mlp_neurons"] else "n", units))
+        letters = {UNIT_LETTERS.get(place.site, "u") for place in places if place.unit is not None}
+        parts.append(_span(letters.pop() if len(letters) == 1 else "u", units))
     return " ".join([*parts, _span("p", [place.position for place in places])])
 
 

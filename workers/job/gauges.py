@@ -1,4 +1,4 @@
-"""Numbers for whoever watches a cluster: cells by state, best IIA and pace, by hypothesis and layer.
+"""Numbers for whoever watches a cluster: cells by state, best IIA and pace, by hypothesis, layer and site.
 
 Where a backend names a file in `CAUSALSWEEP_METRICS_FILE`, the job replaces it at every heartbeat with a JSON list of
 readings `{name, value, combine, tags}`; `combine` says how the readings of several jobs become one number: `sum` (jobs
@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING, Cohort, Job
 from workers.files.progress import ENV_METRICS_FILE, Progress
+
+_Tags: TypeAlias = tuple[str, str, str]  # experiment, layer, site
 
 
 class MetricsFile:
@@ -25,14 +27,18 @@ class MetricsFile:
 
     def __init__(self, job: Job) -> None:
         self._path = os.environ.get(ENV_METRICS_FILE, "")
-        self._places = {cell.key: (one.experiment, str(cell.place.layer)) for one in job.cohorts for cell in one.cells}
+        self._tags = {
+            cell.key: (one.experiment, str(cell.place.layer), cell.place.site)
+            for one in job.cohorts
+            for cell in one.cells
+        }
         self._status: dict[str, str] = {}  # by cell key, of the cells that are over
-        self._best: dict[tuple[str, str], float] = {}
+        self._best: dict[_Tags, float] = {}
 
     def begin(self, cohorts: Iterable[Cohort]) -> None:
         """Take the cells that are in none of the cohorts to be run as done by earlier attempts."""
         to_run = {cell.key for cohort in cohorts for cell in cohort.cells}
-        self._status = dict.fromkeys(self._places.keys() - to_run, "done")
+        self._status = dict.fromkeys(self._tags.keys() - to_run, "done")
 
     def count(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take over what became of some cells."""
@@ -41,8 +47,8 @@ class MetricsFile:
                 continue
             self._status[row["cell_key"]] = row["status"]
             if row["status"] == "done" and row.get("metric") == "iia":
-                place = self._places[row["cell_key"]]
-                self._best[place] = max(row["iia"], self._best.get(place, 0.0))
+                tags = self._tags[row["cell_key"]]
+                self._best[tags] = max(row["iia"], self._best.get(tags, 0.0))
 
     def readings(self, progress: Progress) -> list[dict[str, Any]]:
         """What there is to be seen now."""
@@ -53,12 +59,12 @@ class MetricsFile:
         ]
         found += [_reading(f"validation_{name}", value, "max") for name, value in progress.metrics.items()]
         states = self._status | dict.fromkeys(progress.running_cells, "running")
-        counts = Counter((state, self._places[key]) for key, state in states.items() if key in self._places)
-        for place in dict.fromkeys(self._places.values()):
+        counts = Counter((state, self._tags[key]) for key, state in states.items() if key in self._tags)
+        for tags in dict.fromkeys(self._tags.values()):
             for state in ("done", "failed", "skipped", "running"):
                 combine = "now" if state == "running" else "sum"
-                found.append(_reading(f"cells_{state}", counts[state, place], combine, place))
-        return found + [_reading("best_iia", best, "max", place) for place, best in dict(self._best).items()]
+                found.append(_reading(f"cells_{state}", counts[state, tags], combine, tags))
+        return found + [_reading("best_iia", best, "max", tags) for tags, best in dict(self._best).items()]
 
     def write(self, progress: Progress) -> None:
         """Replace the file; one that cannot be written is left as it is."""
@@ -67,7 +73,6 @@ class MetricsFile:
                 replace_file(Path(self._path), json.dumps(self.readings(progress)))
 
 
-def _reading(name: str, value: float, combine: str, place: tuple[str, str] = ("", "")) -> dict[str, Any]:
-    hypothesis, layer = place
-    tags = {"hypothesis": hypothesis, "layer": layer} if hypothesis else {}
-    return {"name": name, "value": value, "combine": combine, "tags": tags}
+def _reading(name: str, value: float, combine: str, tags: _Tags | None = None) -> dict[str, Any]:
+    named = dict(zip(("hypothesis", "layer", "site"), tags or (), strict=False))
+    return {"name": name, "value": value, "combine": combine, "tags": named}

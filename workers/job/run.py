@@ -30,6 +30,7 @@ from workers.files.failure import (
 )
 from workers.files.gather import gather_after_job
 from workers.files.job import Cohort, Job, JobCell
+from workers.files.place import span_label
 from workers.files.progress import AttemptState, claim_attempt
 from workers.job.cohort import TaskData, Workbench, evaluate_cohort, fit_cohort, halves, save_alignments, saved_columns
 from workers.job.failures import classed, is_out_of_memory
@@ -166,7 +167,7 @@ class _JobRun:
         self.writer.add(rows)
         checkpoint.remove()
         self.monitor.cohort_done(cohort, rows, _divergences(columns))
-        log.info("%s: %d cells in %.1f s", cohort.experiment, len(cohort.cells), time.time() - started)
+        log.info("%s: %d cells in %.1f s", _name(cohort), len(cohort.cells), time.time() - started)
         return []
 
     def _by_width(self, item: _Item) -> list[_Item]:
@@ -199,7 +200,7 @@ class _JobRun:
         ]
         self.writer.add(rows)
         self.monitor.cohort_done(cohort, rows, ())
-        log.warning("%s: %d cells skipped: %s", cohort.experiment, len(cohort.cells), reason)
+        log.warning("%s: %d cells skipped: %s", _name(cohort), len(cohort.cells), reason)
 
     def _data(self, cohort: Cohort) -> TaskData:
         stream = cohort.stream
@@ -221,6 +222,11 @@ class _JobRun:
         log.warning("%s", note)
         self.monitor.update(notes=(*self.monitor.progress.notes, note))
         return rest
+
+
+def _name(cohort: Cohort) -> str:
+    """The cohort in a log: `left_boundary L9 h3..8 p81 s42`."""
+    return f"{cohort.experiment} {span_label([cell.place for cell in cohort.cells])} s{cohort.stream.seed}"
 
 
 def _divergences(columns: list[Column]) -> tuple[Failure, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from orchestrator.cli.render import summary_view
 from orchestrator.report import summary, write_report
 from orchestrator.report.heatmap import Axis, HeatMap, Over, Scale, heat_maps, site_maps
 from orchestrator.report.measured import measured
@@ -122,6 +125,17 @@ def test_two_cells_of_one_head_are_refused() -> None:
     again = grid[grid["unit"] == 1].assign(cell_key="other")
     with pytest.raises(ValueError, match="cells share experiment, method, layer, position and seed"):
         measured(planted(grid, BEST), pd.concat([grid, again]))
+
+
+@pytest.mark.parametrize(("site", "shown"), [("head_output", "L1 h2 p80"), ("mlp_neurons", "L1 n2 p80")])
+def test_the_terminal_tells_heads_from_neurons(site: str, shown: str) -> None:
+    """The place of the highest cell in the table: `h2` is a head and `n2` a neuron."""
+    axes = {"experiments": ["left_boundary"], "layers": [0, 1], "positions": [80, 81], "seeds": [1]}
+    grid = fake_grid(**axes, sites=[("block_output", (None,)), (site, (0, 1, 2))])
+    console = Console(width=200, file=io.StringIO())
+    console.print(summary_view(summary(planted(grid, BEST | {"site": site}), grid)))
+    assert isinstance(console.file, io.StringIO)
+    assert shown in console.file.getvalue()
 
 
 def test_the_page_tells_of_sites_and_heads() -> None:

@@ -74,6 +74,17 @@ def test_readings_carry_the_experiment_as_hypothesis() -> None:
     assert {one["name"]: one["combine"] for one in readings}["cells_running"] == "now"
 
 
+def test_sites_of_a_layer_are_told_apart() -> None:
+    """A head's best IIA is not that of the block's output at the same layer; every count has the same tags."""
+    head = JobCell(key="head", place=Place(layer=1, position=80, site="head_output", unit=2), token="x")
+    metrics = MetricsFile(replace(JOB, cohorts=(replace(COHORT, cells=(*CELLS, head)),)))
+    metrics.count([row("k2", iia=0.9), row("head", iia=0.6)])
+    readings = metrics.readings(PROGRESS)
+    best = {(one["tags"]["layer"], one["tags"]["site"]): one["value"] for one in readings if one["name"] == "best_iia"}
+    assert best == {("1", "block_output"): 0.9, ("1", "head_output"): 0.6}
+    assert {tuple(one["tags"]) for one in readings if one["tags"]} == {("hypothesis", "layer", "site")}
+
+
 def test_the_file_is_written_where_the_backend_wants_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The file that the environment names holds the readings; without a name nothing is written."""
     MetricsFile(JOB).write(PROGRESS)
