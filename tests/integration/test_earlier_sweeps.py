@@ -67,6 +67,27 @@ def test_a_finished_sweep_is_grown_and_only_the_new_cells_run(tmp_path: Path, de
     assert set(rows["site"]) == {"block_output"}
 
 
+def test_a_finished_sweep_is_grown_by_sites(tmp_path: Path, demo_model: Path) -> None:
+    """Two more sites: only their cells are planned and run, the old rows are as they were, to the last bit, and a
+    reader's query over all rows finds both."""
+    before = Sweep.load(copied("schema_1/previous", tmp_path)).results()
+    grid = {
+        "experiments": ["left_boundary"],
+        "layers": [0, 2],
+        "positions": [80],
+        "sites": ["block_output", {"head_output": [1]}, "mlp_output"],
+        "methods": [{"name": "boundless_das", "epochs": 1, "rotation_lr": 2e-3}, "interchange"],
+    }
+    sweep = Sweep.load(spec_of(tmp_path, "previous", demo_model, grid=grid), sweeps=tmp_path)
+    assert sweep.plan().n_to_run == 8
+    assert sweep.run().is_done
+    rows = sweep.results()
+    pd.testing.assert_frame_equal(rows_of_job(rows, "r1-0001"), rows_of_job(before, "r1-0001"), check_exact=True)
+    new = rows[rows["job"] != "r1-0001"]
+    assert (len(before), len(new)) == (8, 16)
+    assert set(zip(new["site"], new["unit"].fillna(-1), strict=True)) == {("head_output", 1), ("mlp_output", -1)}
+
+
 def test_a_cancelled_training_resumes_from_its_checkpoint(tmp_path: Path, demo_model: Path) -> None:
     """Its checkpoint of 138 steps, written by the version before, is where the training resumes."""
     copied("schema_1/halfway", tmp_path)
