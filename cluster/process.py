@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ ENV_BACKEND: Final = "CAUSALSWEEP_BACKEND"
 ENV_SCHEDULER_JOB_ID: Final = "CAUSALSWEEP_SCHEDULER_JOB_ID"
 ENV_NODE: Final = "CAUSALSWEEP_NODE"
 ENV_DEADLINE: Final = "CAUSALSWEEP_DEADLINE"
+ENV_LOCAL_JOB: Final = "CAUSALSWEEP_LOCAL_JOB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,41 @@ def _started(pid: int) -> int:
     if fields[0] in "ZX":
         raise ProcessLookupError(f"process {pid} has ended")
     return int(fields[19])
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedCommand:
+    """A command that runs here with a mark in its environment, and the process that started it, while that lives."""
+
+    child: ProcessId
+    parent: ProcessId | None
+
+
+def marked_commands(variable: str, parent: str) -> dict[str, MarkedCommand]:
+    """The commands that were started with `variable` in their environment, by its value: found without any file.
+
+    Several processes inherit one value: the command is the oldest that leads a session. Its parent counts where
+    `parent` is a word of that process's command line; otherwise init has adopted the command.
+    """
+    prefix, found = f"{variable}=", dict[str, ProcessId]()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it ended meanwhile, or it is somebody else's
+            pid = int(path.parent.name)
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            value = next((word.removeprefix(prefix) for word in words if word.startswith(prefix)), None)
+            if value is not None and os.getsid(pid) == pid:
+                process = ProcessId.of(pid)
+                found[value] = min(process, found.get(value, process), key=lambda one: one.started)
+    return {value: MarkedCommand(child, _parent(child.pid, parent)) for value, child in found.items()}
+
+
+def _parent(pid: int, word: str) -> ProcessId | None:
+    with suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        parent = ProcessId.of(int(stat.rpartition(")")[2].split()[1]))
+        line = Path(f"/proc/{parent.pid}/cmdline").read_bytes().decode(errors="replace")
+        return parent if word in line.split("\0") else None
+    return None
 
 
 def start_command(request: JobRequest, env: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -22,9 +22,10 @@ from types import FrameType
 from typing import Final
 
 from cluster.backend import Control, JobRequest
-from cluster.local.queue import LocalFiles, RunnerRecord
+from cluster.local.queue import RUNNER, LocalFiles, RunnerRecord, adopted
 from cluster.process import (
     ENV_BACKEND,
+    ENV_LOCAL_JOB,
     ENV_NODE,
     ENV_SCHEDULER_JOB_ID,
     EXIT_INTERRUPTED,
@@ -45,7 +46,7 @@ def ensure_dispatcher(folder: Path) -> None:
 def _spawn(queue: LocalFiles, *arguments: str) -> subprocess.Popen[bytes]:
     queue.root.mkdir(parents=True, exist_ok=True)
     # -P: a folder named `cluster` where the user happens to be must not be taken for this package
-    argv = [sys.executable, "-P", "-m", "cluster.local.processes", *arguments]
+    argv = [sys.executable, "-P", "-m", RUNNER, *arguments]
     with open(queue.log, "ab") as log:
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
@@ -141,6 +142,10 @@ class Dispatcher:
 # ---------------------------------------------------------------------- runner
 
 
+class _TakenOver(Exception):
+    """Another runner has the job now."""
+
+
 class Runner:
     """Runs one job: its command again and again while that ends with 75, and passes on what the user orders."""
 
@@ -165,14 +170,21 @@ class Runner:
         signal.signal(signal.SIGALRM, self._lose_patience)
         if not self.queue.claim(self.handle, self.record):
             return
+        command = self.queue.commands().get(self.handle)
+        if command is not None:  # it runs already: somebody removed the record of who runs it
+            self.queue.put_run(self.handle, replace(adopted(command), slots=self.record.slots, gpu=self.record.gpu))
+            return
         if self.queue.order(self.handle) in (Control.CANCEL, Control.KILL):  # it came while the job was being claimed
             self.stop = signal.SIGTERM
         try:
             code = self._run_command(request)
-            record = replace(self.record, exit_code=code, cancelled=self.stop is not None and code != 0)
+            self.record = replace(self.record, exit_code=code, cancelled=self.stop is not None and code != 0)
+        except _TakenOver:
+            return
         except OSError as error:
-            record = replace(self.record, error=f"cannot start {request.argv[0]}: {error}")
-        self.queue.put_run(self.handle, replace(record, ended=time.time()))
+            self.record = replace(self.record, error=f"cannot start {request.argv[0]}: {error}")
+        self.record = replace(self.record, ended=time.time())
+        self._record()
 
     def _run_command(self, request: JobRequest) -> int:
         env = {
@@ -182,19 +194,38 @@ class Runner:
             ENV_BACKEND: "local",
             ENV_SCHEDULER_JOB_ID: self.handle,
             ENV_NODE: self.record.runner.host,
+            ENV_LOCAL_JOB: self.queue.mark(self.handle),
         }
         for restarts in range(request.max_restarts + 1):
             if self.stop is not None:
                 return -self.stop
+            self._check_claim()
             self.child = start_command(request, env)
             self._deliver()
             self.record = replace(self.record, child=self._child_id(), restarts=restarts)
-            self.queue.put_run(self.handle, self.record)
+            self._record()
             code = self.child.wait()
             signal_group(self.child.pid, signal.SIGKILL)  # nothing of it keeps the GPU
             if code != EXIT_INTERRUPTED:
                 break
         return code
+
+    def _check_claim(self) -> None:
+        """See to it that the record still says that this runner has the job. Raises: _TakenOver (another one has)."""
+        if self.queue.claim(self.handle, self.record):
+            return  # somebody removed it
+        found = self.queue.run(self.handle)
+        if found is None:  # somebody damaged it
+            self._record()
+        elif found.runner != self.record.runner:
+            raise _TakenOver
+
+    def _record(self) -> None:
+        """Write down the job's state. Where it cannot be written, the mark of the command still tells whose it is."""
+        try:
+            self.queue.put_run(self.handle, self.record)
+        except OSError as error:
+            print(f"{self.handle}: its record cannot be written: {error}", file=sys.stderr, flush=True)
 
     def _child_id(self) -> ProcessId | None:
         assert self.child is not None

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from cluster.backend import NOTHING_STARTS, Control, HandleStatus, JobRequest, JobState
 from cluster.files import create_json, get_record, put_json, records_in
-from cluster.process import ProcessId, exit_text, request_to_json
+from cluster.process import ENV_LOCAL_JOB, MarkedCommand, ProcessId, exit_text, marked_commands, request_to_json
+
+RUNNER: Final = "cluster.local.processes"  # the module of dispatchers and runners
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,11 @@ class RunnerRecord:
         """Whether it occupies its slots: not ended, and the runner or the command itself lives here."""
         return not self.ended and (self.runner.is_alive() or (self.child is not None and self.child.is_alive()))
 
+    def is_orphaned(self) -> bool:
+        """Whether its runner was killed, on this machine and since it was started."""
+        here = self.runner.is_here() and self.runner.boot == ProcessId.boot_id()
+        return not self.ended and here and not self.runner.is_alive()
+
     def status(self) -> HandleStatus:
         """What the record, and a look at the processes that it names, say of the job."""
         state, detail = self._state()
@@ -80,6 +88,18 @@ class RunnerRecord:
         if self.runner.boot != ProcessId.boot_id():
             return JobState.NODE_FAIL, "this machine was restarted while it ran"
         return JobState.FAILED, "its processes are gone and left no exit code: killed from outside"
+
+
+def adopted(command: MarkedCommand) -> RunnerRecord:
+    """The record of a job that runs and whose own record is gone. Which slots it was given is not known any more."""
+    started = Path(f"/proc/{command.child.pid}")
+    return RunnerRecord(
+        runner=command.parent or command.child,
+        slots=(),
+        gpu="",
+        started=started.stat().st_mtime if started.exists() else time.time(),
+        child=command.child,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +129,7 @@ class LocalFiles:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "cluster" / "local"
         self._batches: dict[str, list[JobRequest]] = {}  # a batch never changes once it is written
+        self._commands: tuple[float | None, dict[str, MarkedCommand]] = (None, {})
 
     @cached_property
     def lock(self) -> Path:
@@ -191,8 +212,39 @@ class LocalFiles:
         return None if order is None or order.action is Control.RELEASE else order.action
 
     def run(self, handle: str) -> RunnerRecord | None:
-        """The run record of a job, or None while it waits, and where it cannot be read."""
-        return get_record(self._run(handle), RunnerRecord)
+        """The run record of a job, or None while it waits, and where it cannot be read.
+
+        Two records are made here from the processes themselves: the runner was killed between the start of the command
+        and its record, or somebody removed the record.
+        """
+        record = get_record(self._run(handle), RunnerRecord)
+        if record is None:
+            command = None if self._run(handle).exists() else self._lately().get(handle)
+            return None if command is None else adopted(command)
+        if record.child is None and record.is_orphaned():
+            command = self._lately().get(handle)
+            return record if command is None else replace(record, child=command.child)
+        return record
+
+    def mark(self, handle: str) -> str:
+        """What the environment of the job's command says. The folder is named by its inode: a copy has another one."""
+        found = self.root.stat()
+        return f"{found.st_dev}:{found.st_ino}:{handle}"
+
+    def commands(self) -> dict[str, MarkedCommand]:
+        """The commands of this sweep's jobs that run on this machine, by handle: found by their marks."""
+        if not self.root.exists():
+            return {}
+        ours, found = self.mark(""), marked_commands(ENV_LOCAL_JOB, RUNNER)
+        return {mark.removeprefix(ours): command for mark, command in found.items() if mark.startswith(ours)}
+
+    def _lately(self) -> dict[str, MarkedCommand]:
+        """As `commands`, looked up once a second at most: a status asks for every job that waits."""
+        looked, found = self._commands
+        if looked is None or time.monotonic() - looked > 1.0:
+            found = self.commands()
+            self._commands = time.monotonic(), found
+        return found
 
     def claimed(self) -> set[str]:
         """The handles of all jobs that were ever started."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
-from cluster.backend import NOTHING_STARTS, JobState
-from cluster.files import get_json
+from cluster.backend import NOTHING_STARTS, Control, JobState
+from cluster.files import get_json, put_json
 from cluster.local import LocalCluster
-from cluster.local.queue import Settings
+from cluster.local.queue import LocalFiles, Settings
+from cluster.process import ProcessId
 from tests.contract.bench import Bench
 
 
@@ -69,6 +71,82 @@ def test_a_job_whose_runner_was_killed_still_counts_as_running(bench: Bench) -> 
     statuses = bench.wait_for(handles)
     assert (statuses["a"].state, statuses["b"].state) == (JobState.FAILED, JobState.COMPLETED)
     assert "no exit code" in statuses["a"].detail
+
+
+def run_file(bench: Bench, handle: str) -> Path:
+    """Where the backend says who runs a job."""
+    return bench.folder / "cluster" / "local" / "runs" / f"{handle}.json"
+
+
+def test_a_job_whose_record_is_removed_is_not_run_beside_itself(bench: Bench) -> None:
+    """The command is found by its mark: RUNNING, no second one starts, and at its end the record is whole again."""
+    handles = bench.cluster().submit([bench.request("a", until="gate")], token="t1")
+    bench.wait_for_start("a")
+    bench.wait("its process is recorded", lambda: LocalCluster(bench.folder, {}).queue.run(handles["a"]).child)
+    run_file(bench, handles["a"]).unlink()
+    assert bench.cluster().poll([handles["a"]])[handles["a"]].state is JobState.RUNNING
+    bench.cluster().wake()
+    bench.wait("it is recorded again", run_file(bench, handles["a"]).exists)
+    assert bench.cluster().poll([handles["a"]])[handles["a"]].state is JobState.RUNNING
+    bench.open("gate")
+    assert bench.wait_for(handles)["a"].state is JobState.COMPLETED
+    assert len(bench.starts("a")) == 1
+
+
+def test_a_cancel_reaches_a_job_whose_record_is_removed(bench: Bench) -> None:
+    """The order goes to the processes, not to what the files say of them."""
+    handles = bench.cluster().submit([bench.request("a", "--stubborn", until="never")], token="t1")
+    bench.wait_for_start("a")
+    run_file(bench, handles["a"]).unlink()
+    bench.cluster().control(list(handles.values()), Control.KILL)
+    command = ProcessId.of(bench.starts("a")[0]["pid"])
+    bench.wait("the command has ended", lambda: not command.is_alive())
+    assert bench.wait_for(handles)["a"].state is JobState.CANCELLED
+
+
+def test_a_command_that_its_killed_runner_never_recorded_is_found(bench: Bench) -> None:
+    """The runner dies between the start of the command and its record: RUNNING until the command ends; a kill reaches
+    it.
+    """
+    handles = bench.cluster().submit([bench.request("a", until="never")], token="t1")
+    bench.wait_for_start("a")
+    bench.wait("its process is recorded", lambda: LocalCluster(bench.folder, {}).queue.run(handles["a"]).child)
+    os.kill(runner_pid(bench, handles["a"]), signal.SIGKILL)
+    record = get_json(run_file(bench, handles["a"]))
+    put_json(run_file(bench, handles["a"]), record | {"child": None})
+    assert bench.cluster().poll([handles["a"]])[handles["a"]].state is JobState.RUNNING
+    bench.cluster().control(list(handles.values()), Control.KILL)
+    command = ProcessId.of(bench.starts("a")[0]["pid"])
+    bench.wait("the command has ended", lambda: not command.is_alive())
+    assert bench.wait_for(handles)["a"].state is JobState.FAILED
+
+
+def test_a_record_that_cannot_be_written_costs_no_job(bench: Bench) -> None:
+    """The runner says so in the log; the job runs on, is not started a second time, and comes to its end."""
+    handles = bench.cluster().submit([bench.request("a", "--once-75", until="gate")], token="t1")
+    path = run_file(bench, handles["a"])
+    bench.wait("it is claimed", path.exists)
+    path.unlink()
+    path.mkdir()
+    bench.wait_for_start("a")
+    bench.open("gate")
+    bench.wait("it comes to its end", lambda: bench.ends("a") == 1)
+    bench.cluster().wake()
+    bench.wait("the failure is in the log", lambda: "cannot be written" in LocalFiles(bench.folder).log.read_text())
+    assert (len(bench.starts("a")), bench.ends("a")) == (2, 1)
+
+
+def test_the_jobs_of_a_copied_folder_are_its_own(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A copy has the same handles and records: what runs in the original is not taken for the copy's."""
+    handles = bench.cluster().submit([bench.request("a", until="gate")], token="t1")
+    bench.wait_for_start("a")
+    copy = tmp_path_factory.mktemp("copy") / "sweep"
+    shutil.copytree(bench.folder, copy)
+    (copy / "cluster" / "local" / "runs" / f"{handles['a']}.json").unlink()
+    assert handles["a"] in LocalFiles(bench.folder).commands()
+    assert LocalFiles(copy).commands() == {}
+    bench.open("gate")
+    bench.wait_for(handles)
 
 
 def test_a_killed_command_is_failed_by_its_signal(bench: Bench) -> None:
