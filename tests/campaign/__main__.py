@@ -41,6 +41,14 @@ def campaign(backend: str, n_faults: int, seed: int, *, keep: bool, log: Path | 
     return episodes
 
 
+def assert_clean(backend: str, n_faults: int, seed: int) -> None:
+    """A campaign as a test: so many faults, and none of them cost anything but time. Raises: AssertionError."""
+    episodes = campaign(backend, n_faults, seed, keep=False, log=None)
+    assert sum(len(one.faults) for one in episodes) >= n_faults
+    for one in episodes:
+        assert one.verdict.is_clean, (one.seed, one.faults, one.verdict, *one.said)
+
+
 def _short(verdict: Verdict) -> str:
     counts = {name: value for name, value in asdict(verdict).items() if value and name != "repeated_s"}
     return (str(counts) if counts else "clean") + f", {verdict.repeated_s:.1f} s repeated"
