@@ -9,14 +9,46 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from orchestrator import __version__
-from orchestrator.cli import reading, running, steering, watching
+from orchestrator.cli import finding, reading, running, steering, watching
+
+GROUPS: Final = {
+    "Prepare a sweep": (running.prompt, finding.methods, running.plan, reading.doctor),
+    "Run it": (running.run, running.submit, running.resume),
+    "While it runs": (
+        *(finding.list_sweeps, watching.status, watching.logs, watching.errors),
+        *(steering.cancel, steering.hold, steering.release, steering.limit),
+    ),
+    "Read what it found": (reading.results, reading.summary, reading.query, reading.report, reading.check),
+}
+
+
+class Grouped(TyperGroup):
+    """The commands in the order of a sweep's life, each with its whole first sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section for each group."""
+        for title, functions in GROUPS.items():
+            lines = []
+            for name in map(_name, functions):
+                command = self.get_command(ctx, name)
+                assert command is not None
+                lines.append((name, (command.help or "").split("\n\n")[0].replace("\n", " ")))
+            with formatter.section(title):
+                formatter.write_dl(lines)
+
+
+def _name(command: Any) -> str:
+    return str(command.__name__).removesuffix("_sweeps")
+
 
 app = typer.Typer(
+    cls=Grouped,
     name="causalsweep",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -42,9 +74,9 @@ def options(
     """The options that belong to no command."""
 
 
-for module in (running, watching, steering, reading):
-    for command in module.COMMANDS:
-        app.command()(command)
+for functions in GROUPS.values():
+    for function in functions:
+        app.command(_name(function))(function)
 
 
 def main() -> None:

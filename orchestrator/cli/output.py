@@ -43,9 +43,9 @@ def guarded() -> Iterator[None]:
         yield
         return
     raw: Any = _StandardOutput(before.fileno(), "w", closefd=False)
-    sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(raw), before.encoding, before.errors, line_buffering=before.isatty()
-    )
+    # a letter that the terminal does not have, such as one of a token in cp1252, is written as its number
+    letters = "backslashreplace" if before.errors == "strict" else before.errors
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), before.encoding, letters, line_buffering=before.isatty())
     try:
         try:
             yield

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import DEFAULT_SWEEPS, Json, On, Set, Source, Sweeps, Where, load, print_json
+from orchestrator.cli.options import DEFAULT_SWEEPS, Json, On, Set, Source, Sweeps, Where, bounded, load, print_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from orchestrator.cli.tables import Layout
+
+    View = tuple[str, pd.DataFrame, Layout]  # a heading, columns for people, and how they are laid out
 
 
 class Format(StrEnum):
@@ -23,58 +29,71 @@ class Format(StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     JSON = "json"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
 
 
-FormatOption = Annotated[Format, typer.Option("--format", help="table, csv, parquet or json.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How the table is written; latex uses booktabs.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", dir_okay=False, help="The file to write. Default: standard output.")
 ]
-SHOWN = ("experiment", "setting", "method", "seed", "layer", "position", "token", "status", "iia", "iia_normalized")
-PLACE = ("site", "unit", "place")  # shown where some cell is not at the output of a block
+Sort = Annotated[
+    str, typer.Option("--sort", metavar="COLUMN", help="Sort by these columns; -iia begins with the highest.")
+]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", help="Print only the first N rows; 0: all.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Print every column, one line a row, however wide it gets.")]
 
 
 def results(
     source: Source,
     where: Where = None,
+    sort: Sort = "",
+    limit: Limit = 0,
     form: FormatOption = Format.TABLE,
     output: Output = None,
+    wide: Wide = False,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
     """Print the rows, one per cell and setting.
 
+    The table has the columns that fit. csv, parquet and json have all of them.
+
     \b
+    causalsweep results demo --where setting=main --sort -iia --limit 10
     causalsweep results demo --where experiment=left_boundary --where layer=2..3
     causalsweep results demo --format csv -o demo.csv
     """
-    frame = load(source, sweeps).results(where=where or ())
-    if form is Format.TABLE and not as_json and output is None:
-        frame = frame[_shown(frame)]
-    _write(frame, Format.JSON if as_json else form, output)
+    from orchestrator.cli.layouts import results_view
+
+    frame = _ordered(load(source, sweeps).results(where=where or ()), sort, limit)
+    _write(frame, [("", *results_view(frame))], Format.JSON if as_json else form, output, wide)
 
 
 def summary(
     source: Source,
+    sort: Sort = "",
+    limit: Limit = 0,
     form: FormatOption = Format.TABLE,
     output: Output = None,
+    wide: Wide = False,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
     """Print the paper's table: for each map its maximum, variance, and correlation with the baseline's map.
 
-    --format csv, parquet and json have all columns of `orchestrator.report.summary`.
+    The maximum's place and its controls are beside it: no intervention (`none`), a random rotation of the learned
+    width (`random`), the whole vector swapped (`whole`). csv, parquet and json have all columns of
+    `orchestrator.report.summary`, and --sort takes their names.
 
     \b
-    causalsweep summary demo
-    causalsweep summary demo --format csv -o table.csv
+    causalsweep summary demo --sort -maximum
+    causalsweep summary demo --format latex -o table.tex
     """
-    frame = load(source, sweeps).summary()
-    if form is Format.TABLE and not as_json and output is None:
-        from orchestrator.cli.render import out, summary_view
+    from orchestrator.cli.layouts import summary_views
 
-        out.print(summary_view(frame))
-        return
-    _write(frame, Format.JSON if as_json else form, output)
+    frame = _ordered(load(source, sweeps).summary(), sort, limit)
+    _write(frame, list(summary_views(frame)), Format.JSON if as_json else form, output, wide)
 
 
 def query(
@@ -82,15 +101,19 @@ def query(
     sql: Annotated[str, typer.Argument(help="SQL over the views `results` and `cells`.")],
     form: FormatOption = Format.TABLE,
     output: Output = None,
+    wide: Wide = False,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Run an SQL query on the rows, with DuckDB.
+    """Run an SQL query on the rows, with DuckDB. A cell has a row for each setting; the training one is `main`.
 
     \b
-    causalsweep query demo "SELECT experiment, max(iia) FROM results GROUP BY experiment"
+    causalsweep query demo "SELECT experiment, max(iia) FROM results WHERE setting = 'main' GROUP BY experiment"
     """
-    _write(load(source, sweeps).query(sql), Format.JSON if as_json else form, output)
+    from orchestrator.cli.tables import Layout
+
+    frame = load(source, sweeps).query(sql)
+    _write(frame, [("", frame, Layout())], Format.JSON if as_json else form, output, wide)
 
 
 def report(
@@ -142,35 +165,73 @@ def doctor(
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-def _shown(frame: pd.DataFrame) -> list[str]:
-    """The columns of the table for people; those of the site only where they tell cells apart."""
-    from workers.files.place import BLOCK_OUTPUT
+def _ordered(frame: pd.DataFrame, sort: str, limit: int) -> pd.DataFrame:
+    """The first `limit` rows (0: all) by the columns of --sort, what is absent last. Raises: SpecError."""
+    from orchestrator.errors import SpecError
+    from orchestrator.spec.filters import instead
 
-    if (frame["site"] == BLOCK_OUTPUT).all():
-        return list(SHOWN)
-    told = [name for name in PLACE if frame[name].notna().any()]
-    at = SHOWN.index("layer") + 1
-    return [*SHOWN[:at], *told, *SHOWN[at:]]
+    bounded("--limit", limit, "CountOrNone")
+    keys = [key.strip() for key in sort.split(",") if key.strip()]
+    names = [key.removeprefix("-") for key in keys]
+    for key, name in zip(keys, names, strict=True):
+        if name not in frame.columns:
+            raise SpecError(f"--sort: got {key!r}; no such column; {instead(name, map(str, frame.columns))}")
+    if keys:
+        ascending = [not key.startswith("-") for key in keys]
+        frame = frame.sort_values(names, ascending=ascending, kind="stable", na_position="last")
+    return frame.head(limit) if limit else frame
 
 
-def _write(frame: pd.DataFrame, form: Format, output: Path | None) -> None:
-    """The table in the wanted form, on standard output or whole in a file. Raises: SpecError, StorageError."""
+def _write(frame: pd.DataFrame, views: Sequence[View], form: Format, output: Path | None, wide: bool) -> None:
+    """`frame` as data, or `views` of it for people, on standard output or whole in a file.
+
+    Raises: SpecError, StorageError.
+    """
+    from orchestrator.cli.tables import NO_LIMIT
     from orchestrator.errors import SpecError, StorageError
     from workers.files.folder import replace_file
 
     if form is Format.PARQUET and output is None:
         raise SpecError("--format parquet: got no file; give one with -o FILE")
-    content = _bytes(frame, form)
-    if output is None:
+    if form is Format.TABLE:
+        content = _tables(views, NO_LIMIT if output else _width(), wide).encode("utf-8")
+    else:
+        content = _bytes(frame, views, form, wide)
+    if output is None and form is Format.TABLE:
         sys.stdout.write(content.decode("utf-8"))
-        return
-    try:
-        replace_file(output, content)
-    except OSError as error:
-        raise StorageError(f"{output}: cannot write: {error.strerror}") from error
+    elif output is None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)  # a document is UTF-8, whatever the terminal's letters are
+        sys.stdout.buffer.flush()
+    else:
+        try:
+            replace_file(output, content)
+        except OSError as error:
+            raise StorageError(f"{output}: cannot write: {error.strerror}") from error
 
 
-def _bytes(frame: pd.DataFrame, form: Format) -> bytes:
+def _width() -> int:
+    """The columns of the terminal, or of the variable COLUMNS; a pipe has as many as it takes."""
+    from orchestrator.cli.render import out
+    from orchestrator.cli.tables import NO_LIMIT
+
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    return out.width if out.is_terminal else NO_LIMIT
+
+
+def _tables(views: Sequence[View], width: int, wide: bool) -> str:
+    from orchestrator.cli.tables import table
+
+    parts = [
+        "\n".join([*([heading] if heading else []), *table(frame, width=width, layout=layout, wide=wide)])
+        for heading, frame, layout in views
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _bytes(frame: pd.DataFrame, views: Sequence[View], form: Format, wide: bool) -> bytes:
     if form is Format.PARQUET:
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
@@ -179,11 +240,9 @@ def _bytes(frame: pd.DataFrame, form: Format) -> bytes:
         text = frame.to_csv(index=False)
     elif form is Format.JSON:
         text = frame.to_json(orient="records", date_format="iso", indent=1) + "\n"
-    elif frame.empty:
-        text = "no rows\n"
     else:
-        text = frame.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4f}") + "\n"
+        from orchestrator.cli.tables import formatted, latex, markdown
+
+        document = latex if form is Format.LATEX else markdown
+        text = "\n".join(document(formatted(view, layout, wide=wide)) for _, view, layout in views)
     return str(text).encode("utf-8")
-
-
-COMMANDS = (results, summary, query, report, check, doctor)

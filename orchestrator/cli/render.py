@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,16 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.status.cell_state import CellState
-from workers.files.job import MAIN_SETTING
-from workers.files.place import BLOCK_OUTPUT, UNIT_LETTERS
+from workers.files.place import BLOCK_OUTPUT
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from cluster.backend import Finding
     from orchestrator.grid.prompt_preview import ExamplePrompt
     from orchestrator.jobs.faults import Fault
     from orchestrator.jobs.submit import Receipt
+    from orchestrator.listing import Listed
     from orchestrator.plan.plan import Plan, Totals
     from orchestrator.report.frames import Check
     from orchestrator.status.states import JobStatus, SweepStatus
@@ -46,15 +43,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {whole % 60:02d} s" if minutes else f"{whole} s"
 
 
-def plan_view(plan: Plan) -> Group:
-    """The plan: cells, then the engine's figures beside the reference's."""
+def plan_view(plan: Plan, *, where: str = "", with_cells: bool = True) -> Group:
+    """The plan: cells, then the engine's figures beside the reference's. `where` says what its machines are."""
     cells = f"{plan.sweep}: {plan.n_cells:,} cells, {plan.n_done:,} done"
     cells += f", {plan.n_held:,} in jobs" if plan.n_held else ""
     cells += f", {plan.n_skipped:,} skipped" if plan.n_skipped else ""
     cells += f", {plan.n_inapplicable:,} inapplicable" if plan.n_inapplicable else ""
     cells += f", {plan.n_left_out:,} left out so far" if plan.n_left_out else ""
     machines = plan.machines
-    table = Table(title=f"{plan.n_to_run:,} cells to run on {machines.n_gpus} x {machines.kind}", title_justify="left")
+    title = f"{plan.n_to_run:,} cells to run on {machines.n_gpus} x {machines.kind}{f' ({where})' if where else ''}"
+    table = Table(title=title, title_justify="left")
     table.add_column("engine")
     for name in ("jobs", "h per job", "worker-hours" if machines.kind == "cpu" else "GPU-hours", "makespan"):
         table.add_column(name, justify="right")
@@ -64,9 +62,8 @@ def plan_view(plan: Plan) -> Group:
     basis = "the throughput in a table, because nothing is measured yet; they may be wrong by a factor"
     if plan.calibration:
         basis = f"{plan.calibration.n_cells:,} measured cells of this model on this kind of device"
-    return Group(
-        cells, table, f"estimates are based on {basis}", *_memory_lines(plan), *(f"note: {note}" for note in plan.notes)
-    )
+    notes = [*_memory_lines(plan), *(f"note: {note}" for note in plan.notes)] if with_cells else []
+    return Group(*([cells] if with_cells else []), table, f"estimates are based on {basis}", *notes)
 
 
 def _memory_lines(plan: Plan) -> list[str]:
@@ -133,6 +130,18 @@ def status_view(status: SweepStatus, *, live: bool = False) -> Group:
     parts += [f"note: {note}" for note in status.notes]
     parts += [f"torn shard: {shard.path} ({shard.problem})" for shard in status.torn]
     return Group(*parts, *_failed_jobs(status), *status.watch)
+
+
+def sweeps_view(found: Sequence[Listed], ages: Sequence[str]) -> Table:
+    """One line a sweep: cells done of all, and the time since anything was written; the reason where it has one."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("sweep", "state", "cells", "age"):
+        table.add_column(name, justify="right" if name == "cells" else "left", no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for line, age in zip(found, ages, strict=True):
+        detail = "" if line.state == "done" else line.detail
+        table.add_row(line.name, line.state, f"{line.n_done:,}/{line.n_cells:,}", age, detail)
+    return table
 
 
 def _failed_jobs(status: SweepStatus) -> list[Text | str]:
@@ -228,43 +237,6 @@ def faults_view(faults: Sequence[Fault], *, with_traceback: bool) -> Group:
         if with_traceback and fault.traceback:
             parts += ["", Text(fault.traceback.rstrip(), "dim"), ""]
     return Group(*parts)
-
-
-def summary_view(summary: pd.DataFrame) -> Group:
-    """The paper's table. Probes have their own, because what can be decoded need not be what the model uses."""
-    causal, decoding = (summary[summary["metric"] == metric] for metric in ("iia", "decoding"))
-    parts: list[Table | str] = [_summary_table(causal, "max IIA")]
-    if len(decoding):
-        parts += ["", "decoding accuracy (no intervention: what can be decoded need not be used)"]
-        parts.append(_summary_table(decoding, "max accuracy"))
-    return Group(*parts)
-
-
-def _summary_table(summary: pd.DataFrame, highest: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    has_sites = (summary["site"] != BLOCK_OUTPUT).any()
-    texts = ("experiment", "method", "setting", *(["site"] if has_sites else []))
-    numbers = ("task acc.", highest, "at", "none", "whole", "random", "mean", "var. x 100", "corr.", "better")
-    for name in (*texts, *numbers):
-        table.add_column(name, justify="left" if name in texts else "right", no_wrap=True)
-    for line in summary.to_dict("records"):
-        is_main = line["setting"] == MAIN_SETTING
-        has_unit = line["unit"] is not None and not math.isnan(line["unit"])
-        unit = f" {UNIT_LETTERS.get(line['site'], 'u')}{int(line['unit'])}" if has_unit else ""
-        place = "" if line["layer"] is None else f"L{line['layer']}{unit} p{line['position']}"
-        table.add_row(
-            *(line["experiment"], line["method"], "" if is_main else line["setting"]),
-            *([line["site"]] if has_sites else []),
-            *(_rate(line["task"]), _rate(line["maximum"]), place),
-            *(_rate(line[control]) for control in ("none", "full", "random")),
-            *(_rate(line["mean"]), _rate(line["variance_x100"]), _rate(line["correlation"])),
-            f"{line['n_better']}/{line['n_tested']}" if line["n_tested"] else "",
-        )
-    return table
-
-
-def _rate(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def check_view(check: Check, name: str) -> Group:

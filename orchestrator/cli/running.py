@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.registry import DEFAULT_BACKEND
 from orchestrator.cli.options import (
     DEFAULT_SWEEPS,
     Auto,
@@ -22,6 +23,7 @@ from orchestrator.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from orchestrator.plan.plan import Plan
     from orchestrator.status.states import SweepStatus
     from orchestrator.sweep import Sweep
 
@@ -58,19 +60,39 @@ def prompt(
 def plan(source: Source, on: On = "", sets: Set = None, sweeps: Sweeps = DEFAULT_SWEEPS, as_json: Json = False) -> None:
     """Show cells, jobs, GPU-hours and makespan. Write nothing.
 
+    Without --on it plans for this machine, where `run` goes without --on, and also for the spec's `cluster:`.
+
     \b
     causalsweep plan examples/demo.yaml --on local
     causalsweep plan examples/alpaca-7b.yaml --set model.path=/models/alpaca-7b --set engine=reference
     """
-    made = load(source, sweeps, sets).plan(on=on)
+    plans = _plans(load(source, sweeps, sets), on)
     if as_json:
         from orchestrator.cli.documents import plan_document
 
-        print_json(plan_document(made))
+        main, *others = map(plan_document, plans.values())
+        print_json(main | {"cluster": others[0] if others else None})
         return
     from orchestrator.cli.render import out, plan_view
 
-    out.print(plan_view(made))
+    for number, (where, made) in enumerate(plans.items()):
+        out.print(*([""] if number else []), plan_view(made, where=where, with_cells=not number), sep="\n")
+
+
+def _plans(sweep: Sweep, on: str) -> dict[str, Plan]:
+    """The plan for `on`; or for this machine and the spec's cluster, by what to say of each. Raises: SpecError.
+
+    A sweep that this machine cannot run, for lack of GPUs, is planned for its cluster alone.
+    """
+    from orchestrator.errors import SpecError
+
+    if on or sweep.spec.cluster is None:
+        return {"": sweep.plan(on=on or DEFAULT_BACKEND)}
+    there = {"the spec's cluster: run with --on slurm or --on ray": sweep.plan()}
+    try:
+        return {"this machine: run without --on": sweep.plan(on=DEFAULT_BACKEND)} | there
+    except SpecError:
+        return there
 
 
 def submit(
@@ -177,6 +199,3 @@ def _print_receipt(sweep: Sweep, receipt: object, as_json: bool) -> None:
         print_json(receipt_document(receipt))
     else:
         out.print(receipt_view(receipt, sweep.spec.name))
-
-
-COMMANDS = (prompt, plan, run, submit, resume)

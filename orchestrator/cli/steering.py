@@ -104,6 +104,3 @@ def _steer(source: str, action: object, where: list[str] | None, yes: bool, swee
             f"{action}: {len(names)} jobs"
             + (f" ({', '.join(names[:8])}{' ...' if len(names) > 8 else ''})" if names else "")
         )
-
-
-COMMANDS = (cancel, hold, release, limit)

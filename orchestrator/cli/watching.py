@@ -192,6 +192,3 @@ def _growth(sweep: Sweep, path: Path, job: str, offset: int) -> Iterator[str]:
         if not any(one.name == name and one.holds_cells for one in sweep.status().jobs):
             return
         time.sleep(1.0)
-
-
-COMMANDS = (status, logs, errors)

@@ -20,6 +20,7 @@ def jobs_matching(
     """The jobs that wait or run and whose unfinished cells all match `where`; a job is never cut. Raises: SpecError."""
     chosen = CellFilter.from_options(where)
     places = {cell.key: cell_fields(strand, cell) for strand, cell in grid.cells()}
+    chosen.check_values(places.values())
 
     def matches(job: JobStatus) -> bool:
         keys = [key for key in keys_of(job.name) if key in places and status.cells[key].state.is_held]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.errors import SpecError, StorageError
-from orchestrator.grid.expand import Grid
+from orchestrator.grid.expand import Grid, cell_fields
 from orchestrator.grid.file import cells_table
 from orchestrator.spec.filters import CELL_FIELDS, CellFilter
 from orchestrator.status.cell_state import CellState
@@ -21,6 +21,8 @@ from orchestrator.store.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
+# The controls of a row as shares of its pairs, and their counts, the last one first.
+CONTROL_RATES = {"iia_full": "n_correct_full", "iia_random": "n_correct_random", "iia_none": "n_correct_none"}
 ROW_FIELDS = (*CELL_FIELDS, "setting", "status", "sweep", "task", "engine", "job", "host")
 
 
@@ -36,15 +38,30 @@ class Check:
 
 
 def rows(store: Store, grid: Grid, where: Iterable[str]) -> pd.DataFrame:
-    """The rows of the grid's cells that match `where`. Raises: SpecError."""
+    """The rows of the grid's cells that match `where`, with `CONTROL_RATES`. Raises: SpecError."""
     chosen = CellFilter.from_options(where, fields=ROW_FIELDS)
-    table = store.table()
+    table = with_control_rates(store.table())
     planned = pa.array([cell.key for _, cell in grid.cells()])
     table = table.filter(pc.is_in(table["cell_key"], planned))
     if chosen.conditions:
         fields = table.select(list(ROW_FIELDS)).to_pylist()
+        chosen.check_values([*_planned_fields(grid), *fields])
         table = table.filter(pa.array([chosen.matches(row) for row in fields], type=pa.bool_()))
     return _to_pandas(table)
+
+
+def with_control_rates(table: pa.Table) -> pa.Table:
+    """Rows with their controls as shares, computed from the counts; null for a probe, which has no controls."""
+    for name, count in CONTROL_RATES.items():
+        share = pc.divide(pc.cast(table[count], pa.float64()), pc.cast(table["n_total"], pa.float64()))
+        table = table.add_column(table.schema.get_field_index("iia") + 1, name, share)
+    return table
+
+
+def _planned_fields(grid: Grid) -> Iterator[dict[str, Any]]:
+    """What `where` may name of cells without a row."""
+    for strand, cell in grid.cells():
+        yield dict.fromkeys(ROW_FIELDS) | cell_fields(strand, cell)
 
 
 def cells(grid: Grid, status: SweepStatus) -> pd.DataFrame:
@@ -62,7 +79,7 @@ def query(sql: str, *, results: pa.Table, cells: pd.DataFrame) -> pd.DataFrame:
     import duckdb
 
     with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
-        connection.register("results", results)
+        connection.register("results", with_control_rates(results))
         connection.register("cells", cells)
         try:
             answer = connection.sql(sql)

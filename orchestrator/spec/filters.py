@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,21 @@ CELL_FIELDS: Final = (
     *("experiment", "hypothesis", "layer", "site", "unit", "place", "position", "token", "seed", "method"),
 )
 _NUMBERS: Final = frozenset({"layer", "unit", "position", "seed"})
+_MOST_NAMED: Final = 20
 _RANGE: Final = re.compile(r"^\s*(-?\d{1,18})\s*\.\.\s*(-?\d{1,18})\s*$")
+
+
+def instead(word: Any, known: Iterable[Any]) -> str:
+    """What to write in place of `word`: the one that looks like it, or all of them where they are few."""
+    names = sorted(known, key=lambda name: (isinstance(name, str), name))
+    texts = [f"`{name}`" for name in names]
+    close = difflib.get_close_matches(str(word), [str(name) for name in names], n=1)
+    if close and not all(isinstance(name, int) for name in names):
+        return f"did you mean `{close[0]}`?"
+    if len(texts) > _MOST_NAMED and all(isinstance(name, int) for name in names):
+        return f"there are {texts[0]} to {texts[-1]}"
+    more = f", and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
+    return f"expected one of {', '.join(texts[:_MOST_NAMED])}{more}" if texts else "there is none"
 
 
 def parse_range(text: str) -> tuple[int, int] | None:
@@ -35,6 +49,11 @@ class _Condition:
     values: frozenset[Any]
     ranges: tuple[tuple[int, int], ...]
     negated: bool
+
+    def without_match(self, there: Collection[Any]) -> list[Any]:
+        """The values and ranges of the condition that fit none of `there`."""
+        ranges = [f"{low}..{high}" for low, high in self.ranges if not any(low <= value <= high for value in there)]
+        return [*sorted(self.values - set(there)), *ranges]
 
     def holds(self, value: Any) -> bool:
         text = value.strip() if isinstance(value, str) else value
@@ -72,6 +91,21 @@ class CellFilter:
                 raise SpecError(f"--where: got {option!r}; {error}") from error
         return cls(tuple(conditions))
 
+    def check_values(self, cells: Iterable[Mapping[str, Any]]) -> None:
+        """Nothing, where every value that a condition names occurs in `cells`; a typing error would match nothing.
+
+        Raises: SpecError with the value and what there is.
+        """
+        seen: dict[str, set[Any]] = {condition.field: set() for condition in self.conditions}
+        for cell in cells:
+            for name, values in seen.items():
+                values.add(cell[name].strip() if isinstance(cell[name], str) else cell[name])
+        for condition in self.conditions:
+            there = seen[condition.field] - {None}
+            for value in condition.without_match(there):
+                problem = f"no {condition.field} of this sweep is that; {instead(value, there)}"
+                raise SpecError(f"--where: got `{condition.field}` {value!r}; {problem}")
+
     def matches(self, cell: Mapping[str, Any]) -> bool:
         """Whether every condition holds of `cell`."""
         return all(condition.holds(cell[condition.field]) for condition in self.conditions)
@@ -79,9 +113,7 @@ class CellFilter:
 
 def _condition(key: str, value: Any, known: tuple[str, ...], *, negated: bool) -> _Condition:
     if key not in known:
-        close = difflib.get_close_matches(key, known, n=1)
-        instead = f"did you mean `{close[0]}`?" if close else f"expected one of {', '.join(known)}"
-        raise ValueError(f"unknown key `{key}`; {instead}")
+        raise ValueError(f"unknown key `{key}`; {instead(key, known)}")
     values: set[Any] = set()
     ranges: list[tuple[int, int]] = []
     for item in value if isinstance(value, (list, tuple)) else [value]:

@@ -41,7 +41,8 @@ SIBLINGS = {
 ARROWS: dict[str, dict[str, set[str]]] = {
     "orchestrator": {
         "__main__": {"cli"},
-        "cli": {"sweep"},
+        "cli": {"listing"},
+        "listing": {"sweep"},
         "search": {"sweep"},
         "sweep": {"folder", "jobs", "report"},
         "jobs": {"plan"},

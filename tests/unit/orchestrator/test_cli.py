@@ -79,9 +79,11 @@ def test_help_is_quick_and_light() -> None:
 
 def test_every_command_has_an_example(capsys: pytest.CaptureFixture[str], run: Run) -> None:
     """`COMMAND --help` shows how it is called."""
-    for name in ("plan", "run", "submit", "resume", "status", "logs", "errors", "cancel", "hold", "release", "limit"):
+    names = [cli._name(function) for functions in cli.GROUPS.values() for function in functions]
+    assert len(names) == len({*names}) >= 20
+    for name in names:
         assert run(name, "--help") == 0
-        assert f"causalsweep {name} " in capsys.readouterr().out
+        assert f"  causalsweep {name}" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_message_and_exit_code_2(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -333,10 +335,13 @@ def test_errors_are_grouped(run: Run, document: Callable[..., Any], load: LoadSw
 
 
 def test_results_in_every_format(run: Run, load: LoadSweep, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    """CSV, Parquet and JSON hold the same rows; a table without any says so."""
+    """CSV, Parquet and JSON hold the same rows; without any, a table says so."""
     import pandas as pd
 
     run("submit", "small.yaml")
+    capsys.readouterr()
+    assert run("results", "small", "--where", "layer=1") == 0
+    assert capsys.readouterr().out == "no rows\n"
     for job in jobs_of(load()):
         finish(world, job)
     for form in ("csv", "parquet", "json"):
@@ -344,9 +349,34 @@ def test_results_in_every_format(run: Run, load: LoadSweep, world: World, capsys
     frames = [pd.read_csv("out.csv"), pd.read_parquet("out.parquet"), pd.read_json("out.json")]
     assert [len(frame) for frame in frames] == [4, 4, 4]
     assert [set(frame["layer"]) for frame in frames] == [{1}, {1}, {1}]
-    capsys.readouterr()
-    assert run("results", "small", "--where", "layer=7") == 0
-    assert capsys.readouterr().out == "no rows\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "where", "said"),
+    [
+        ("results", "layer=7", "`layer` 7; no layer of this sweep is that; expected one of `0`, `1`"),
+        ("results", "layer=5..9", "`layer` '5..9'; no layer of this sweep is that; expected one of `0`, `1`"),
+        ("results", "layer=0,7", "`layer` 7; no layer of this sweep is that; expected one of `0`, `1`"),
+        ("results", "setting=mian", "`setting` 'mian'; no setting of this sweep is that; did you mean `main`?"),
+        ("results", "experiment!=left", "`experiment` 'left'; no experiment of this sweep is that; "),
+        ("cancel", "experiment=left_bondary", "no experiment of this sweep is that; did you mean `left_boundary`?"),
+    ],
+)
+def test_a_value_that_matches_nothing_is_named(
+    run: Run,
+    load: LoadSweep,
+    world: World,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    where: str,
+    said: str,
+) -> None:
+    """A typing error in --where ends with 2 and what it may have meant; it is no empty table."""
+    run("submit", "small.yaml")
+    finish(world, jobs_of(load())[0])
+    assert run(command, "small", "--where", where) == 2
+    assert said in capsys.readouterr().err
+    assert world.orders == []
 
 
 def test_query_sees_rows_and_cells(document: Callable[..., Any], run: Run, load: LoadSweep, world: World) -> None:

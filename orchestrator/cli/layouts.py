@@ -1,0 +1,80 @@
+"""Which columns of results and summaries people see, in which order, and which give way where there is little room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.cli.tables import Layout
+from workers.files.job import MAIN_SETTING
+from workers.files.place import BLOCK_OUTPUT, UNIT_LETTERS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_WHICH: Final = ("experiment", "setting", "method", "seed")
+_PLACE: Final = ("site", "unit", "place")  # shown where some cell is not at the output of a block
+_WHERE: Final = ("layer", "position", "token")
+_RATES: Final = ("iia", "iia_none", "iia_random", "iia_full")
+_COUNTS: Final = ("n_correct", "n_total")
+_MORE: Final = (
+    *("iia_normalized", "status", *_COUNTS, "task_accuracy", "dummy_accuracy", "subspace_dim", "loss", "steps"),
+    *("gpu_seconds", "job", "host", "metric", "cell_key"),
+)
+RESULTS: Final = Layout(secondary=_MORE, shareable=(*_WHICH, *_PLACE, "status", "metric", "host"))
+
+_SUMMARY_TITLES: Final = {"task": "task acc.", "full": "whole", "variance_x100": "var. x 100", "correlation": "corr."}
+_SUMMARY: Final = Layout(
+    secondary=("mean", "better", "correlation", "token", "task", "variance_x100"),
+    shareable=("method", "setting", "site", "task"),
+    decimals=3,
+)
+
+
+def results_view(frame: pd.DataFrame) -> tuple[pd.DataFrame, Layout]:
+    """The columns of the rows for people; those of the site only where they tell cells apart."""
+    places: list[str] = []
+    if not (frame["site"] == BLOCK_OUTPUT).all():
+        places = [name for name in _PLACE if frame[name].notna().any()]
+    first = [*_WHICH, *places, *_WHERE, *_RATES]
+    layout = RESULTS
+    if (frame["metric"] == "decoding").any():  # a probe has no IIA; its counts say how often it is right
+        first += ["metric", *_COUNTS]
+        layout = replace(RESULTS, secondary=tuple(name for name in _MORE if name not in first))
+    elif (frame["status"] != "done").any():
+        first.append("status")
+    return frame[[*first, *(name for name in _MORE if name not in first)]], layout
+
+
+def summary_views(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, Layout]]:
+    """The paper's table with its heading. Probes have their own, because what can be decoded need not be what the
+    model uses."""
+    causal, decoding = (summary[summary["metric"] == metric] for metric in ("iia", "decoding"))
+    if len(causal) or not len(decoding):
+        yield "", *_summary_view(causal, "max IIA")
+    if len(decoding):
+        heading = "decoding accuracy (no intervention: what can be decoded need not be used)"
+        yield heading, *_summary_view(decoding, "max accuracy")
+
+
+def _summary_view(summary: pd.DataFrame, highest: str) -> tuple[pd.DataFrame, Layout]:
+    frame = summary.copy()
+    records = frame.to_dict("records")
+    frame["setting"] = frame["setting"].where(frame["setting"] != MAIN_SETTING, "")
+    frame["at"] = [_at(line) for line in records]
+    frame["better"] = [f"{line['n_better']}/{line['n_tested']}" if line["n_tested"] else "" for line in records]
+    sites = ["site"] if (frame["site"] != BLOCK_OUTPUT).any() else []
+    which = ["experiment", "method", "setting", *sites]
+    rates = ["maximum", "at", "none", "random", "full"]
+    columns = [*which, *rates, *(name for name in _SUMMARY.secondary)]
+    return frame[columns], replace(_SUMMARY, titles=_SUMMARY_TITLES | {"maximum": highest})
+
+
+def _at(line: dict[Any, Any]) -> str:
+    """Where the highest value is: `L2 p81`, `L2 h3 p81`; empty where nothing is measured."""
+    layer, unit = line["layer"], line["unit"]
+    if layer is None or layer != layer:
+        return ""
+    part = "" if unit is None or unit != unit else f" {UNIT_LETTERS.get(line['site'], 'u')}{int(unit)}"
+    return f"L{int(layer)}{part} p{int(line['position'])}"
