@@ -18,6 +18,7 @@ from orchestrator.grid.expand import Grid
 from orchestrator.grid.file import read_grid, write_grid
 from orchestrator.spec.schema import BACKEND_KEYS, SweepSpec, load_spec
 from orchestrator.store.store import Store
+from workers.data.sae_file import carry_sae
 from workers.data.sources import task_settings
 from workers.files.folder import SweepFolder, replace_file
 from workers.files.shard import shard_bytes
@@ -136,6 +137,8 @@ def _write(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None:
         folder.make()
         for source in grid.sources:
             source.carry(folder)
+        for digest, path in grid.autoencoders.items():
+            carry_sae(path, folder.autoencoder(digest))
         replace_file(folder.spec, spec.to_yaml())
         write_grid(grid, folder.cells)
     except OSError as error:

@@ -51,6 +51,7 @@ def _not_tiny(value: float) -> float:
 
 Positive = Annotated[float, Field(gt=0, le=MAX_REAL, allow_inf_nan=False), AfterValidator(_not_tiny)]
 NotNegative = Annotated[float, Field(ge=0, le=MAX_REAL, allow_inf_nan=False), AfterValidator(_not_tiny)]
+Real = Annotated[float, Field(ge=-MAX_REAL, le=MAX_REAL, allow_inf_nan=False)]
 
 
 def unbounded(value: Any) -> Iterator[tuple[tuple[int | str, ...], Any, str]]:

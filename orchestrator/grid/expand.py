@@ -9,10 +9,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, chdir, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.errors import SpecError
 from orchestrator.grid.applicable import by_applicability
+from orchestrator.grid.autoencoders import with_autoencoder
 from orchestrator.grid.axes import resolve_positions
 from orchestrator.grid.model import read_model
 from orchestrator.grid.places import check_methods, places_of
@@ -58,12 +60,14 @@ class Strand:
 class Grid:
     """Every cell of a sweep, and the sizes of the model that decide what it costs.
 
-    Where the grid comes from a spec: `sources`, whose files are the sweep's to carry, and `notes` for people.
+    Where the grid comes from a spec: `sources` and `autoencoders`, whose files the sweep carries, and `notes` for
+    people.
     """
 
     model: ModelInfo
     strands: tuple[Strand, ...]
     sources: tuple[AbstractPairSource, ...] = field(default=(), compare=False, repr=False)
+    autoencoders: Mapping[str, Path] = field(default_factory=dict, compare=False, repr=False)  # by hash
     notes: tuple[str, ...] = field(default=(), compare=False)  # what a plan has to say of the model and the data
 
     @property
@@ -109,7 +113,7 @@ def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     """
     read = read_model(spec)
     model = read.info
-    methods = _methods(spec)
+    methods, autoencoders = _methods(spec, folder)
     check_methods(spec, methods)
     prompts = PromptReader(spec, read.tokenizer, folder)
     strands: list[Strand] = []
@@ -119,17 +123,22 @@ def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     strands = _without_excluded(spec, strands)
     _check_all_different(spec, strands)
     notes = (*read.notes, *prompts.notes)
-    return Grid(model=model, strands=tuple(strands), sources=prompts.sources, notes=notes)
+    return Grid(model=model, strands=tuple(strands), sources=prompts.sources, autoencoders=autoencoders, notes=notes)
 
 
-def _methods(spec: SweepSpec) -> list[dict[str, Any]]:
-    settings = []
+def _methods(spec: SweepSpec, folder: SweepFolder | None) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """The settings of each method, and the autoencoders that they read, by hash. Raises: SpecError."""
+    methods: list[dict[str, Any]] = []
+    autoencoders: dict[str, Path] = {}
     for key, method in spec.methods():
         try:
-            settings += method_variants(method.name, method.settings())
+            for settings in method_variants(method.name, method.settings()):
+                planned, files = with_autoencoder(settings, folder)
+                methods.append(planned)
+                autoencoders |= files
         except MethodError as error:
             raise _placed(spec, key, error) from error
-    return settings
+    return methods, autoencoders
 
 
 def _strands(

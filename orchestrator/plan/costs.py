@@ -190,7 +190,7 @@ class CostModel:
         sites = {}
         for place in _kinds(strand):
             own_block = SITES[place.site].own_block
-            step_s = device.cell_s + (self._rotation_s(place, batch) if trains else 0.0)
+            step_s = device.cell_s + (self._basis_s(strand, place, batch) if trains else 0.0)
             cell_s = self._scale * (tail_pairs * head / rate + steps * step_s)
             sites[place.site, place.unit is None] = _SiteRates(
                 cell_s=cell_s + (tail_s if own_block is OwnBlock.TOKEN else 0.0),
@@ -207,11 +207,12 @@ class CostModel:
             block_s=self._scale * steps * device.call_s,
         )
 
-    def _rotation_s(self, place: Place, batch: int) -> float:
-        """Seconds that a cell's rotation takes a step."""
-        d, device = width_of(self._model, place), self._device
-        retraction_s = _ROTATION_D3 * d**3 / device.tf32_flops
-        return (retraction_s + _ROTATION_D2 * d**2 * batch / device.float32_flops) / device.suffix_share
+    def _basis_s(self, strand: Strand, place: Place, batch: int) -> float:
+        """Seconds that a cell's rotation, or a fixed basis, takes a step; the latter needs no retraction."""
+        d, device, method = width_of(self._model, place), self._device, strand.stream.method
+        retraction_s = _ROTATION_D3 * d**3 / device.tf32_flops if "rotation_lr" in method else 0.0
+        n_units = max(d, int(method.get("n_features", 0)))
+        return (retraction_s + _ROTATION_D2 * d * n_units * batch / device.float32_flops) / device.suffix_share
 
     def _reference(self, strand: Strand) -> _Rates:
         steps, batch, test_pairs = self._work(strand)

@@ -330,13 +330,29 @@ def parse_spec(raw: Mapping[str, Any], *, source: str, folder: Path) -> SweepSpe
     except ValidationError as error:
         raise SpecError(describe(error, SweepSpec, source)) from None
     model = spec.model.model_copy(update={"path": _absolute(spec.model.path, folder)})
-    resolved = spec.model_copy(update={"model": model, "task": _with_absolute_file(spec.task, folder)})
+    update = {"model": model, "task": _with_absolute_file(spec.task, folder)}
+    if spec.method is not None:
+        update["method"] = _with_absolute_path(spec.method, folder)
+    methods = tuple(_with_absolute_path(method, folder) for method in spec.grid.methods)
+    update["grid"] = spec.grid.model_copy(update={"methods": methods})
+    resolved = spec.model_copy(update=update)
     resolved._source = source
     return resolved
 
 
 def _absolute(path: str, folder: Path) -> str:
     return str((folder / Path(path).expanduser()).resolve())
+
+
+def _with_absolute_path(method: Method, folder: Path) -> Method:
+    """The method, whose `path` (or each of a list) is absolute."""
+    path = method.settings().get("path")
+    if isinstance(path, str) and path:
+        return method.model_copy(update={"path": _absolute(path, folder)})
+    if isinstance(path, list):
+        paths = [_absolute(one, folder) if isinstance(one, str) and one else one for one in path]
+        return method.model_copy(update={"path": paths})
+    return method
 
 
 def _with_absolute_file(task: dict[str, Any], folder: Path) -> dict[str, Any]:

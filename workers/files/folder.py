@@ -136,6 +136,10 @@ class SweepFolder:
         """The copy of a user's task file with this hash, for every node to read."""
         return self.root / "tasks" / f"{sha256}.py"
 
+    def autoencoder(self, sha256: str) -> Path:
+        """The folder with the copy of a sparse autoencoder whose files have this hash, for every node to read."""
+        return self.root / "autoencoders" / sha256
+
     def data_file(self, key: str) -> Path:
         """The table of a file of pairs in the model's tokens, for every node to read."""
         return self.root / "data" / f"{key}.parquet"

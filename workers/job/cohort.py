@@ -145,6 +145,7 @@ def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, 
         micro_batch=micro_batch,
         checkpoint=checkpoint,
         monitor=bench.monitor,
+        folder=bench.job.sweep_folder,
     )
     method = importlib.import_module(f"workers.methods.{stream.method['name']}")
     columns: list[Column] = method.fit(context)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from workers.engine.base import AbstractEngine, AbstractForward, Mix
 from workers.methods.activations import HiddenStates
-from workers.methods.alignment import Alignment, Column, Probe, WholeVector, random_rotation
+from workers.methods.alignment import Column, Intervention, Probe, WholeVector
 from workers.methods.base import Batch, rows_of
 
 
@@ -41,17 +41,11 @@ class Counts:
     n_only_none: int | None = None
 
 
-def random_control(column: Column) -> Alignment | None:
-    """The column's masks over random rotations that depend on the cell keys alone; None for the whole vector, which any
-    rotation leaves whole."""
-    learned = column.learned
-    if not isinstance(learned, Alignment):
-        return None
-    directions_CDK = learned.directions_CDK
-    rotations = [
-        random_rotation(f"control {cell.key}", directions_CDK.shape[1], directions_CDK.device) for cell in column.cells
-    ]
-    return Alignment(torch.stack(rotations)[:, :, : directions_CDK.shape[2]], learned.mask_CVK)
+def random_control(column: Column) -> Intervention | None:
+    """The column's null, which depends on the cell keys alone: what it learned in a randomly rotated space, say. None
+    for the whole vector, which any rotation leaves whole."""
+    assert not isinstance(column.learned, Probe)
+    return column.learned.control([cell.key for cell in column.cells])
 
 
 def count_right(
@@ -89,7 +83,7 @@ def count_correct(
 
 
 def _right_answers(
-    forward: AbstractForward, column: Column, control: Alignment | None, part: Batch, position: int
+    forward: AbstractForward, column: Column, control: Intervention | None, part: Batch, position: int
 ) -> Tensor:
     """right_ICB: whether the learned alignment, the whole vector and the random rotation (where there is one) lead to
     the label."""

@@ -1,6 +1,7 @@
 """What cells learned, on disk: one safetensors file a cell, enough to evaluate it again to the last bit.
 
     alignment   directions_DK and mask_VK, the directions after the last one that a mask lets through left out
+    features    encoder_DF, bias_F, threshold_F, centre_D, decoder_FD, mask_VF
     probe       weight_VD, bias_V, centre_VD, cut_V
 
 The metadata say which cell it is and where it intervenes (site, unit, width D), what there is to say of it
@@ -22,7 +23,17 @@ from torch import Tensor
 
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, JobCell, canonical_json
-from workers.methods.alignment import MASK_FLOOR, Alignment, CellFacts, CellGroup, Column, Learned, Probe, joined
+from workers.methods.alignment import (
+    MASK_FLOOR,
+    Alignment,
+    CellFacts,
+    CellGroup,
+    Column,
+    FeatureAlignment,
+    Learned,
+    Probe,
+    joined,
+)
 from workers.methods.checkpoint import checksum
 from workers.methods.settings import method_label
 
@@ -51,16 +62,31 @@ def _tensors(learned: Learned, cell: int, *, whole: bool) -> dict[str, Tensor]:
     if isinstance(learned, Alignment):
         directions_DK, mask_VK = learned.directions_CDK[cell], learned.mask_CVK[cell]
         if not whole:
-            through = (mask_VK > MASK_FLOOR).any(dim=0).nonzero()
-            n_kept = int(through.max()) + 1 if len(through) else 0
+            n_kept = _n_let_through(mask_VK)
             directions_DK, mask_VK = directions_DK[:, :n_kept], mask_VK[:, :n_kept]
         tensors = {"directions": directions_DK, "mask": mask_VK}
+    elif isinstance(learned, FeatureAlignment):
+        n_kept = _n_let_through(learned.mask_CVF[cell])
+        tensors = {
+            "encoder": learned.encoder_CDF[cell, :, :n_kept],
+            "bias": learned.bias_CF[cell, :n_kept],
+            "threshold": learned.threshold_CF[cell, :n_kept],
+            "centre": learned.centre_CD[cell],
+            "decoder": learned.decoder_CFD[cell, :n_kept],
+            "mask": learned.mask_CVF[cell, :, :n_kept],
+        }
     elif isinstance(learned, Probe):
         parts = (learned.weight_CVD, learned.bias_CV, learned.centre_CVD, learned.cut_CV)
         tensors = {name: part[cell] for name, part in zip(_PROBE_PARTS, parts, strict=True)}
     else:
         return {}
     return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+
+
+def _n_let_through(mask_VK: Tensor) -> int:
+    """Up to which direction or feature a mask lets something through."""
+    through = (mask_VK > MASK_FLOOR).any(dim=0).nonzero()
+    return int(through.max()) + 1 if len(through) else 0
 
 
 def _notes(cohort: Cohort, cell: JobCell, facts: CellFacts, learned: Learned) -> dict[str, str]:
@@ -76,12 +102,20 @@ def _notes(cohort: Cohort, cell: JobCell, facts: CellFacts, learned: Learned) ->
         "unit": "" if cell.place.unit is None else str(cell.place.unit),
         "width": str(_width(learned)),
         "facts": canonical_json(asdict(facts)),
-        "n_directions": str(learned.directions_CDK.shape[2] if isinstance(learned, Alignment) else 0),
+        "n_directions": str(_n_directions(learned)),
     }
+
+
+def _n_directions(learned: Learned) -> int:
+    if isinstance(learned, FeatureAlignment):
+        return learned.mask_CVF.shape[2]
+    return learned.directions_CDK.shape[2] if isinstance(learned, Alignment) else 0
 
 
 def _width(learned: Learned) -> int:
     """How many numbers a token has at the cells' site."""
+    if isinstance(learned, FeatureAlignment):
+        return learned.encoder_CDF.shape[1]
     if isinstance(learned, Alignment):
         return learned.directions_CDK.shape[1]
     return learned.weight_CVD.shape[2] if isinstance(learned, Probe) else 0
@@ -119,6 +153,14 @@ def _load(path: Path, device: torch.device) -> tuple[Learned, CellFacts]:
     with safe_open(path, framework="pt") as file:
         notes = file.metadata()
     tensors = {name: tensor[None] for name, tensor in load_file(path, device=str(device)).items()}
+    if "encoder" in tensors:
+        n_missing = int(notes["n_directions"]) - tensors["mask"].shape[2]
+        last = dict.fromkeys(("encoder", "bias", "threshold", "mask"), (0, n_missing)) | {"centre": (0, 0)}
+        padding = last | {"decoder": (0, 0, 0, n_missing)}
+        names = ("encoder", "bias", "threshold", "centre", "decoder", "mask")
+        return FeatureAlignment(*(torch.nn.functional.pad(tensors[name], padding[name]) for name in names)), _facts(
+            notes["facts"]
+        )
     if "directions" not in tensors:
         return Probe(*(tensors[name] for name in _PROBE_PARTS)), _facts(notes["facts"])
     n_missing = int(notes["n_directions"]) - tensors["directions"].shape[2]

@@ -44,6 +44,57 @@ class Alignment:
 
         return mix
 
+    def control(self, keys: Sequence[str]) -> Alignment:
+        """The same masks over random rotations that depend on the cells' keys alone."""
+        rotations_CDD = _random_rotations(keys, self.directions_CDK)
+        return Alignment(rotations_CDD[:, :, : self.directions_CDK.shape[2]], self.mask_CVK)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureAlignment:
+    """Features of C cells, each computed from the hidden state, and how much an interchange takes over of each.
+
+        f(h) = a((h - centre) encoder + bias),   a(x) = x where x > max(threshold, 0), else 0
+        mixed = base + ((f(source) - f(base)) * m) decoder
+
+    What a decoder's other features and its error make of the base stays as it is. All float32.
+    """
+
+    encoder_CDF: Tensor
+    bias_CF: Tensor
+    threshold_CF: Tensor
+    centre_CD: Tensor
+    decoder_CFD: Tensor
+    mask_CVF: Tensor
+
+    def features(self, hidden_CBD: Tensor) -> Tensor:
+        """f_CBF of hidden states."""
+        before_CBF = torch.bmm(hidden_CBD - self.centre_CD[:, None], self.encoder_CDF) + self.bias_CF[:, None]
+        return before_CBF * (before_CBF > self.threshold_CF.clamp_min(0)[:, None])
+
+    def mix_by(self, mask_CBF: Tensor) -> Mix:
+        """The intervention that takes `mask_CBF` of each feature from the source."""
+
+        def mix(base_CBD: Tensor, source_CBD: Tensor) -> Tensor:
+            change_CBF = self.features(source_CBD) - self.features(base_CBD)
+            return base_CBD + torch.bmm(change_CBF * mask_CBF, self.decoder_CFD)
+
+        return mix
+
+    def mix(self, variable_B: Tensor) -> Mix:
+        """The intervention in which pair b interchanges variable `variable_B[b]`."""
+        return self.mix_by(self.mask_CVF[:, variable_B])
+
+    def control(self, keys: Sequence[str]) -> FeatureAlignment:
+        """The same features of a randomly rotated hidden state: encoder, centre and decoder are turned together."""
+        rotation_CDD = _random_rotations(keys, self.encoder_CDF)
+        return replace(
+            self,
+            encoder_CDF=torch.bmm(rotation_CDD, self.encoder_CDF),
+            centre_CD=torch.bmm(rotation_CDD, self.centre_CD[:, :, None])[:, :, 0],
+            decoder_CFD=torch.bmm(self.decoder_CFD, rotation_CDD.mT),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class WholeVector:
@@ -52,6 +103,9 @@ class WholeVector:
     def mix(self, _variable_B: Tensor) -> Mix:
         """The intervention that replaces the base's vector by the source's."""
         return lambda _base_CBD, source_CBD: source_CBD
+
+    def control(self, _keys: Sequence[str]) -> None:
+        """None: any rotation leaves the whole vector whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +130,8 @@ class Probe:
         return value_B > self.cut_CV[:, variable_B]
 
 
-Learned = Alignment | WholeVector | Probe
+Intervention = Alignment | FeatureAlignment | WholeVector
+Learned = Intervention | Probe
 
 
 def joined(parts: Sequence[Learned]) -> Learned:
@@ -137,6 +192,11 @@ def groups_of(cells: Sequence[JobCell], *, width_of: Callable[[Place], int], joi
         for (position, width), group in groups.items()
         for start in range(0, len(group), size)
     ]
+
+
+def _random_rotations(keys: Sequence[str], like_CDX: Tensor) -> Tensor:
+    """rotation_CDD of the cells' controls, of the width and on the device of `like_CDX`."""
+    return torch.stack([random_rotation(f"control {key}", like_CDX.shape[1], like_CDX.device) for key in keys])
 
 
 def random_rotation(seed_text: str, size: int, device: torch.device) -> Tensor:

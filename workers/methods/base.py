@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workers.data.pairs import PairSet
 from workers.engine.base import AbstractEngine, TokenBatch
+from workers.files.folder import SweepFolder
 from workers.files.job import Cohort
 from workers.files.place import Place
 from workers.methods.alignment import CellGroup, Column, groups_of
@@ -64,6 +65,7 @@ class FitContext:
     micro_batch: int
     checkpoint: CheckpointFile
     monitor: Monitor
+    folder: SweepFolder | None = None  # the sweep's own, for a method that reads what the sweep carries
 
     @property
     def settings(self) -> Mapping[str, Any]:

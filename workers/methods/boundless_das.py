@@ -59,7 +59,7 @@ class SoftMasks(AbstractMasks):
         temperature = (start + (end - start) * share) * self._width / _PAPER_HIDDEN_SIZE
         return soft_masks(self.parameter, self._n_variables, temperature, self._width)
 
-    def penalty(self) -> Tensor:
+    def penalty(self, share: float) -> Tensor:
         """So much for each unit of the boundary."""
         return self._settings["boundary_penalty"] * self.parameter
 

@@ -39,7 +39,7 @@ class FixedMasks(AbstractMasks):
         """The same masks at any time."""
         return self._mask_CVD
 
-    def penalty(self) -> Tensor:
+    def penalty(self, share: float) -> Tensor:
         """None."""
         return torch.zeros(self._n_cells, device=self._mask_CVD.device)
 

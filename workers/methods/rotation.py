@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from workers.methods.alignment import Alignment, Learned
+
 _STEPS_BETWEEN_POLISHES: Final = 10
 _CAYLEY_ERROR: Final = 1e-7
 _MOST_FACTORS: Final = 4  # terms of the series: enough for |A| up to 1, far above a step of the optimizer
@@ -39,6 +41,11 @@ class AbstractRotation(ABC):
     @abstractmethod
     def matrices(self) -> Tensor:
         """The present R_CDD, detached."""
+
+    def learned(self, mask_CVD: Tensor, n_directions: int) -> Learned:
+        """What an interchange with these masks is, frozen; they let nothing through behind `n_directions`."""
+        directions_CDK = self.matrices()[:, :, :n_directions].contiguous()
+        return Alignment(directions_CDK, mask_CVD[:, :, :n_directions].contiguous())
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

@@ -14,9 +14,12 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from values.numbers import Count, CountOrNone, NotNegative, OpenShare, Positive, Share, ShareBelowOne
+from values.numbers import Count, CountOrNone, NotNegative, OpenShare, Positive, Real, Share, ShareBelowOne
 from values.problems import right
+from workers.files.job import content_key
 
+_LABEL_LETTERS: Final = 8  # of a word in a label
+_LABEL_LIST: Final = 32  # letters of a list in a label, before its hash stands for it
 _TYPES: Final[Mapping[str, str]] = {"int_type": "int", "float_type": "float"}
 
 
@@ -81,16 +84,62 @@ class ProbeDirectionSettings(MethodSettings):
     max_steps: Count = 200
 
 
-class TrainingSettings(MethodSettings):
-    """What methods that learn a rotation share."""
+class StepSettings(MethodSettings):
+    """What methods that learn by gradient share."""
 
     fits = "by gradient"
 
     epochs: Count = 3
     batch_size: Count = 64
-    rotation_lr: Positive = 1e-3
     warmup: ShareBelowOne = 0.1  # share of the steps in which the learning rates rise from 0
     eval_every: CountOrNone = 0  # steps between evaluations in training; 0: none
+
+
+class TrainingSettings(StepSettings):
+    """What methods that learn a rotation share."""
+
+    rotation_lr: Positive = 1e-3
+
+
+class AutoencoderSettings(MethodSettings):
+    """A sparse autoencoder: `path` is its folder, or `params.npz`. A plan takes the path out and fills in the SHA-256
+    of the files, the width of the vectors that the autoencoder reads, and the number of its features."""
+
+    path: str = ""
+    sha256: str = ""
+    width: CountOrNone = 0
+    n_features: CountOrNone = 0
+
+    def why_not(self, *, width: int, n_variables: int) -> str:
+        """It reads vectors of one size."""
+        if self.width in (0, width):
+            return ""
+        return f"path: the autoencoder reads vectors of {self.width}, and a token has {width} numbers here"
+
+
+class SaeSettings(AutoencoderSettings):
+    """Features of a sparse autoencoder: for each variable the `k` that tell its classes best apart, or all (k = 0), or
+    those in `features`, by number."""
+
+    label_keys = ("k", "features", "sha256")
+    tells_classes = True
+
+    k: CountOrNone = 32
+    features: list[CountOrNone] = []
+
+
+class DbmSettings(AutoencoderSettings, StepSettings):
+    """A mask over the units of a fixed `basis`, whose theta begins at `mask_start`; each unit that is let through costs
+    `mask_penalty`."""
+
+    label_keys = ("basis", "sha256")
+
+    basis: Literal["neurons", "pca", "svd", "sae"] = "neurons"
+    mask_lr: Positive = 1e-2
+    mask_penalty: NotNegative = 1e-3
+    mask_start: Real = 0.1
+    temperature_start: Positive = 1.0
+    temperature_end: Positive = 0.01
 
 
 class BoundlessDasSettings(TrainingSettings):
@@ -184,6 +233,8 @@ METHODS: dict[str, type[MethodSettings]] = {
     "probe_direction": ProbeDirectionSettings,
     "random_direction": RandomDirectionSettings,
     "pca": PcaSettings,
+    "dbm": DbmSettings,
+    "sae": SaeSettings,
     "linear_probe": LinearProbeSettings,
     "sparse_probe": SparseProbeSettings,
 }
@@ -232,7 +283,17 @@ def method_variants(name: str, overrides: Mapping[str, Any]) -> list[dict[str, A
 def method_label(settings: Mapping[str, Any]) -> str:
     """How a method of these settings is called in rows, filters and maps: `das_k4`."""
     name = str(settings["name"])
-    return "_".join([name, *(f"{key}{settings[key]}" for key in METHODS[name].label_keys)])
+    return "_".join([name, *filter(None, (_labelled(key, settings[key]) for key in METHODS[name].label_keys))])
+
+
+def _labelled(key: str, value: Any) -> str:
+    """A setting in a label: a word, or the beginning of a hash, stands alone."""
+    if isinstance(value, str):
+        return value[:_LABEL_LETTERS]
+    if isinstance(value, list):
+        text = "-".join(map(str, value))
+        return key + (text if len(text) <= _LABEL_LIST else content_key(value)[:_LABEL_LETTERS]) if value else ""
+    return f"{key}{value}"
 
 
 def _first_problem(error: ValidationError, name: str) -> str:

@@ -17,7 +17,7 @@ import logging
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from workers.engine.base import AbstractForward
 from workers.files.job import content_key
-from workers.methods.alignment import MASK_FLOOR, Alignment, CellFacts, CellGroup, Column, random_rotation
+from workers.methods.alignment import MASK_FLOOR, CellFacts, CellGroup, Column, Learned, random_rotation
 from workers.methods.base import Batch, FitContext, Interrupted, rows_of, to_device
 from workers.methods.checkpoint import Checkpoint
 from workers.methods.rotation import AbstractRotation, ParametrizedRotation, TangentRotation
@@ -47,9 +47,13 @@ class AbstractMasks(ABC):
     def at(self, share: float) -> Tensor:
         """mask_CVD when `share` (0 to 1) of the training is over, differentiable in the parameter."""
 
+    def final(self) -> Tensor:
+        """mask_CVD of what has been learned."""
+        return self.at(1.0)
+
     @abstractmethod
-    def penalty(self) -> Tensor:
-        """penalty_C, added to the loss."""
+    def penalty(self, share: float) -> Tensor:
+        """penalty_C, added to the loss when `share` of the training is over."""
 
     @abstractmethod
     def finish_step(self) -> None:
@@ -65,13 +69,15 @@ class AbstractMasks(ABC):
         """Each cell's boundary (a fraction of D for each variable; empty where none is learned) and dimensions."""
 
 
+MakeMasks = Callable[[int, int], AbstractMasks]
+MakeRotations = Callable[[FitContext, Sequence[CellGroup]], list[AbstractRotation]]
+
+
 class _ColumnTraining:
     """Cells of one position and width while they learn. Every sum is over one cell: none sees another."""
 
-    def __init__(self, context: FitContext, group: CellGroup, masks: AbstractMasks) -> None:
-        self.group, self.cells, self.masks = group, group.cells, masks
-        initial = [random_rotation(cell.key, group.width, context.device) for cell in group.cells]
-        self.rotation: AbstractRotation = ROTATIONS[context.cohort.stream.engine](torch.stack(initial))
+    def __init__(self, group: CellGroup, masks: AbstractMasks, rotation: AbstractRotation) -> None:
+        self.group, self.cells, self.masks, self.rotation = group, group.cells, masks, rotation
 
     def logits(self, forward: AbstractForward, variable_B: Tensor, share: float) -> Tensor:
         """logits_CBV under the intervention."""
@@ -79,24 +85,33 @@ class _ColumnTraining:
         return forward.intervene(self.group.places, lambda base, source: self.rotation.mix(base, source, mask_CBD))
 
     @torch.no_grad()
-    def alignment(self) -> Alignment:
+    def learned(self) -> Learned:
         """What has been learned, frozen."""
-        mask_CVD = self.masks.at(1.0)
+        mask_CVD = self.masks.final()
         mask_CVD = torch.where(mask_CVD > MASK_FLOOR, mask_CVD, 0.0)
-        n_directions = self.masks.n_directions
-        return Alignment(
-            self.rotation.matrices()[:, :, :n_directions].contiguous(), mask_CVD[:, :, :n_directions].contiguous()
-        )
+        return self.rotation.learned(mask_CVD, self.masks.n_directions)
+
+
+def learned_rotations(context: FitContext, groups: Sequence[CellGroup]) -> list[AbstractRotation]:
+    """A rotation to learn for each cell, beginning at a random one that depends on its key alone."""
+    kind = ROTATIONS[context.cohort.stream.engine]
+    return [
+        kind(torch.stack([random_rotation(cell.key, group.width, context.device) for cell in group.cells]))
+        for group in groups
+    ]
 
 
 class Training:
-    """A cohort's training. `make_masks` gives the masks of a number of cells of one width."""
+    """A cohort's training. `make_masks` gives the masks of a number of cells of one width, `make_rotations` the bases
+    of each group's cells in which they are masks."""
 
-    def __init__(self, context: FitContext, make_masks: Callable[[int, int], AbstractMasks]) -> None:
+    def __init__(self, context: FitContext, make_masks: MakeMasks, make_rotations: MakeRotations) -> None:
         settings = context.settings
         self.context = context
+        groups = context.groups
         self.columns = [
-            _ColumnTraining(context, group, make_masks(len(group.cells), group.width)) for group in context.groups
+            _ColumnTraining(group, make_masks(len(group.cells), group.width), rotation)
+            for group, rotation in zip(groups, make_rotations(context, groups), strict=True)
         ]
         self.batch_size: int = min(settings["batch_size"], len(context.train))
         self.steps_per_epoch = -(-len(context.train) // self.batch_size)
@@ -108,7 +123,8 @@ class Training:
 
     def _parameter_groups(self) -> Iterator[dict[str, Any]]:
         rotations = [parameter for column in self.columns for parameter in column.rotation.parameters]
-        yield {"params": rotations, "lr": self.context.settings["rotation_lr"]}
+        if rotations:
+            yield {"params": rotations, "lr": self.context.settings["rotation_lr"]}
         masks = [column.masks.parameter for column in self.columns if column.masks.parameter is not None]
         if masks:
             yield {"params": masks, "lr": self.columns[0].masks.learning_rate}
@@ -154,7 +170,7 @@ class Training:
         label_CB = part.label_B.expand(logits_CBV.shape[0], -1)
         entropy_CB = nn.functional.cross_entropy(logits_CBV.flatten(0, 1), label_CB.flatten(), reduction="none")
         loss_C = entropy_CB.view_as(label_CB).sum(dim=1) / n_pairs
-        (loss_C + column.masks.penalty() * (len(part) / n_pairs)).sum().backward()
+        (loss_C + column.masks.penalty(self.share) * (len(part) / n_pairs)).sum().backward()
         return loss_C.detach()
 
     def _move(self) -> None:
@@ -208,7 +224,7 @@ class Training:
             Column(
                 position=column.group.position,
                 cells=column.cells,
-                learned=column.alignment(),
+                learned=column.learned(),
                 facts=tuple(
                     self._facts(loss, *widths)
                     for loss, widths in zip(loss_C.tolist(), column.masks.widths(), strict=True)
@@ -241,9 +257,11 @@ def _batches_from(training: Training) -> Iterator[Batch]:
             yield batch
 
 
-def train(context: FitContext, make_masks: Callable[[int, int], AbstractMasks]) -> list[Column]:
+def train(
+    context: FitContext, make_masks: MakeMasks, make_rotations: MakeRotations = learned_rotations
+) -> list[Column]:
     """The cohort's cells, trained side by side from the furthest checkpoint on. Raises: Interrupted."""
-    training = _resumed(context, make_masks)
+    training = _resumed(context, make_masks, make_rotations)
     monitor, n_cells = context.monitor, len(context.cohort.cells)
     monitor.resumed(cell_steps=training.step * n_cells)
     eval_every = context.settings["eval_every"]
@@ -262,9 +280,9 @@ def train(context: FitContext, make_masks: Callable[[int, int], AbstractMasks]) 
     return training.fitted()
 
 
-def _resumed(context: FitContext, make_masks: Callable[[int, int], AbstractMasks]) -> Training:
+def _resumed(context: FitContext, make_masks: MakeMasks, make_rotations: MakeRotations) -> Training:
     """The training as the furthest checkpoint left it; from its beginning where there is none that fits."""
-    training = Training(context, make_masks)
+    training = Training(context, make_masks, make_rotations)
     checkpoint = context.checkpoint.furthest()
     if checkpoint is None:
         return training
@@ -274,7 +292,7 @@ def _resumed(context: FitContext, make_masks: Callable[[int, int], AbstractMasks
         if isinstance(error, torch.OutOfMemoryError):
             raise
         log.warning("a checkpoint of %d steps is set aside, its cells begin again: %s", checkpoint.step, error)
-        return Training(context, make_masks)
+        return Training(context, make_masks, make_rotations)
     log.info("resumed at step %d of %d", training.step, training.n_steps)
     return training
 

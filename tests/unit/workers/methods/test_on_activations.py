@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tests.unit.workers.planted import P, Planted, planted_model, save_planted
 from tests.unit.workers.tiny import at, make_cohort, make_context, random_pairs, tiny_model
 from workers.data.layout import read_layout
-from workers.data.pairs import make_pairs
+from workers.data.pairs import PairSet, make_pairs
 from workers.data.tokenizer import Tokenizer
 from workers.engine.base import TokenBatch
 from workers.engine.model import wrap_model
@@ -119,19 +119,19 @@ def test_a_cell_is_fitted_as_if_alone(tmp_path: Path, name: str) -> None:
                 assert torch.equal(one, of_many), (cell, field.name)
 
 
+def planted_pairs(folder: Path, split: str, n_pairs: int) -> PairSet:
+    """Pairs of the hand-wired model's task that ask for the left boundary's variable."""
+    task, tokenizer = Planted(), Tokenizer.load(save_planted(folder))
+    layout, hypothesis = read_layout(task, tokenizer), task.hypotheses["left_boundary"]
+    return make_pairs(task, hypothesis, tokenizer, layout, n_pairs=n_pairs, split=split, seed=1)
+
+
 def planted_counts(folder: Path, module: Any, name: str, **options: Any) -> tuple[Column, Counts]:
     """A method fitted on the hand-wired model after block 0 at the last position, and its counts on fresh pairs."""
-    task, model = Planted(), wrap_model(planted_model())
-    tokenizer = Tokenizer.load(save_planted(folder))
-    layout = read_layout(task, tokenizer)
-
-    def pairs(split: str, n_pairs: int) -> Any:
-        hypothesis = task.hypotheses["left_boundary"]
-        return make_pairs(task, hypothesis, tokenizer, layout, n_pairs=n_pairs, split=split, seed=1)
-
+    model = wrap_model(planted_model())
     cohort = make_cohort([(0, 4)], method=name, **options)
-    (column,) = module.fit(make_context(folder, cohort, model, pairs("train", 400)))
-    batch = to_device(pairs("test", 300), CPU)
+    (column,) = module.fit(make_context(folder, cohort, model, planted_pairs(folder, "train", 400)))
+    batch = to_device(planted_pairs(folder, "test", 300), CPU)
     ((counts,),) = count_right(SuffixEngine(model, places=at(0, 0)), [column], batch, micro_batch=100)
     return column, counts
 
