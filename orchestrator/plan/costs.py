@@ -210,7 +210,7 @@ class CostModel:
     def _basis_s(self, strand: Strand, place: Place, batch: int) -> float:
         """Seconds that a cell's rotation, or a fixed basis, takes a step; the latter needs no retraction."""
         d, device, method = width_of(self._model, place), self._device, strand.stream.method
-        retraction_s = _ROTATION_D3 * d**3 / device.tf32_flops if "rotation_lr" in method else 0.0
+        retraction_s = _ROTATION_D3 * d**3 / device.tf32_flops if "mask_lr" not in method else 0.0
         n_units = max(d, int(method.get("n_features", 0)))
         return (retraction_s + _ROTATION_D2 * d * n_units * batch / device.float32_flops) / device.suffix_share
 

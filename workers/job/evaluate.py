@@ -88,9 +88,9 @@ def _right_answers(
     """right_ICB: whether the learned alignment, the whole vector and the random rotation (where there is one) lead to
     the label."""
     assert not isinstance(column.learned, Probe)
-    mixes: list[Mix] = [column.learned.mix(part.variable_B), WholeVector().mix(part.variable_B)]
+    mixes: list[Mix] = [learned.mix(part.variable_B, part.label_B) for learned in (column.learned, WholeVector())]
     if control is not None:
-        mixes.append(control.mix(part.variable_B))
+        mixes.append(control.mix(part.variable_B, part.label_B))
     logits = [forward.intervene(column.places(position), mix) for mix in mixes]
     return torch.stack([logits_CBV.argmax(dim=-1) == part.label_B for logits_CBV in logits])
 

@@ -2,6 +2,7 @@
 
     alignment   directions_DK and mask_VK, the directions after the last one that a mask lets through left out
     features    encoder_DF, bias_F, threshold_F, centre_D, decoder_FD, mask_VF
+    steering    vector_AD, answer_A, coefficient (by pairs: coefficient alone)
     probe       weight_VD, bias_V, centre_VD, cut_V
 
 The metadata say which cell it is and where it intervenes (site, unit, width D), what there is to say of it
@@ -11,8 +12,8 @@ The metadata say which cell it is and where it intervenes (site, unit, width D),
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,9 @@ from workers.methods.alignment import (
     Column,
     FeatureAlignment,
     Learned,
+    PairSteering,
     Probe,
+    Steering,
     joined,
 )
 from workers.methods.checkpoint import checksum
@@ -75,12 +78,19 @@ def _tensors(learned: Learned, cell: int, *, whole: bool) -> dict[str, Tensor]:
             "decoder": learned.decoder_CFD[cell, :n_kept],
             "mask": learned.mask_CVF[cell, :, :n_kept],
         }
+    elif isinstance(learned, Steering | PairSteering):
+        tensors = {_bare(field.name): getattr(learned, field.name)[cell] for field in fields(learned)}
     elif isinstance(learned, Probe):
         parts = (learned.weight_CVD, learned.bias_CV, learned.centre_CVD, learned.cut_CV)
         tensors = {name: part[cell] for name, part in zip(_PROBE_PARTS, parts, strict=True)}
     else:
         return {}
     return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+
+
+def _bare(name: str) -> str:
+    """A field's name without its axes."""
+    return name.rpartition("_")[0]
 
 
 def _n_let_through(mask_VK: Tensor) -> int:
@@ -149,25 +159,30 @@ def load_columns(folder: Path, groups: Sequence[CellGroup], device: torch.device
 
 
 def _load(path: Path, device: torch.device) -> tuple[Learned, CellFacts]:
-    """One cell's, as many directions as it had: those that no mask lets through are zero."""
+    """One cell's."""
     with safe_open(path, framework="pt") as file:
         notes = file.metadata()
     tensors = {name: tensor[None] for name, tensor in load_file(path, device=str(device)).items()}
-    if "encoder" in tensors:
-        n_missing = int(notes["n_directions"]) - tensors["mask"].shape[2]
-        last = dict.fromkeys(("encoder", "bias", "threshold", "mask"), (0, n_missing)) | {"centre": (0, 0)}
-        padding = last | {"decoder": (0, 0, 0, n_missing)}
-        names = ("encoder", "bias", "threshold", "centre", "decoder", "mask")
-        return FeatureAlignment(*(torch.nn.functional.pad(tensors[name], padding[name]) for name in names)), _facts(
-            notes["facts"]
-        )
-    if "directions" not in tensors:
-        return Probe(*(tensors[name] for name in _PROBE_PARTS)), _facts(notes["facts"])
-    n_missing = int(notes["n_directions"]) - tensors["directions"].shape[2]
-    directions_1DK, mask_1VK = (
-        torch.nn.functional.pad(tensors[name], (0, n_missing)) for name in ("directions", "mask")
-    )
-    return Alignment(directions_1DK, mask_1VK), _facts(notes["facts"])
+    return _learned(tensors, n_directions=int(notes["n_directions"])), _facts(notes["facts"])
+
+
+def _learned(tensors: Mapping[str, Tensor], *, n_directions: int) -> Learned:
+    """What a cell learned, with as many directions or features as it had: those that no mask lets through are zero."""
+    for kind in (Alignment, FeatureAlignment):
+        if _bare(fields(kind)[0].name) in tensors:
+            n_missing = n_directions - tensors["mask"].shape[2]
+            parts = {field.name: tensors[_bare(field.name)] for field in fields(kind)}
+            return kind(**{name: _padded(name, part, n_missing) for name, part in parts.items()})
+    if "coefficient" in tensors:
+        steers: type[Steering | PairSteering] = Steering if "vector" in tensors else PairSteering
+        return steers(**{field.name: tensors[_bare(field.name)] for field in fields(steers)})
+    return Probe(*(tensors[name] for name in _PROBE_PARTS))
+
+
+def _padded(name: str, part: Tensor, n_missing: int) -> Tensor:
+    """The part with zeros behind its axis of directions or features, K or F in its name."""
+    ends = [n_missing if letter in "KF" else 0 for letter in name.rpartition("_")[2]]
+    return torch.nn.functional.pad(part, [size for end in reversed(ends) for size in (0, end)])
 
 
 def _facts(text: str) -> CellFacts:

@@ -34,7 +34,7 @@ class Alignment:
     directions_CDK: Tensor
     mask_CVK: Tensor
 
-    def mix(self, variable_B: Tensor) -> Mix:
+    def mix(self, variable_B: Tensor, label_B: Tensor | None = None) -> Mix:
         """The intervention in which pair b interchanges variable `variable_B[b]`."""
         mask_CBK = self.mask_CVK[:, variable_B]
 
@@ -81,7 +81,7 @@ class FeatureAlignment:
 
         return mix
 
-    def mix(self, variable_B: Tensor) -> Mix:
+    def mix(self, variable_B: Tensor, label_B: Tensor | None = None) -> Mix:
         """The intervention in which pair b interchanges variable `variable_B[b]`."""
         return self.mix_by(self.mask_CVF[:, variable_B])
 
@@ -100,12 +100,60 @@ class FeatureAlignment:
 class WholeVector:
     """The interchange of the whole vector, whatever the cell: there is nothing to learn."""
 
-    def mix(self, _variable_B: Tensor) -> Mix:
+    def mix(self, variable_B: Tensor, label_B: Tensor | None = None) -> Mix:
         """The intervention that replaces the base's vector by the source's."""
         return lambda _base_CBD, source_CBD: source_CBD
 
     def control(self, _keys: Sequence[str]) -> None:
         """None: any rotation leaves the whole vector whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """A vector for each answer, of C cells, that is added to the base's hidden state. A pair is steered to its label.
+
+    `vector_CAD` and `coefficient_C` are float32, `answer_CA` are token ids. An answer without a vector adds nothing.
+    """
+
+    vector_CAD: Tensor
+    answer_CA: Tensor
+    coefficient_C: Tensor
+
+    def mix(self, variable_B: Tensor, label_B: Tensor | None = None) -> Mix:
+        """The intervention that steers pair b to `label_B[b]`."""
+        assert label_B is not None
+        is_it_CBA = (self.answer_CA[:, None] == label_B[:, None]).float()
+        added_CBD = self.coefficient_C[:, None, None] * torch.bmm(is_it_CBA, self.vector_CAD)
+        return lambda base_CBD, _source_CBD: base_CBD + added_CBD
+
+    def control(self, keys: Sequence[str]) -> Steering:
+        """Vectors of the same lengths in random directions, with the same angles between them."""
+        rotation_CDD = _random_rotations(keys, self.vector_CAD.mT)
+        return replace(self, vector_CAD=torch.bmm(self.vector_CAD, rotation_CDD.mT))
+
+
+@dataclass(frozen=True, slots=True)
+class PairSteering:
+    """The difference of the pair's own two hidden states, `coefficient_C` times; each cell's is turned first by its
+    `rotation_CDD`, where this has a size."""
+
+    coefficient_C: Tensor
+    rotation_CDD: Tensor
+
+    def mix(self, variable_B: Tensor, label_B: Tensor | None = None) -> Mix:
+        """The intervention that moves the base towards the source."""
+
+        def mix(base_CBD: Tensor, source_CBD: Tensor) -> Tensor:
+            change_CBD = source_CBD - base_CBD
+            if self.rotation_CDD.shape[1]:
+                change_CBD = torch.bmm(change_CBD, self.rotation_CDD)
+            return base_CBD + self.coefficient_C[:, None, None] * change_CBD
+
+        return mix
+
+    def control(self, keys: Sequence[str]) -> PairSteering:
+        """A change of the same length in a random direction."""
+        return replace(self, rotation_CDD=_random_rotations(keys, self.rotation_CDD.mT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +178,7 @@ class Probe:
         return value_B > self.cut_CV[:, variable_B]
 
 
-Intervention = Alignment | FeatureAlignment | WholeVector
+Intervention = Alignment | FeatureAlignment | WholeVector | Steering | PairSteering
 Learned = Intervention | Probe
 
 

@@ -142,6 +142,15 @@ class DbmSettings(AutoencoderSettings, StepSettings):
     temperature_end: Positive = 0.01
 
 
+class SteeringSettings(MethodSettings):
+    """Activation addition: `coefficient` times the difference between the prompts of the `contrast`."""
+
+    label_keys = ("contrast", "coefficient")
+
+    coefficient: Real = 1.0
+    contrast: Literal["answers", "pairs"] = "answers"
+
+
 class BoundlessDasSettings(TrainingSettings):
     """Boundless DAS (Wu et al., NeurIPS 2023, section 3). Temperatures are for hidden size 4096 and scale with it."""
 
@@ -235,6 +244,7 @@ METHODS: dict[str, type[MethodSettings]] = {
     "pca": PcaSettings,
     "dbm": DbmSettings,
     "sae": SaeSettings,
+    "steering": SteeringSettings,
     "linear_probe": LinearProbeSettings,
     "sparse_probe": SparseProbeSettings,
 }

@@ -101,9 +101,9 @@ def test_a_number_that_nothing_holds_is_named(key: Key, value: Any) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_setting_of_a_method_that_nothing_holds_is_named(name: str, value: Any) -> None:
     """For every numeric setting: key, value and what is expected."""
-    for (key,) in numbers_of(METHODS[name]):
+    for key, *rest in numbers_of(METHODS[name]):
         with pytest.raises(MethodError, match=rf"^{key}: got .*; expected \S"):
-            method_settings(name, {str(key): value})
+            method_settings(name, {str(key): [value] if rest else value})
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=str)

@@ -129,10 +129,11 @@ def planted_pairs(folder: Path, split: str, n_pairs: int) -> PairSet:
 def planted_counts(folder: Path, module: Any, name: str, **options: Any) -> tuple[Column, Counts]:
     """A method fitted on the hand-wired model after block 0 at the last position, and its counts on fresh pairs."""
     model = wrap_model(planted_model())
-    cohort = make_cohort([(0, 4)], method=name, **options)
+    points = options.pop("points", [(0, 4)])
+    cohort = make_cohort(points, method=name, **options)
     (column,) = module.fit(make_context(folder, cohort, model, planted_pairs(folder, "train", 400)))
     batch = to_device(planted_pairs(folder, "test", 300), CPU)
-    ((counts,),) = count_right(SuffixEngine(model, places=at(0, 0)), [column], batch, micro_batch=100)
+    ((counts,),) = count_right(SuffixEngine(model, places=at(0, 0, 1)), [column], batch, micro_batch=100)
     return column, counts
 
 
