@@ -22,7 +22,7 @@ from tests.integration.test_extending import blocks
 from tests.unit.workers.data.small_tokenizers import byte_level, save
 from workers.causal_model import Hypothesis
 from workers.data.pairs import _draw_pair, stream_rng
-from workers.files.shard import RUN_COLUMNS
+from workers.files.shard import RUN_COLUMNS, SUM_COLUMNS
 from workers.tasks import AbstractTask, load_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -32,6 +32,7 @@ SIZES = {"n_train": 64, "n_eval": 8, "n_test": 32}
 # What two sweeps of the same pairs differ in: who they are, what the task is called, and the prompts of the gate, which
 # a task draws afresh. The random control's rotation depends on the cell key.
 OWN = {"cell_key", "task", "task_settings", "n_correct_random", *RUN_COLUMNS}
+OWN |= {name for name in SUM_COLUMNS if name.endswith("_random")}
 OWN |= {"task_n_correct", "task_n_total", "task_accuracy", "iia_normalized"}
 
 

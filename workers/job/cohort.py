@@ -23,11 +23,11 @@ from workers.engine.base import TokenBatch
 from workers.engine.model import LanguageModel, last_logits
 from workers.files.job import Cohort, Job, Setting, Stream, canonical_json
 from workers.job.engines import Engines
-from workers.job.evaluate import Counts, count_right
+from workers.job.evaluate import Counts, count_right, random_control
 from workers.job.monitor import JobMonitor
 from workers.job.rows import GateResult, cell_row, measured, utc
 from workers.job.saved import load_columns, save_columns
-from workers.methods.alignment import CellFacts, Column, groups_of
+from workers.methods.alignment import CellFacts, Column, Intervention, Probe, groups_of
 from workers.methods.base import FitContext, NotApplicable, to_device
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import METHODS
@@ -166,9 +166,11 @@ def evaluate_cohort(
     """The rows of every cell of the cohort on these settings. Raises: TaskError."""
     n_cells = len(cohort.cells)
     metric = METHODS[cohort.stream.method["name"]].metric
+    # nulls depend on the cells alone: they are the same on every setting
+    controls = [None if isinstance(column.learned, Probe) else random_control(column) for column in columns]
     for setting in settings:
         with bench.monitor.timed("evaluation"):
-            data, counts, n_dropped = evaluate_setting(bench, cohort, columns, setting)
+            data, counts, n_dropped = evaluate_setting(bench, cohort, columns, setting, controls=controls)
         variables = data.source.variables[cohort.stream.hypothesis]
         ended = time.time()
         times = {"started": utc(started), "ended": utc(ended), "gpu_seconds": (ended - started) / n_cells}
@@ -186,7 +188,12 @@ def _outcome(facts: CellFacts, counts: Counts, gate: GateResult, metric: str) ->
 
 
 def evaluate_setting(
-    bench: Workbench, cohort: Cohort, columns: Sequence[Column], setting: Setting
+    bench: Workbench,
+    cohort: Cohort,
+    columns: Sequence[Column],
+    setting: Setting,
+    *,
+    controls: Sequence[Intervention | None],
 ) -> tuple[TaskData, list[list[Counts]], int | None]:
     """The setting's task, the counts of every cell on its test pairs, and how many of these were left out, where some
     may be. Raises: TaskError."""
@@ -204,7 +211,8 @@ def evaluate_setting(
     places = [place for column in columns for place in column.places(moved[column.position])]
     engine = bench.engines.engine(stream.engine, places, pairs)
     batch = to_device(pairs, bench.language_model.device)
-    return data, count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved), n_dropped
+    counts = count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved, controls=controls)
+    return data, counts, n_dropped
 
 
 def save_alignments(job: Job, cohort: Cohort, columns: Sequence[Column]) -> None:

@@ -2,24 +2,25 @@
 
 Of what intervenes: interchange intervention accuracy (IIA), the share of pairs on which the intervened model's argmax
 token is the counterfactual label. The controls, on the same pairs: no intervention, the whole vector swapped, and an
-untrained random rotation at the learned width. Of a probe: decoding accuracy, the share of base prompts whose value of
+untrained random rotation at the learned width. `workers.job.measures` says what else is summed of the same runs. Of a
+probe: decoding accuracy, the share of base prompts whose value of
 the variable it tells right. A probe intervenes on nothing, so it has none of these controls.
 Source: Geiger et al., "Finding Alignments Between Interpretable Causal Variables and Distributed Neural
 Representations", 2023, section 3 (IIA).
 
-Shapes, by suffix: C cells at one position, B pairs, D width of the site, V vocabulary.
+Shapes, by suffix: C cells at one position, B pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from workers.engine.base import AbstractEngine, AbstractForward, Mix
+from workers.engine.base import AbstractEngine
+from workers.job.measures import Question, Tally
 from workers.methods.activations import HiddenStates
 from workers.methods.alignment import Column, Intervention, Probe, WholeVector
 from workers.methods.base import Batch, rows_of
@@ -29,7 +30,7 @@ from workers.methods.base import Batch, rows_of
 class Counts:
     """Right answers of one cell among `n_total` pairs, and of its controls where they make sense; `n_dummy` is the most
     that one answer to everything gets; `n_only_*` are the pairs that just one of cell and "no intervention" gets
-    right."""
+    right; `n_flips` those on which the source's answer is preferred to the base's; `sums` the columns of sums."""
 
     n_total: int
     n_correct: int
@@ -39,6 +40,8 @@ class Counts:
     n_correct_random: int | None = None
     n_only_cell: int | None = None
     n_only_none: int | None = None
+    n_flips: int | None = None
+    sums: Mapping[str, float] = field(default_factory=dict)
 
 
 def random_control(column: Column) -> Intervention | None:
@@ -55,56 +58,76 @@ def count_right(
     *,
     micro_batch: int,
     moved: Mapping[int, int] | None = None,
+    controls: Sequence[Intervention | None] | None = None,
 ) -> list[list[Counts]]:
     """The counts of each cell of each column on `pairs`; `moved` has the columns' positions in these prompts, where
-    they are others than in the task's own."""
+    they are others than in the task's own; `controls` their random controls, where they were drawn already."""
     moved = moved or {column.position: column.position for column in columns}
-    count = count_decoded if isinstance(columns[0].learned, Probe) else count_correct
-    return count(engine, columns, pairs, moved, micro_batch=micro_batch)
+    if isinstance(columns[0].learned, Probe):
+        return count_decoded(engine, columns, pairs, moved, micro_batch=micro_batch)
+    controls = [random_control(column) for column in columns] if controls is None else controls
+    runs = [_runs(column, control) for column, control in zip(columns, controls, strict=True)]
+    return count_correct(engine, runs, pairs, moved, micro_batch=micro_batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Runs:
+    """A column and what is interchanged at its places: `tallies` by the control's name, the cells' own under ""."""
+
+    column: Column
+    swapped: Mapping[str, Intervention]
+    tallies: Mapping[str, Tally]
+
+
+def _runs(column: Column, control: Intervention | None) -> _Runs:
+    """The column's own intervention and its controls; where it swaps the whole vector, that is a control of its own."""
+    assert not isinstance(column.learned, Probe)
+    swapped: dict[str, Intervention] = {"": column.learned}
+    if not isinstance(column.learned, WholeVector):
+        swapped["_full"] = WholeVector()
+    if control is not None:
+        swapped["_random"] = control
+    tallies = {name: Tally() for name in swapped}
+    return _Runs(column=column, swapped=swapped, tallies={"_full": tallies[""], **tallies})
 
 
 @torch.no_grad()
 def count_correct(
-    engine: AbstractEngine, columns: Sequence[Column], pairs: Batch, moved: Mapping[int, int], *, micro_batch: int
+    engine: AbstractEngine, runs: Sequence[_Runs], pairs: Batch, moved: Mapping[int, int], *, micro_batch: int
 ) -> list[list[Counts]]:
     """The counts of columns that intervene."""
-    controls = [random_control(column) for column in columns]
-    right: list[list[Tensor]] = [[] for _ in columns]
-    right_none: list[Tensor] = []
+    none = Tally()
     for start in range(0, len(pairs), micro_batch):
         part = rows_of(pairs, start, start + micro_batch)
         forward = engine.forward(part.base, part.source)
-        right_none.append(forward.base_logits().argmax(dim=-1) == part.label_B)
-        for column, control, found in zip(columns, controls, right, strict=True):
-            found.append(_right_answers(forward, column, control, part, moved[column.position]))
-    none_B = torch.cat(right_none)
+        question = Question.of(part, forward.base_logits())
+        none.add(question, question.plain_BV[None])
+        for run in runs:
+            places = run.column.places(moved[run.column.position])
+            for name, learned in run.swapped.items():
+                run.tallies[name].add(question, forward.intervene(places, learned.mix(part.variable_B, part.label_B)))
     n_dummy = int(pairs.label_B.unique(return_counts=True)[1].max())
-    return [_counts(torch.cat(found, dim=2), none_B, n_dummy) for found in right]
+    return [_counts(run.tallies, none, n_dummy) for run in runs]
 
 
-def _right_answers(
-    forward: AbstractForward, column: Column, control: Intervention | None, part: Batch, position: int
-) -> Tensor:
-    """right_ICB: whether the learned alignment, the whole vector and the random rotation (where there is one) lead to
-    the label."""
-    assert not isinstance(column.learned, Probe)
-    mixes: list[Mix] = [learned.mix(part.variable_B, part.label_B) for learned in (column.learned, WholeVector())]
-    if control is not None:
-        mixes.append(control.mix(part.variable_B, part.label_B))
-    logits = [forward.intervene(column.places(position), mix) for mix in mixes]
-    return torch.stack([logits_CBV.argmax(dim=-1) == part.label_B for logits_CBV in logits])
-
-
-def _counts(right_ICB: Tensor, none_B: Tensor, n_dummy: int) -> list[Counts]:
-    cell_CB = right_ICB[0]
-    columns: dict[str, list[Any]] = dict(
-        zip(("n_correct", "n_correct_full", "n_correct_random"), right_ICB.sum(dim=2).tolist(), strict=False)
-    )
+def _counts(tallies: Mapping[str, Tally], none: Tally, n_dummy: int) -> list[Counts]:
+    cell_CB, none_B = tallies[""].right(), none.right()[0]
+    columns: dict[str, list[Any]] = {
+        f"n_correct{name}": tally.right().sum(dim=1).tolist() for name, tally in tallies.items()
+    }
     columns["n_only_cell"] = (cell_CB & ~none_B).sum(dim=1).tolist()
     columns["n_only_none"] = (~cell_CB & none_B).sum(dim=1).tolist()
+    columns["n_flips"] = tallies[""].n_flips()
+    sums = {f"{column}{name}": values for name, tally in tallies.items() for column, values in tally.sums()}
     shared = {"n_total": len(none_B), "n_dummy": n_dummy, "n_correct_none": int(none_B.sum())}
+    shared_sums = {f"{column}_none": value for column, (value,) in none.sums()}
     return [
-        Counts(**shared, **{name: values[index] for name, values in columns.items()}) for index in range(len(cell_CB))
+        Counts(
+            **shared,
+            **{name: values[index] for name, values in columns.items()},
+            sums=shared_sums | {name: values[index] for name, values in sums.items()},
+        )
+        for index in range(len(cell_CB))
     ]
 
 

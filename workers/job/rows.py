@@ -97,6 +97,8 @@ def measured(counts: Counts, facts: CellFacts, gate: GateResult, metric: str) ->
         "n_correct_random": counts.n_correct_random,
         "n_only_cell": counts.n_only_cell,
         "n_only_none": counts.n_only_none,
+        "n_flips": counts.n_flips,
+        **counts.sums,
         "dummy_accuracy": dummy_accuracy,
         "iia_normalized": (accuracy - dummy_accuracy) / span if is_iia and span and span > 0 else None,
         "subspace_dim": facts.subspace_dim,

@@ -92,13 +92,15 @@ class AbstractMethod(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some pairs on the device."""
+    """Some pairs on the device; the fields are those of `PairSet`."""
 
     base: TokenBatch
     source: TokenBatch
     label_B: Tensor
     variable_B: Tensor
     value_B: Tensor
+    base_answer_B: Tensor | None = None
+    source_answer_B: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label_B)
@@ -108,10 +110,15 @@ def to_device(pairs: PairSet, device: torch.device) -> Batch:
     """`pairs` as tensors on `device`."""
     values = (pairs.label_B, pairs.variable_B, pairs.value_B)
     tensors = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in values)
-    return Batch(TokenBatch.of(pairs.base, device), TokenBatch.of(pairs.source, device), *tensors)
+    answers = (
+        None if part is None else torch.from_numpy(np.ascontiguousarray(part)).to(device)
+        for part in (pairs.base_answer_B, pairs.source_answer_B)
+    )
+    return Batch(TokenBatch.of(pairs.base, device), TokenBatch.of(pairs.source, device), *tensors, *answers)
 
 
 def rows_of(batch: Batch, start: int, stop: int) -> Batch:
     """The pairs from `start` to before `stop`."""
     values = (part[start:stop] for part in (batch.label_B, batch.variable_B, batch.value_B))
-    return Batch(batch.base.rows(start, stop), batch.source.rows(start, stop), *values)
+    answers = (None if part is None else part[start:stop] for part in (batch.base_answer_B, batch.source_answer_B))
+    return Batch(batch.base.rows(start, stop), batch.source.rows(start, stop), *values, *answers)
