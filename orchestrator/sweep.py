@@ -38,6 +38,7 @@ from orchestrator.report.frames import Check
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.status.reader import StatusReader
 from orchestrator.status.states import JobStatus, SweepStatus
+from orchestrator.store.metrics import Metric
 from workers.files.folder import SweepFolder
 
 if TYPE_CHECKING:
@@ -171,9 +172,11 @@ class Sweep:
 
     # Results ------------------------------------------------------------------------------------------------------
 
-    def results(self, *, where: Iterable[str] = ()) -> pd.DataFrame:
-        """The rows of the planned cells (columns of `workers.files.shard.SHARD_SCHEMA`) that match `where`."""
-        return frames.rows(self._reader.store, self.grid, where)
+    def results(self, *, where: Iterable[str] = (), metric: Metric | None = None) -> pd.DataFrame:
+        """The rows of the planned cells (columns of `workers.files.shard.SHARD_SCHEMA`) that match `where`; behind them
+        the `metric`, where one is named, with its interval and its controls (see `frames.with_metric`)."""
+        found = frames.rows(self._reader.store, self.grid, where)
+        return found if metric is None else frames.with_metric(found, metric)
 
     def cells(self) -> pd.DataFrame:
         """One line a planned cell: what it is, its state, why, and its job."""
@@ -183,14 +186,15 @@ class Sweep:
         """DuckDB's answer; `results` are the rows, `cells` the planned cells with their state. Raises: SpecError."""
         return frames.query(sql, results=self._reader.store.table(), cells=self.cells())
 
-    def report(self, folder: Path | None = None) -> Path:
-        """The path of the HTML page, written anew with its pictures. Raises: StorageError."""
-        target = folder or self.folder.report
-        return frames.report(self.results(), self.cells(), target, title=self.spec.name, baselines=self._baselines)
+    def report(self, folder: Path | None = None, *, metric: Metric = Metric.IIA) -> Path:
+        """The path of the HTML page, written anew with its pictures of that metric. Raises: StorageError."""
+        rows, cells, target = self.results(), self.cells(), folder or self.folder.report
+        title, baselines = self.spec.name, self._baselines
+        return frames.report(rows, cells, target, title=title, baselines=baselines, metric=metric)
 
-    def summary(self) -> pd.DataFrame:
+    def summary(self, *, metric: Metric = Metric.IIA) -> pd.DataFrame:
         """The paper's table, one line an experiment, method and setting: columns of `orchestrator.report.summary`."""
-        return frames.summary(self.results(), self.cells(), baselines=self._baselines)
+        return frames.summary(self.results(), self.cells(), baselines=self._baselines, metric=metric)
 
     def check(self) -> Check:
         """Whether every planned cell is done and its rows are in the store, which is gathered; and what is missing."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.cli.tables import Layout
+from orchestrator.store.metrics import NUMBERS, Metric
 from workers.files.job import MAIN_SETTING
 from workers.files.place import BLOCK_OUTPUT, UNIT_LETTERS
 
@@ -32,14 +33,18 @@ _SUMMARY: Final = Layout(
 )
 
 
-def results_view(frame: pd.DataFrame) -> tuple[pd.DataFrame, Layout]:
-    """The columns of the rows for people; those of the site only where they tell cells apart."""
+def results_view(frame: pd.DataFrame, metric: Metric = Metric.IIA) -> tuple[pd.DataFrame, Layout]:
+    """The columns of the rows for people, the rates being those of the metric; those of the site only where they tell
+    cells apart."""
     places: list[str] = []
     if not (frame["site"] == BLOCK_OUTPUT).all():
         places = [name for name in _PLACE if frame[name].notna().any()]
-    first = [*_WHICH, *places, *_WHERE, *_RATES]
+    rates = _RATES if metric is Metric.IIA else (metric.value, *(f"{metric}_{name}" for name in NUMBERS[1:]))
+    first = [*_WHICH, *places, *_WHERE, *rates]
     layout = RESULTS
-    if (frame["metric"] == "decoding").any():  # a probe has no IIA; its counts say how often it is right
+    if (
+        metric is Metric.IIA and (frame["metric"] == "decoding").any()
+    ):  # a probe has no IIA; its counts say how often it is right
         first += ["metric", *_COUNTS]
         layout = replace(RESULTS, secondary=tuple(name for name in _MORE if name not in first))
     elif (frame["status"] != "done").any():
@@ -50,9 +55,11 @@ def results_view(frame: pd.DataFrame) -> tuple[pd.DataFrame, Layout]:
 def summary_views(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, Layout]]:
     """The paper's table with its heading. Probes have their own, because what can be decoded need not be what the
     model uses."""
-    causal, decoding = (summary[summary["metric"] == metric] for metric in ("iia", "decoding"))
+    is_decoding = summary["metric"] == "decoding"
+    causal, decoding = summary[~is_decoding], summary[is_decoding]
     if len(causal) or not len(decoding):
-        yield "", *_summary_view(causal, "max IIA")
+        name = Metric(causal["metric"].iloc[0]) if len(causal) else Metric.IIA
+        yield "", *_summary_view(causal, f"max {'IIA' if name is Metric.IIA else name}")
     if len(decoding):
         heading = "decoding accuracy (no intervention: what can be decoded need not be used)"
         yield heading, *_summary_view(decoding, "max accuracy")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import DEFAULT_SWEEPS, Json, On, Set, Source, Sweeps, Where, bounded, load, print_json
+from orchestrator.store.metrics import Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,9 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How the table is
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", dir_okay=False, help="The file to write. Default: standard output.")
 ]
+MetricOption = Annotated[
+    Metric, typer.Option("--metric", help="What is shown of each cell; docs/statistics.md says what each is.")
+]
 Sort = Annotated[
     str, typer.Option("--sort", metavar="COLUMN", help="Sort by these columns; -iia begins with the highest.")
 ]
@@ -47,6 +51,7 @@ Wide = Annotated[bool, typer.Option("--wide", help="Print every column, one line
 def results(
     source: Source,
     where: Where = None,
+    metric: MetricOption = Metric.IIA,
     sort: Sort = "",
     limit: Limit = 0,
     form: FormatOption = Format.TABLE,
@@ -62,16 +67,19 @@ def results(
     \b
     causalsweep results demo --where setting=main --sort -iia --limit 10
     causalsweep results demo --where experiment=left_boundary --where layer=2..3
+    causalsweep results demo --metric logit_diff
     causalsweep results demo --format csv -o demo.csv
     """
     from orchestrator.cli.layouts import results_view
 
-    frame = _ordered(load(source, sweeps).results(where=where or ()), sort, limit)
-    _write(frame, [("", *results_view(frame))], Format.JSON if as_json else form, output, wide)
+    chosen = None if metric is Metric.IIA else metric
+    frame = _ordered(load(source, sweeps).results(where=where or (), metric=chosen), sort, limit)
+    _write(frame, [("", *results_view(frame, metric))], Format.JSON if as_json else form, output, wide)
 
 
 def summary(
     source: Source,
+    metric: MetricOption = Metric.IIA,
     sort: Sort = "",
     limit: Limit = 0,
     form: FormatOption = Format.TABLE,
@@ -92,7 +100,7 @@ def summary(
     """
     from orchestrator.cli.layouts import summary_views
 
-    frame = _ordered(load(source, sweeps).summary(), sort, limit)
+    frame = _ordered(load(source, sweeps).summary(metric=metric), sort, limit)
     _write(frame, list(summary_views(frame)), Format.JSON if as_json else form, output, wide)
 
 
@@ -122,6 +130,7 @@ def report(
         Path | None,
         typer.Option("--output", "-o", file_okay=False, help="The folder to write. Default: the sweep's report/."),
     ] = None,
+    metric: MetricOption = Metric.IIA,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
@@ -129,8 +138,9 @@ def report(
 
     \b
     causalsweep report demo
+    causalsweep report demo --metric kl -o kl
     """
-    path = load(source, sweeps).report(output)
+    path = load(source, sweeps).report(output, metric=metric)
     print_json({"path": str(path)}) if as_json else print(path)
 
 

@@ -16,6 +16,7 @@ from orchestrator.grid.file import cells_table
 from orchestrator.spec.filters import CELL_FIELDS, CellFilter
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import SweepStatus
+from orchestrator.store.metrics import NUMBERS, Metric
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
@@ -91,22 +92,42 @@ def query(sql: str, *, results: pa.Table, cells: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def report(rows: pd.DataFrame, cells: pd.DataFrame, folder: Path, *, title: str, baselines: Mapping[str, str]) -> Path:
+def with_metric(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """The rows with the metric behind them: `METRIC`, `METRIC_low` and `METRIC_high` (its interval), and `METRIC_none`,
+    `METRIC_full`, `METRIC_random` of the controls; nothing in the rows of probes."""
+    from orchestrator.store.measures import metric_numbers
+
+    found = metric_numbers(rows, metric).where(rows["metric"] == Metric.IIA)
+    names = {name: metric.value if name == "value" else f"{metric}_{name}" for name in NUMBERS}
+    return rows.drop(columns=["iia"] if metric is Metric.IIA else []).join(found.rename(columns=names))
+
+
+def report(
+    rows: pd.DataFrame,
+    cells: pd.DataFrame,
+    folder: Path,
+    *,
+    title: str,
+    baselines: Mapping[str, str],
+    metric: Metric = Metric.IIA,
+) -> Path:
     """The path of the HTML page in `folder`. Raises: StorageError."""
     from orchestrator.report import write_report
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return write_report(rows, cells, folder, title=title, baselines=baselines)
+        return write_report(rows, cells, folder, title=title, baselines=baselines, metric=metric)
     except OSError as error:
         raise StorageError(f"{folder}: cannot write the report: {error.strerror}") from error
 
 
-def summary(rows: pd.DataFrame, cells: pd.DataFrame, *, baselines: Mapping[str, str]) -> pd.DataFrame:
+def summary(
+    rows: pd.DataFrame, cells: pd.DataFrame, *, baselines: Mapping[str, str], metric: Metric = Metric.IIA
+) -> pd.DataFrame:
     """The paper's table, one line a map: see `orchestrator.report.summary`."""
     from orchestrator.report.tables import summary as table
 
-    return table(rows, cells, baselines=baselines)
+    return table(rows, cells, baselines=baselines, metric=metric)
 
 
 def check(status: SweepStatus, store: Store) -> Check:

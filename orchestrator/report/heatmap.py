@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 
 from orchestrator.report.measured import MAP_KEYS
 from orchestrator.status.cell_state import CellState
+from orchestrator.store.metrics import Metric
 from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING
 
 Spot: TypeAlias = tuple[int, int, int, str]  # layer, position, unit or -1, token: what makes cells of two maps equal
 
-METRIC_NAMES: Final = {"iia": "IIA", "decoding": "Decoding accuracy"}
+METRIC_NAMES: Final = {
+    **{metric.value: metric.words[0].upper() + metric.words[1:] for metric in Metric},
+    "decoding": "Decoding accuracy",
+}
 _PLACE: Final = ["layer", "position", "unit"]
 _MAPPED: Final = [*_PLACE, "token", "seed", "value", "normalised", "excess", "better"]
 _BYTE_TOKENS: Final = {"<0x0A>": "\n", "<0x09>": "\t", "<0x0D>": "\r"}
@@ -170,7 +174,8 @@ def value_range(maps: Sequence[HeatMap], scale: Scale) -> tuple[float, float]:
     """The ends of the colour scale that all `maps` share, so that equal colours are equal numbers.
 
     Raw: from 0.5, or lower where a cell is, to 1. Normalised: from 0 to 1, or beyond where a cell is. Over the
-    controls: as far down as up. In steps of 0.05; never stretched to make noise look like a pattern.
+    controls: as far down as up. In steps of 0.05; never stretched to make noise look like a pattern. A metric that is
+    no share has no such ends: from 0 to the cell that is farthest from it.
     """
     columns = [heat_map.cells[scale.value].dropna() for heat_map in maps]
     found = pd.concat(columns) if columns else pd.Series(dtype=float)
@@ -179,8 +184,15 @@ def value_range(maps: Sequence[HeatMap], scale: Scale) -> tuple[float, float]:
     if scale is Scale.EXCESS:
         reach = max(0.1, abs(below) if len(found) else 0.0, above)
         return -reach, reach
+    if maps and not is_share(maps[0].metric):
+        return (min(0.0, below), max(0.0, above)) if below < 0 or above > 0 else (0.0, 1.0)
     floor = 0.5 if scale is Scale.RAW else 0.0
     return min(floor, below), max(1.0, above)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a map's numbers are shares, from 0 to 1."""
+    return metric == "decoding" or Metric(metric).is_share
 
 
 def shown_token(token: str) -> str:

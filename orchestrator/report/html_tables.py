@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from orchestrator.report.heatmap import HeatMap, shown_name, shown_token, site_maps
+from orchestrator.report.heatmap import METRIC_NAMES, HeatMap, is_share, shown_name, shown_token, site_maps
 from orchestrator.status.cell_state import MAPPED
 from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING
@@ -27,13 +27,13 @@ def page_tables(
 ) -> dict[str, str]:
     """The HTML of each table and list of the page, by its slot in the template."""
     is_main = summary["setting"] == MAIN_SETTING if len(summary) else pd.Series(dtype=bool)
-    is_iia = summary["metric"] == "iia" if len(summary) else pd.Series(dtype=bool)
+    is_causal = summary["metric"] != "decoding" if len(summary) else pd.Series(dtype=bool)
     return {
         "tiles": _tiles(maps, provenance),
-        "summary_table": _summary_table(summary[is_main & is_iia]),
-        "decoding_section": _decoding_section(summary[~is_iia]),
-        "sites_section": _sites_section(summary[is_main & is_iia]),
-        "settings_section": _settings_section(summary[~is_main & is_iia]),
+        "summary_table": _summary_table(summary[is_main & is_causal]),
+        "decoding_section": _decoding_section(summary[~is_causal]),
+        "sites_section": _sites_section(summary[is_main & is_causal]),
+        "settings_section": _settings_section(summary[~is_main & is_causal]),
         "states_table": _states_table(maps, n_unplanned),
         "provenance_list": _definitions(provenance),
         "figures_list": _figures(figures),
@@ -72,11 +72,18 @@ def _name(line: Mapping[str, Any]) -> str:
     return _with(html.escape(shown_name(line["experiment"])), html.escape(detail))
 
 
+def _named(summary: pd.DataFrame) -> str:
+    """What the numbers of these lines are called in a heading."""
+    name = METRIC_NAMES[summary["metric"].iloc[0] if len(summary) else "iia"]
+    return name if name[1].isupper() else name[0].lower() + name[1:]
+
+
 def _summary_table(summary: pd.DataFrame) -> str:
+    name = _named(summary)
     head = [
-        *("Experiment", "Task accuracy", "Highest IIA", "Where", "Normalised"),
+        *("Experiment", "Task accuracy", f"Highest {name}", "Where", "Normalised"),
         *("No intervention", "Whole vector", "Random rotation", "Above no intervention"),
-        *("Mean IIA", "Variance × 100", "SD over seeds", "Correlation"),
+        *(f"Mean {name}", "Variance × 100", "SD over seeds", "Correlation"),
     ]
     return _table(head, map(_summary_line, summary.to_dict("records")), "No cell of these is measured yet.")
 
@@ -101,7 +108,8 @@ def _highest(line: Mapping[str, Any]) -> str:
     if not _is_number(line["maximum"]):
         return NOTHING
     interval = f"{rate(line['low'])} to {rate(line['high'])}"
-    return _with(f"<b>{rate(line['maximum'])}</b>", f"{_counts(line['n_correct'], line['n_total'])}<br>{interval}")
+    counts = _counts(line["n_correct"], line["n_total"]) if line["metric"] in ("iia", "decoding") else ""
+    return _with(f"<b>{rate(line['maximum'])}</b>", f"{counts}<br>{interval}" if counts else interval)
 
 
 def _where(line: Mapping[str, Any]) -> str:
@@ -122,13 +130,14 @@ def _sites_section(summary: pd.DataFrame) -> str:
     """The highest accuracy of each site, as bars side by side; nothing where the grid has one site."""
     if summary.empty or summary["site"].nunique() < 2:
         return ""
-    head = ["Experiment", "Site", "Highest IIA", "", "No intervention", "Random rotation", "Where"]
+    name = _named(summary)
+    head = ["Experiment", "Site", f"Highest {name}", "", "No intervention", "Random rotation", "Where"]
     lines = (
         [
             _with(html.escape(shown_name(line["experiment"])), html.escape(shown_name(line["method"]))),
             html.escape(shown_name(line["site"])),
             _highest(line),
-            _bar(line["maximum"]),
+            _bar(line["maximum"]) if is_share(line["metric"]) else "",
             rate(line["none"]),
             rate(line["random"]),
             _where(line),
@@ -136,10 +145,9 @@ def _sites_section(summary: pd.DataFrame) -> str:
         for line in summary.to_dict("records")
     )
     return (
-        "<section id='sites'><h2>Sites</h2><p>Of each site the highest IIA, over all its layers, positions and units, "
-        "and the controls of that one cell. The highest of more cells is higher by luck alone: compare with them.</p>"
-        + _table(head, lines, "")
-        + "</section>"
+        f"<section id='sites'><h2>Sites</h2><p>Of each site the highest {name}, over all its layers, positions and "
+        "units, and the controls of that one cell. The highest of more cells is higher by luck alone: compare with "
+        "them.</p>" + _table(head, lines, "") + "</section>"
     )
 
 
@@ -156,8 +164,9 @@ def _settings_section(summary: pd.DataFrame) -> str:
     """The robustness table: the learned alignments elsewhere, beside the maps that they should look like."""
     if summary.empty:
         return ""
-    head = ["Setting", "Task accuracy", "Highest IIA", "Where", "Normalised", "No intervention"]
-    head += ["Mean IIA", "Variance × 100", "Correlation with own map", "Correlation with baseline"]
+    name = _named(summary)
+    head = ["Setting", "Task accuracy", f"Highest {name}", "Where", "Normalised", "No intervention"]
+    head += [f"Mean {name}", "Variance × 100", "Correlation with own map", "Correlation with baseline"]
     lines = (
         [
             _with(html.escape(shown_name(line["setting"])), html.escape(shown_name(line["experiment"]))),

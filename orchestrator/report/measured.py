@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from typing import Final
 
-import numpy as np
 import pandas as pd
 
 from orchestrator.status.cell_state import CellState
-from orchestrator.store.statistics import ALPHA, benjamini_hochberg, holm, mcnemar_exact, normalise, wilson_interval
+from orchestrator.store.measures import metric_numbers
+from orchestrator.store.metrics import CONTROLS, NUMBERS, Metric
+from orchestrator.store.statistics import ALPHA, benjamini_hochberg, holm, mcnemar_exact, normalise
 from workers.files.job import MAIN_SETTING
 
-CONTROLS: Final = ("none", "full", "random")
 MAP_KEYS: Final = ["experiment", "method", "setting", "site"]  # a family of tests: a site with all its units
 
 _GRID: Final = [
@@ -45,28 +45,32 @@ _STORE: Final = [
 ]
 
 
-def measured(rows: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
+def measured(rows: pd.DataFrame, grid: pd.DataFrame, metric: Metric = Metric.IIA) -> pd.DataFrame:
     """One line a cell of `grid` and setting that its experiment and method were evaluated on, in the grid's order.
 
-    Columns: the grid's, the store's counts, and `value` (accuracy), `low`, `high` (Wilson), `normalised`, `excess`
-    (over the better of "no intervention" and "random rotation"), `none`, `full`, `random` and their `*_normalised`,
-    `task`, `dummy`, `p`, `p_holm`, `q` and `better` (more often right than without intervention, Holm over the map).
+    Columns: the grid's, the store's counts, and `value` (of the metric), `low`, `high` (its interval), `normalised`,
+    `excess` (over the better of "no intervention" and "random rotation"), `none`, `full`, `random` and their
+    `*_normalised`, `task`, `dummy`, `p`, `p_holm`, `q` and `better` (more often right than without intervention, Holm
+    over the map). Only IIA has a scale, a dummy and a test; probes have no other metric than theirs, and are left out.
 
     Raises: ValueError when two cells of the grid would be one place and seed of one map.
     """
     _check_apart(grid)
-    lines = _planned(rows, grid).merge(_of_store(rows), on=["cell_key", "setting"], how="left")
-    has_counts = (lines["status"] == "done") & (lines["n_total"] > 0)
+    lines = _planned(rows, grid).merge(_of_store(rows, metric), on=["cell_key", "setting"], how="left")
+    lines["metric"] = _metric(lines)
+    if metric is not Metric.IIA:
+        lines = lines[lines["metric"] == Metric.IIA].assign(metric=metric.value).reset_index(drop=True)
+    has_counts = (lines["status"] == "done") & (lines["n_total"] > 0) & (lines["value"].notna())
     stated = lines["state"].where(lines["state"] != "done", "missing")  # done, but not evaluated on this setting
     stated = stated.map({state.value: state.on_map.value for state in CellState})
     lines["state"] = lines["status"].where(lines["status"].isin(["failed", "skipped"]), stated).mask(has_counts, "done")
     for name in ("reason", "job"):
         of_row = lines[f"{name}_of_row"]
         lines[name] = of_row.where(of_row.notna(), lines[name].where(lines[name].notna(), ""))
-    lines.loc[~has_counts, _COUNTS] = math.nan
-    lines["metric"] = _metric(lines)
-    lines.loc[lines["metric"] != "iia", _CONTROLLED] = math.nan  # a probe intervenes on nothing
-    _add_accuracies(lines)
+    lines.loc[~has_counts & (lines["status"] == "done"), "reason"] = f"its row has no {metric.words}"
+    lines.loc[~has_counts, [*_COUNTS, *NUMBERS]] = math.nan
+    lines.loc[lines["metric"] == "decoding", [*_CONTROLLED, *CONTROLS]] = math.nan  # a probe intervenes on nothing
+    _add_scales(lines)
     _add_tests(lines)
     return lines.drop(columns=["status", "reason_of_row", "job_of_row"])
 
@@ -104,13 +108,13 @@ def _planned(rows: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
     return planned.merge(settings, on=["experiment", "method"], how="left")
 
 
-def _of_store(rows: pd.DataFrame) -> pd.DataFrame:
+def _of_store(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     store = rows[_STORE].rename(columns={"reason": "reason_of_row", "job": "job_of_row"})
     numbers = [*_COUNTS, "dummy_accuracy", "subspace_dim", "loss", "steps", "gpu_seconds", "attempt"]
     store[numbers] = store[numbers].astype("float64")  # a count that is not there is NaN
     texts = store.columns.difference(numbers)
     store[texts] = store[texts].astype(object)  # whatever the reader made of a column without a value
-    return store.rename(columns={"dummy_accuracy": "dummy"})
+    return store.rename(columns={"dummy_accuracy": "dummy"}).join(metric_numbers(rows, metric))
 
 
 def _metric(lines: pd.DataFrame) -> pd.Series:
@@ -119,17 +123,9 @@ def _metric(lines: pd.DataFrame) -> pd.Series:
     return pd.Series([known.get(method, "iia") for method in lines["method"]], index=lines.index, dtype=object)
 
 
-def _add_accuracies(lines: pd.DataFrame) -> None:
-    lines["value"] = lines["n_correct"] / lines["n_total"]
+def _add_scales(lines: pd.DataFrame) -> None:
     lines["task"] = lines["task_n_correct"] / lines["task_n_total"]
-    lines["dummy"] = lines["dummy"].where(lines["value"].notna())
-    ends = [
-        wilson_interval(correct, total) if total > 0 else (math.nan, math.nan)
-        for correct, total in zip(lines["n_correct"], lines["n_total"], strict=True)
-    ]
-    lines[["low", "high"]] = np.array(ends, dtype="float64").reshape(-1, 2)
-    for control in CONTROLS:
-        lines[control] = lines[f"n_correct_{control}"] / lines["n_total"]
+    lines["dummy"] = lines["dummy"].where(lines["value"].notna() & lines["metric"].isin(["iia", "decoding"]))
     # Probes are not on this scale: the model's task is not theirs.
     on_scale = lines["metric"] == "iia"
     for column, target in [("value", "normalised"), *((name, f"{name}_normalised") for name in CONTROLS)]:
@@ -143,7 +139,7 @@ def _add_accuracies(lines: pd.DataFrame) -> None:
 
 def _add_tests(lines: pd.DataFrame) -> None:
     """The paired test of each cell against its own "no intervention"; a family is a whole site, all seeds."""
-    paired = lines["n_only_cell"].notna() & lines["n_only_none"].notna()
+    paired = (lines["metric"] == "iia") & lines["n_only_cell"].notna() & lines["n_only_none"].notna()
     lines["p"] = math.nan
     lines.loc[paired, "p"] = [
         mcnemar_exact(int(cell), int(none))

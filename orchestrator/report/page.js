@@ -5,7 +5,6 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const by_id = (id) => document.getElementById(id);
 const chosen = { method: "", setting: data.main, site: "", at: "", scale: "raw", over: "maximum" };
 const SCALES = { raw: "Raw", normalised: "Normalised", excess: "Above controls" };
-const METRICS = { iia: "IIA", decoding: "Decoding accuracy" };
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -92,7 +91,7 @@ function choose(change) {
 
 function key() {
   const { unit, range: [low, high] } = data.scales[metric_now()][chosen.scale];
-  const step = [0.05, 0.1, 0.2, 0.25, 0.5].find((size) => (high - low) / size <= 8) ?? 1;
+  const step = [0.05, 0.1, 0.2, 0.25, 0.5, 1, 2, 5, 10, 20, 50].find((size) => (high - low) / size <= 8) ?? 100;
   const numbers = Array.from({ length: 1 + Math.floor((high - low) / step + 1e-6) }, (_, index) => (Math.ceil(low / step - 1e-6) + index) * step);
   const ticks = numbers.filter((number) => number <= high + 1e-6).map((number) =>
     element("span", { style: `left:${(100 * (number - low)) / (high - low)}%` }, fixed(number, step < 0.1 || step === 0.25 ? 2 : 1)));
@@ -269,9 +268,10 @@ function absent(told) {
 }
 
 function measured(map, told, done, value) {
-  const metric = METRICS[map.metric];
+  const metric = data.metrics[map.metric];
   const is_mean = chosen.over === "mean" && done.length > 1;
-  const interval = `${fixed(told.low)} to ${fixed(told.high)} (95 %), ${whole(told.n_correct)} of ${whole(told.n_total)}`;
+  const interval = `${fixed(told.low)} to ${fixed(told.high)} (95 %)` + (["iia", "decoding"].includes(map.metric)
+    ? `, ${whole(told.n_correct)} of ${whole(told.n_total)}` : `, ${whole(told.n_total)} pairs`);
   const [least, most] = [Math.min, Math.max].map((pick) => fixed(pick(...done.map((one) => one.value))));
   const big = element("div", { class: "big" }, `${metric} ${fixed(is_mean ? value : told.value)}`,
     element("span", {}, is_mean ? `mean of ${done.length} seeds` : `seed ${told.seed}`));

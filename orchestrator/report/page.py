@@ -30,6 +30,7 @@ from orchestrator.report.heatmap import (
     Over,
     Scale,
     heat_maps,
+    is_share,
     shown_name,
     shown_token,
     value_range,
@@ -39,6 +40,7 @@ from orchestrator.report.measured import measured, unplanned
 from orchestrator.report.provenance import provenance
 from orchestrator.report.tables import summary_of
 from orchestrator.status.cell_state import MARKS
+from orchestrator.store.metrics import Metric
 from workers.files.job import MAIN_SETTING
 
 # What the script is told of a cell, in this order; texts are indices into `texts`.
@@ -68,10 +70,15 @@ class PageContent:
 
 
 def page_content(
-    rows: pd.DataFrame, grid: pd.DataFrame, *, title: str, baselines: Mapping[str, str] | None = None
+    rows: pd.DataFrame,
+    grid: pd.DataFrame,
+    *,
+    title: str,
+    baselines: Mapping[str, str] | None = None,
+    metric: Metric = Metric.IIA,
 ) -> PageContent:
     """The content of the page of a store and its grid, without pictures. Raises: ValueError (see `write_report`)."""
-    maps = heat_maps(measured(rows, grid))
+    maps = heat_maps(measured(rows, grid, metric))
     return PageContent(
         title=title,
         maps=maps,
@@ -111,6 +118,8 @@ def payload(content: PageContent) -> dict[str, Any]:
         "record": _RECORD,
         "textual": _TEXTS,
         "main": MAIN_SETTING,
+        "metrics": METRIC_NAMES,
+        "shares": [metric for metric in METRIC_NAMES if is_share(metric)],
         "states": {
             state.value: {"label": state.label, **{name: getattr(mark, name) for name in _DRAWN}}
             for state, mark in MARKS.items()

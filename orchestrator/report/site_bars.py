@@ -12,7 +12,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from orchestrator.report.figures import STYLE
-from orchestrator.report.heatmap import METRIC_NAMES, shown_name
+from orchestrator.report.heatmap import METRIC_NAMES, is_share, shown_name
 
 _PANEL_IN: Final = (2.6, 2.4)
 _BAR: Final = 0.72  # share of the room of one site
@@ -22,7 +22,7 @@ _MARKS: Final = {"none": ("no intervention", "_"), "random": ("random rotation",
 def draw_sites(summary: pd.DataFrame) -> Figure:
     """One panel an experiment, one bar a site; `summary` has the lines of one method and setting.
 
-    A bar's whisker is the Wilson interval of its cell. A site of which nothing is measured has no bar.
+    A bar's whisker is the interval of its cell. A site of which nothing is measured has no bar.
     """
     experiments = list(dict.fromkeys(summary["experiment"]))
     sites = list(dict.fromkeys(summary["site"]))
@@ -48,6 +48,7 @@ def _panel(axes: matplotlib.axes.Axes, lines: pd.DataFrame, sites: Sequence[str]
     for name, (label, mark) in _MARKS.items():
         axes.scatter(at, lines[name].to_numpy(dtype=float), marker=mark, c="#1a1a1a", s=36, zorder=3, label=label)
     axes.set_xticks(at, [shown_name(site) for site in sites], rotation=30, ha="right")
-    axes.set_ylim(0, 1)
+    if is_share(lines["metric"].dropna().iloc[0]):
+        axes.set_ylim(0, 1)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.report.heatmap import HeatMap, Over, heat_maps, site_maps
-from orchestrator.report.measured import CONTROLS, measured, planned_from
+from orchestrator.report.measured import measured, planned_from
+from orchestrator.store.metrics import CONTROLS, Metric
 from orchestrator.store.statistics import Correlation, correlation
 from workers.files.job import MAIN_SETTING
 
@@ -21,15 +22,20 @@ _UNMEASURED = Correlation(r=math.nan, n=0)
 
 
 def summary(
-    rows: pd.DataFrame, grid: pd.DataFrame | None = None, *, baselines: Mapping[str, str] | None = None
+    rows: pd.DataFrame,
+    grid: pd.DataFrame | None = None,
+    *,
+    baselines: Mapping[str, str] | None = None,
+    metric: Metric = Metric.IIA,
 ) -> pd.DataFrame:
     """One line an experiment, method, setting and site: the paper's table, for the main setting and every other.
 
     `grid` names the planned cells; without it the store's own cells are taken to be all. `baselines` says for an
-    experiment which experiment its map is correlated with: the first one where it is silent.
+    experiment which experiment its map is correlated with: the first one where it is silent. `metric` is the number
+    that the maps have; only IIA has `normalised`, `dummy` and tests.
 
     Columns: `n_places` (layer x position x unit) and `n_measured` of them, `n_seeds`; `maximum` over places and seeds,
-    and of that one cell: its place (`unit` where the site has some) and seed, Wilson interval (`low`, `high`), counts,
+    and of that one cell: its place (`unit` where the site has some) and seed, interval (`low`, `high`), counts,
     `normalised`, controls, `dummy`, `task` accuracy, `p_holm`; `mean` and `variance_x100` over the map (population
     variance, maximum over seeds); `seeds_sd`, the mean over places of the standard deviation over seeds; `n_better` of
     `n_tested` cells more often right than without intervention (Holm); `correlation` with the map of `baseline` in the
@@ -37,7 +43,8 @@ def summary(
     have; `site`.
     A line of metric `decoding` is a probe's accuracy and no IIA: decodable is not causal.
     """
-    return summary_of(heat_maps(measured(rows, planned_from(rows) if grid is None else grid)), baselines=baselines)
+    lines = measured(rows, planned_from(rows) if grid is None else grid, metric)
+    return summary_of(heat_maps(lines), baselines=baselines)
 
 
 def summary_of(maps: Sequence[HeatMap], *, baselines: Mapping[str, str] | None = None) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from orchestrator.report import figures
 from orchestrator.report.heatmap import Axis, HeatMap, Over, Scale, shown_name, value_range
 from orchestrator.report.page import page_content, render
 from orchestrator.report.site_bars import draw_sites
+from orchestrator.store.metrics import Metric
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING
 from workers.files.place import BLOCK_OUTPUT
@@ -26,17 +27,18 @@ def write_report(
     *,
     title: str,
     baselines: Mapping[str, str] | None = None,
+    metric: Metric = Metric.IIA,
 ) -> Path:
     """The path of `index.html` in `folder`, written anew with the pictures in `folder/figures`.
 
     `rows` is the store (columns of `workers.files.shard.SHARD_SCHEMA`, one row a cell key and setting). `grid` has one
     line a planned cell: cell_key, experiment, hypothesis, layer, position, token, seed, method, state, reason, job; its
-    order is the order of the maps, and its names are those shown. `baselines`: see `summary`.
+    order is the order of the maps, and its names are those shown. `baselines`, `metric`: see `summary`.
 
     Raises: OSError when the folder cannot be written; ValueError for a baseline that is no experiment, or where two
     cells of the grid would be one place and seed of one map.
     """
-    content = page_content(rows, grid, title=title, baselines=baselines)
+    content = page_content(rows, grid, title=title, baselines=baselines, metric=metric)
     drawn = _draw_all(content.maps, folder) | _draw_sites(content.summary, folder)
     content = replace(content, figures=drawn)
     path = folder / "index.html"
@@ -75,7 +77,9 @@ def _draw_sites(summary: pd.DataFrame, folder: Path) -> dict[str, dict[str, str]
         return drawn
     for method, lines in summary[summary["setting"] == MAIN_SETTING].groupby("method", sort=False):
         if lines["site"].nunique() > 1:
-            stem = re.sub(r"[^A-Za-z0-9._-]", "-", f"sites_{method}")
+            metric = lines["metric"].iloc[0]
+            name = f"sites_{method}" if metric in ("iia", "decoding") else f"sites_{metric}_{method}"
+            stem = re.sub(r"[^A-Za-z0-9._-]", "-", name)
             paths = {"png": f"figures/{stem}.png", "PDF": f"figures/{stem}.pdf"}
             figure = draw_sites(lines)
             for path in paths.values():
@@ -107,7 +111,8 @@ def _pictures(panels: Sequence[HeatMap]) -> Iterator[tuple[Scale, Over]]:
         return
     is_main = panels[0].setting == MAIN_SETTING
     for scale in Scale if is_main else (Scale.RAW, Scale.NORMALISED):
-        if scale is Scale.RAW or panels[0].metric == "iia":
+        is_scaled = panels[0].metric == "iia" or (scale is Scale.EXCESS and panels[0].metric != "decoding")
+        if scale is Scale.RAW or is_scaled:
             yield scale, Over.MAXIMUM
             if is_main and max(len(item.seeds) for item in panels) > 1:
                 yield scale, Over.MEAN

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 from typing import Final, TypeVar
 
@@ -59,6 +60,45 @@ def wilson_interval(n_correct: float, n_total: float, *, confidence: float = CON
     low = 0.0 if n_correct == 0 else centre - half
     high = 1.0 if n_correct == n_total else centre + half
     return low, high
+
+
+def mean_interval(total: float, square: float, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The ends of Student's interval for a mean, from the sum of `n` numbers and the sum of their squares.
+
+    NaN for fewer than two numbers, or where a sum is not finite.
+    Source: Student 1908, Biometrika 6, 1-25.
+    """
+    if n < 2 or not math.isfinite(total + square):
+        return math.nan, math.nan
+    mean = total / n
+    variance = max(0.0, square - total * mean) / (n - 1)  # a rounding error may make it negative
+    half = student_quantile(confidence, n - 1) * math.sqrt(variance / n)
+    return mean - half, mean + half
+
+
+@cache
+def student_quantile(confidence: float, df: int) -> float:
+    """The t with P(-t < T < t) = `confidence` for Student's distribution with `df` degrees of freedom: bisection."""
+    low, high = 0.0, 1.0
+    while _student_inside(high, df) < confidence:
+        low, high = high, 2 * high
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_inside(middle, df) < confidence else (low, middle)
+    return (low + high) / 2
+
+
+def _student_inside(t: float, df: int) -> float:
+    """P(-t < T < t). Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4."""
+    angle = math.atan(t / math.sqrt(df))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = df % 2
+    k = np.arange(1, (df - is_odd) // 2)
+    ratios = (2 * k - 1 + is_odd) / (2 * k + is_odd) * cosine**2
+    terms = np.concatenate([[1.0], np.cumprod(ratios)]).sum()
+    if not is_odd:
+        return float(sine * terms)
+    return 2 / math.pi * (angle + (float(sine * cosine * terms) if df > 1 else 0.0))
 
 
 def normalise(accuracy: float, *, dummy: float, task: float) -> float:

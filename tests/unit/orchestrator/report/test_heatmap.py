@@ -10,6 +10,7 @@ import pytest
 from orchestrator.report.heatmap import HeatMap, Over, Scale, heat_maps, shown_token, value_range
 from orchestrator.report.measured import measured
 from orchestrator.status.cell_state import CellState
+from orchestrator.store.metrics import Metric
 from tests.fake_store import fake_grid, row
 from workers.files.shard import SHARD_SCHEMA
 
@@ -106,3 +107,17 @@ def test_the_scale_over_controls_is_symmetric() -> None:
 def test_tokens_are_readable(token: str, shown: str) -> None:
     """Line ends and leading blanks, which look like nothing, are written out."""
     assert shown_token(token) == shown
+
+
+ENDS = [((-310.0, -20.0), (-3.1, 0.0)), ((5.0, 420.0), (0.0, 4.2)), ((0.0, 0.0), (0.0, 1.0))]
+
+
+@pytest.mark.parametrize(("sums", "ends"), ENDS)
+def test_a_metric_that_is_no_share_reaches_from_zero_to_the_farthest_cell(
+    sums: tuple[float, float], ends: tuple[float, float]
+) -> None:
+    """Means of -3.1 to -0.2, of 0.05 to 4.2, and of 0 alone."""
+    grid = fake_grid(experiments=["left_boundary"], layers=[0, 1], positions=[7], seeds=[1])
+    rows = [row(cell, n_total=100, sum_kl=value) for cell, value in zip(grid.to_dict("records"), sums, strict=True)]
+    maps = heat_maps(measured(pd.DataFrame(rows), grid, Metric.KL))
+    assert value_range(maps, Scale.RAW) == pytest.approx(ends)

@@ -9,6 +9,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from orchestrator.report.measured import measured, planned_from, unplanned
+from orchestrator.store.metrics import Metric
 from tests.fake_store import fake_grid, fake_rows, row
 from workers.files.shard import SHARD_SCHEMA
 
@@ -28,7 +29,9 @@ COUNTS = {
 
 def small_grid(**fields: object) -> pd.DataFrame:
     """Two layers by three positions of one experiment."""
-    return fake_grid(experiments=["left_boundary"], layers=[0, 1], positions=[7, 8, 9], **{"seeds": [1], **fields})
+    return fake_grid(
+        experiments=["left_boundary"], **{"layers": [0, 1], "positions": [7, 8, 9], "seeds": [1], **fields}
+    )
 
 
 def store(*rows: dict[str, object]) -> pd.DataFrame:
@@ -186,3 +189,28 @@ def test_two_cells_in_one_place_are_refused() -> None:
     twice = pd.concat([grid, grid.assign(cell_key=grid["cell_key"] + "x")])
     with pytest.raises(ValueError, match="6 cells share experiment, method, layer, position and seed"):
         measured(store(), twice)
+
+
+def test_another_metric_has_its_own_numbers_and_no_test() -> None:
+    """Means of the sums, above the better null control; no scale, dummy or p; a cell without sums is no number."""
+    grid = small_grid()
+    sums = {"sum_logit_diff": 250.0, "sum_logit_diff_sq": 1000.0, "sum_logit_diff_none": -50.0}
+    sums |= {"sum_logit_diff_full": 300.0, "sum_logit_diff_random": 20.0}
+    rows = store(row(grid.iloc[0], **COUNTS, **sums), row(grid.iloc[1], **COUNTS))
+    lines = measured(rows, grid, Metric.LOGIT_DIFF)
+    first, second = lines.iloc[0], lines.iloc[1]
+    assert (first["metric"], first["value"], first["none"], first["full"]) == ("logit_diff", 2.5, -0.5, 3.0)
+    assert first["excess"] == pytest.approx(2.3)
+    assert first["low"] < 2.5 < first["high"]
+    assert first[["normalised", "none_normalised", "dummy", "p", "p_holm", "q"]].isna().all()
+    assert not first["better"]
+    assert (second["state"], second["reason"]) == ("missing", "its row has no logit difference")
+    assert math.isnan(second["value"])
+
+
+def test_a_probe_has_no_other_metric_than_its_own() -> None:
+    """Its cells are left out of the maps of a metric of interventions."""
+    grid = small_grid(layers=[0], positions=[7], methods=["das", "linear_probe"])
+    rows = fake_rows(grid, metrics={"linear_probe": "decoding"})
+    assert measured(rows, grid)["metric"].tolist() == ["iia", "decoding"]
+    assert measured(rows, grid, Metric.KL)["method"].tolist() == ["das"]

@@ -1,0 +1,38 @@
+"""What a row's counts and sums say, by metric: the cell's number with its interval, and those of its controls.
+
+IIA and flips are shares of the pairs, with Wilson's interval. The other metrics are means over the pairs, from their
+sum and the sum of their squares, with Student's interval.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.store.metrics import CONTROLS, Metric
+from orchestrator.store.statistics import mean_interval, wilson_interval
+
+
+def metric_numbers(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """One line a row of the store: `value`, the ends `low` and `high` of its 95 % interval, and `none`, `full`,
+    `random` of its controls; NaN where the row does not say."""
+    n_total = rows["n_total"].astype("float64")
+    n_total = n_total.where(n_total > 0)
+    own = {Metric.IIA: "n_correct", Metric.FLIPS: "n_flips"}.get(metric, f"sum_{metric}")
+    total = rows[own].astype("float64")
+    found = pd.DataFrame({"value": total / n_total})
+    square = total if metric.is_share else rows[f"sum_{metric}_sq"].astype("float64")
+    ends = [_interval(*line, is_share=metric.is_share) for line in zip(total, square, n_total, strict=True)]
+    found[["low", "high"]] = np.array(ends, dtype="float64").reshape(-1, 2)
+    for control in CONTROLS:
+        name = f"{own}_{control}"
+        found[control] = rows[name].astype("float64") / n_total if name in rows.columns else math.nan
+    return found
+
+
+def _interval(total: float, square: float, n_pairs: float, *, is_share: bool) -> tuple[float, float]:
+    if not (math.isfinite(total) and n_pairs > 0):
+        return math.nan, math.nan
+    return wilson_interval(total, n_pairs) if is_share else mean_interval(total, square, int(n_pairs))
