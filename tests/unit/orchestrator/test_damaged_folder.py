@@ -54,6 +54,6 @@ def test_the_campaign_sees_a_changed_row(
         rows = real(sweep)
         return rows.assign(n_correct=rows["n_correct"] + 1) if next(n_calls) else rows
 
-    monkeypatch.setattr(Sweep, "results", lambda sweep, where=(): changed(sweep))
+    monkeypatch.setattr(Sweep, "results", lambda sweep, **_options: changed(sweep))
     ((_, outcome),) = campaign(tmp_path, [case], ("results",))
     assert "a row that nobody measured" in outcome.faults[0]
