@@ -14,7 +14,7 @@ from orchestrator.report import frames, write_report
 from orchestrator.store.metrics import Metric
 from tests.fake_store import fake_grid, row
 from tests.unit.orchestrator.conftest import LoadSweep
-from tests.unit.orchestrator.fake_cluster import World, finish, jobs_of
+from tests.unit.orchestrator.fake_cluster import World, finish, jobs_of, write_shard
 
 
 def a_store() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -69,12 +69,15 @@ def test_the_command_takes_it(
     sweep.submit()
     for job in jobs_of(sweep):
         finish(world, job)
+        write_shard(job, metric="iia", sum_kl=50.0, sum_kl_sq=40.0, sum_kl_random=12.5)
     folder = str(sweep.folder.root)
     capsys.readouterr()
     assert run("results", folder, "--metric", "flips", "--json") == 0
     assert {"flips", "flips_low", "n_flips"} <= json.loads(capsys.readouterr().out)[0].keys()
     assert run("results", folder, "--metric", "kl", "--wide") == 0
-    assert "kl_random" in capsys.readouterr().out.splitlines()[0]
+    shown = capsys.readouterr().out
+    assert "kl_random" in shown
+    assert "0.1250" in shown
     assert run("summary", folder, "--metric", "log_odds") == 0
     assert "max log_odds" in capsys.readouterr().out
     assert run("report", folder, "--metric", "accuracy") == 2
