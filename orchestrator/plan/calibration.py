@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from orchestrator.grid.expand import Grid, Strand
+from orchestrator.grid.expand import Grid
 from orchestrator.plan.costs import COSTS_VERSION, DEVICES, Calibration, CostModel
 from orchestrator.plan.machines import device_kind
 from orchestrator.status.states import JobStatus
@@ -67,23 +67,25 @@ def _entries(
     grid: Grid, table: pa.Table, jobs: Iterable[JobStatus], n_settings: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
     """One entry a dtype, engine and kind, from jobs that ran through in one attempt."""
-    places = {cell.key: (strand, cell) for strand, cell in grid.cells()}
+    places = {cell.key: (index, cell) for index, strand in enumerate(grid.strands) for cell in strand.cells}
     rows = _rows_by_job(table)
     measured: defaultdict[tuple[str, str, str], list[tuple[float, float, float, int]]] = defaultdict(list)
     for job in jobs:
         progress = job.progress
         if len(job.attempts) != 1 or not progress or progress.state is not AttemptState.FINISHED:
             continue
-        cells = [places[key] + (seconds,) for key, seconds in rows.get((job.name, 1), []) if key in places]
-        kind = device_kind(progress.gpu_name)
-        spent_s = sum(seconds for _, _, seconds in cells)
-        if len(cells) != job.n_cells or kind not in DEVICES or spent_s < _MIN_WORK_S:
+        timed = {key: seconds for key, seconds in rows.get((job.name, 1), []) if key in places}
+        kind, spent_s = device_kind(progress.gpu_name), sum(timed.values())
+        if len(timed) != job.n_cells or kind not in DEVICES or spent_s < _MIN_WORK_S:
             continue
-        first = cells[0][0].stream
+        cohorts: defaultdict[int, list[JobCell]] = defaultdict(list)  # by their strand's index
+        for index, cell in map(places.__getitem__, timed):
+            cohorts[index].append(cell)
+        first = grid.strands[next(iter(cohorts))].stream
         costs = CostModel(grid.model, DEVICES[kind], dtype=str(first.model["dtype"]), n_settings=n_settings)
-        predicted_s = sum(costs.cohort_s(strand, group) for strand, group in _cohorts(cells))
+        predicted_s = sum(costs.of(grid.strands[index]).cohort_s(cells) for index, cells in cohorts.items())
         start_s = max(progress.ended - progress.started - spent_s, _MIN_START_S)
-        measured[(str(first.model["dtype"]), first.engine, kind)].append((spent_s, predicted_s, start_s, len(cells)))
+        measured[(str(first.model["dtype"]), first.engine, kind)].append((spent_s, predicted_s, start_s, len(timed)))
     for (dtype, engine, kind), cases in measured.items():
         yield {
             "version": COSTS_VERSION,
@@ -105,10 +107,3 @@ def _rows_by_job(table: pa.Table) -> Mapping[tuple[str, int], list[tuple[str, fl
         if setting == MAIN_SETTING and status == "done" and seconds:
             found[(job, attempt)].append((key, seconds))
     return found
-
-
-def _cohorts(cells: Iterable[tuple[Strand, JobCell, float]]) -> Iterator[tuple[Strand, list[JobCell]]]:
-    groups: dict[int, tuple[Strand, list[JobCell]]] = {}
-    for strand, cell, _ in cells:
-        groups.setdefault(id(strand), (strand, []))[1].append(cell)
-    yield from groups.values()

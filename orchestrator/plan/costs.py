@@ -98,23 +98,30 @@ class _SiteRates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Rates:
-    """Seconds of one strand's cells, as coefficients: over the whole training and the evaluations after it."""
+class StrandCosts:
+    """Seconds of cells of one strand, as coefficients: over the whole training and the evaluations after it."""
 
+    strand: Strand
+    shares_work: bool  # cells side by side cost less than one after the other
     last_layer: int
-    n_tokens: int
-    first_tokens: Mapping[int, int]  # for positions of the prompts that are not tokens' indices
     shared_s: float  # per cohort, whatever its cells
     sites: Mapping[tuple[str, bool], _SiteRates]  # by site, and whether a cell is at the whole of it
     cell_block_s: float  # per block after the intervention and per cell
     tail_s: float  # likewise, for each token from the intervention's position on
     block_s: float  # per block after the intervention, and once more, for all cells of a position together
 
+    def cohort_s(self, cells: Iterable[JobCell]) -> float:
+        """Seconds of `cells`, trained side by side."""
+        columns: dict[int, list[Place]] = {}
+        for cell in cells:
+            columns.setdefault(cell.place.position, []).append(cell.place)
+        return self.shared_s + sum(self.column_s(places) for places in columns.values())
+
     def column_s(self, places: Sequence[Place]) -> float:
         """Seconds that cells at these places, all of one position, add to a cohort."""
         n_after = [self.last_layer - place.layer for place in places]
         position = places[0].position
-        n_tail_tokens = self.n_tokens - self.first_tokens.get(position, position)
+        n_tail_tokens = self.strand.n_tokens - self.strand.first_tokens.get(position, position)
         tails = (self.cell_block_s + self.tail_s * n_tail_tokens) * sum(n_after)
         if len(self.sites) == 1:
             at = [*self.sites.values()] * len(places)
@@ -145,36 +152,13 @@ class CostModel:
         self._model_flops = device.float32_flops if dtype == "float32" else device.half_flops
         bytes_to_load = model.n_parameters * (4 if dtype == "float32" else 2)
         self.start_s = calibration.start_s if calibration else device.start_s + bytes_to_load / _LOAD_BYTES_PER_S
-        self._rates: dict[int, tuple[Strand, _Rates]] = {}  # by identity; the strand is held so that it stays unique
 
-    def cohort_s(self, strand: Strand, cells: Iterable[JobCell]) -> float:
-        """Seconds of `cells` of `strand`, trained side by side."""
-        columns: dict[int, list[Place]] = {}
-        for cell in cells:
-            columns.setdefault(cell.place.position, []).append(cell.place)
-        rates = self._of(strand)
-        return rates.shared_s + sum(rates.column_s(places) for places in columns.values())
+    def of(self, strand: Strand) -> StrandCosts:
+        """What cells of `strand` cost."""
+        is_reference = (self._engine or strand.stream.engine) == "reference"
+        return self._reference(strand) if is_reference else self._suffix(strand)
 
-    def shared_s(self, strand: Strand) -> float:
-        """Seconds that a cohort of `strand` costs whatever its cells."""
-        return self._of(strand).shared_s
-
-    def column_s(self, strand: Strand, places: Sequence[Place]) -> float:
-        """Seconds that cells at these places, all of one position, add to a cohort."""
-        return self._of(strand).column_s(places)
-
-    def shares_work(self, strand: Strand) -> bool:
-        """Whether cells side by side cost less than one after the other."""
-        return (self._engine or strand.stream.engine) != "reference"
-
-    def _of(self, strand: Strand) -> _Rates:
-        found = self._rates.get(id(strand))
-        if found is None:
-            found = (strand, self._suffix(strand) if self.shares_work(strand) else self._reference(strand))
-            self._rates[id(strand)] = found
-        return found[1]
-
-    def _suffix(self, strand: Strand) -> _Rates:
+    def _suffix(self, strand: Strand) -> StrandCosts:
         model, device = self._model, self._device
         steps, batch, test_pairs = self._work(strand)
         pairs = steps * batch
@@ -196,10 +180,10 @@ class CostModel:
                 cell_s=cell_s + (tail_s if own_block is OwnBlock.TOKEN else 0.0),
                 own_tail_s=tail_s if own_block is OwnBlock.TOKENS else 0.0,
             )
-        return _Rates(
+        return StrandCosts(
+            strand=strand,
+            shares_work=True,
             last_layer=model.n_layers - 1,
-            n_tokens=strand.n_tokens,
-            first_tokens=strand.first_tokens,
             shared_s=self._scale * (shared + steps * shared_blocks / 2 * device.call_s + self._data_s(strand)),
             sites=sites,
             cell_block_s=0.0,
@@ -214,16 +198,16 @@ class CostModel:
         n_units = max(d, int(method.get("n_features", 0)))
         return (retraction_s + _ROTATION_D2 * d * n_units * batch / device.float32_flops) / device.suffix_share
 
-    def _reference(self, strand: Strand) -> _Rates:
+    def _reference(self, strand: Strand) -> StrandCosts:
         steps, batch, test_pairs = self._work(strand)
         model, pairs = self._model, steps * batch
         token_s = 2.0 * model.n_layer_parameters / (self._model_flops * self._device.reference_share)
         cell_s = self._scale * token_s * (pairs + test_pairs) * 2 * strand.n_tokens * model.n_layers
         rates = _SiteRates(cell_s=cell_s)
-        return _Rates(
+        return StrandCosts(
+            strand=strand,
+            shares_work=False,
             last_layer=model.n_layers - 1,
-            n_tokens=strand.n_tokens,
-            first_tokens=strand.first_tokens,
             shared_s=self._scale * self._data_s(strand),
             sites={(place.site, place.unit is None): rates for place in _kinds(strand)},
             cell_block_s=self._scale * token_s * pairs * strand.n_tokens,

@@ -36,29 +36,30 @@ def memory_of(model: ModelInfo, jobs: Iterable[PlannedJob]) -> Memory | None:
     parts = [part for job in jobs for part in job.parts]
     if not parts:
         return None
-    cells = {
-        (id(part.strand), cell.place.site, cell.place.unit is None): (part, cell)
+    cells = {  # one of each kind: equal ones are many
+        (*_fit(part.strand), cell.place.site, cell.place.unit is None): (part.strand, cell.place)
         for part in parts
         for cell in part.cells
     }
-    part, cell = max(cells.values(), key=lambda pair: cell_bytes(model, pair[0].strand, pair[1].place))
+    strand, place = max(cells.values(), key=lambda cell: cell_bytes(model, *cell))
     return Memory(
-        site=cell.place.site,
-        width=width_of(model, cell.place),
-        cell_bytes=cell_bytes(model, part.strand, cell.place),
+        site=place.site,
+        width=width_of(model, place),
+        cell_bytes=cell_bytes(model, strand, place),
         cohort_bytes=max(cohort_bytes(model, part.strand, part.cells) for part in parts),
     )
 
 
 def cell_bytes(model: ModelInfo, strand: Strand, place: Place) -> int:
     """What a cell keeps while it is fitted: its rotation with gradient and moments, or its training activations."""
-    width = width_of(model, place)
-    n_states = {
-        "by gradient": _COPIES * width,
-        "on activations": int(strand.stream.data["n_train"]),
-        "not at all": 0,
-    }
-    return 4 * width * n_states[METHODS[strand.stream.method["name"]].fits]
+    width, (fits, n_train) = width_of(model, place), _fit(strand)
+    n_states = {"by gradient": _COPIES * width, "on activations": n_train, "not at all": 0}
+    return 4 * width * n_states[fits]
+
+
+def _fit(strand: Strand) -> tuple[str, int]:
+    """How the strand's method is fitted, and on how many pairs."""
+    return METHODS[strand.stream.method["name"]].fits, int(strand.stream.data["n_train"])
 
 
 def cohort_bytes(model: ModelInfo, strand: Strand, cells: Sequence[JobCell]) -> int:

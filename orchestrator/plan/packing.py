@@ -18,10 +18,10 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeAlias
 
 from orchestrator.grid.expand import Strand
-from orchestrator.plan.costs import CostModel
+from orchestrator.plan.costs import CostModel, StrandCosts
 from workers.files.job import JobCell
 from workers.files.place import span_label
 
@@ -31,15 +31,30 @@ _OVER: Final = 1.1  # a target is about so long: better a little over it than a 
 _NEARLY: Final = 1.05  # a makespan this close to the shortest is as good, with fewer jobs
 _MAX_ROUNDS: Final = 4  # with more rounds than these, uneven last rounds no longer matter
 
+_Column: TypeAlias = tuple[float, tuple[JobCell, ...]]  # seconds, and the cells of a position or of a piece of it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Cells of one strand that one job trains side by side. A `whole` part has a checkpoint and is never cut."""
+    """Cells of one strand that one job trains side by side. A `whole` part has a checkpoint and is never cut.
 
-    strand: Strand
+    `costs` are those of the strand with all its cells, however few of them are in this part.
+    """
+
+    costs: StrandCosts
     cells: tuple[JobCell, ...]
     seconds: float
     whole: bool = False
+
+    @classmethod
+    def of(cls, costs: StrandCosts, cells: tuple[JobCell, ...], *, whole: bool = False) -> Part:
+        """The part of these cells, its seconds as the costs say."""
+        return cls(costs=costs, cells=cells, seconds=costs.cohort_s(cells), whole=whole)
+
+    @property
+    def strand(self) -> Strand:
+        """What the cells share."""
+        return self.costs.strand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +91,17 @@ def pack(
 
     `kept` parts go into jobs as they are: their checkpoints fit no other group of cells.
     """
-    whole = list(kept)
-    total = sum(costs.cohort_s(strand, strand.cells) for strand in strands) + sum(part.seconds for part in whole)
+    whole, priced = list(kept), [costs.of(strand) for strand in strands]
+    total = sum(one.cohort_s(one.strand.cells) for one in priced) + sum(part.seconds for part in whole)
     rounds = math.ceil((total + n_gpus * costs.start_s) / (target_s * n_gpus))
     lengths = [target_s]
     lengths += [costs.start_s + total / (n_gpus * count) for count in range(rounds, _MAX_ROUNDS + 1)]
     fitting = sorted({length for length in lengths if length <= target_s}, reverse=True)
-    columns = [
-        (strand, _columns(strand, strand.cells, costs, target_s - costs.start_s - costs.shared_s(strand)))
-        for strand in strands
-    ]
+    columns = [_columns(one, one.strand.cells, target_s - costs.start_s - one.shared_s) for one in priced]
     plans = []
     for length_s in fitting:
-        parts = [part for strand, some in columns for part in _cut(strand, some, costs, length_s)]
+        cut = (_cut(one, some, length_s - costs.start_s) for one, some in zip(priced, columns, strict=True))
+        parts = [part for some in cut for part in some]
         plans.append(_split_until(_fill([*whole, *parts], costs, length_s), costs, n_gpus))
     shortest_s = min(makespan_s(jobs, n_gpus) for jobs in plans)
     good = [jobs for jobs in plans if makespan_s(jobs, n_gpus) <= _NEARLY * shortest_s]
@@ -127,42 +140,37 @@ def _job(parts: Sequence[Part], costs: CostModel) -> PlannedJob:
     return PlannedJob(parts=tuple(parts), predicted_s=costs.start_s + sum(part.seconds for part in parts))
 
 
-def _cut(
-    strand: Strand, columns: Sequence[tuple[float, tuple[JobCell, ...]]], costs: CostModel, length_s: float
-) -> list[Part]:
-    """The strand's columns in as few parts as fit into a job of `length_s` each, of about equal length."""
-    room_s = length_s - costs.start_s
-    budget_s = room_s - costs.shared_s(strand)
+def _cut(costs: StrandCosts, columns: Sequence[_Column], room_s: float) -> list[Part]:
+    """The strand's columns in as few parts as take at most `room_s` each, of about equal length."""
+    budget_s = room_s - costs.shared_s
     if budget_s <= 0:
-        return _deal(strand, columns, costs, len(columns))
+        return _deal(costs, columns, len(columns))
     n_parts = max(1, math.ceil(sum(seconds for seconds, _ in columns) / budget_s))
     while True:
         n_parts = min(n_parts, len(columns))
-        parts = _deal(strand, columns, costs, n_parts)
+        parts = _deal(costs, columns, n_parts)
         longest_s = max(part.seconds for part in parts)
         if longest_s <= _OVER * room_s or n_parts == len(columns):
             return parts
         n_parts = max(n_parts + 1, int(n_parts * longest_s / room_s))
 
 
-def _columns(
-    strand: Strand, cells: Sequence[JobCell], costs: CostModel, budget_s: float
-) -> list[tuple[float, tuple[JobCell, ...]]]:
+def _columns(costs: StrandCosts, cells: Sequence[JobCell], budget_s: float) -> list[_Column]:
     """Seconds and cells of each position, or of pieces of it where a position alone is longer than `budget_s`.
 
     The reference engine gains nothing from keeping a position's cells together: there each cell is a piece.
     """
-    if not costs.shares_work(strand):
-        return [(costs.column_s(strand, [cell.place]), (cell,)) for cell in cells]
+    if not costs.shares_work:
+        return [(costs.column_s([cell.place]), (cell,)) for cell in cells]
     by_position: dict[int, list[JobCell]] = {}
     for cell in cells:
         by_position.setdefault(cell.place.position, []).append(cell)
     columns = []
     for column in by_position.values():
-        seconds = costs.column_s(strand, [cell.place for cell in column])
+        seconds = costs.column_s([cell.place for cell in column])
         n_pieces = min(len(column), math.ceil(seconds / budget_s) if budget_s > 0 else len(column))
         columns += [
-            (costs.column_s(strand, [cell.place for cell in piece]), tuple(piece))
+            (costs.column_s([cell.place for cell in piece]), tuple(piece))
             for piece in _chunks(column, max(1, n_pieces))
         ]
     return columns
@@ -173,23 +181,20 @@ def _chunks(cells: Sequence[JobCell], n_chunks: int) -> list[Sequence[JobCell]]:
     return [cells[start:end] for start, end in pairwise(ends)]
 
 
-def _deal(
-    strand: Strand, columns: Sequence[tuple[float, tuple[JobCell, ...]]], costs: CostModel, n_parts: int
-) -> list[Part]:
+def _deal(costs: StrandCosts, columns: Sequence[_Column], n_parts: int) -> list[Part]:
     """`columns` dealt to `n_parts` parts, longest first, each to the part that is shortest so far."""
     if n_parts == 1:
-        return [_part(strand, [cell for _, column in columns for cell in column], costs)]
+        return [_part(costs, [cell for _, column in columns for cell in column])]
     heap: list[tuple[float, int, list[JobCell]]] = [(0.0, index, []) for index in range(n_parts)]
     for seconds, column in sorted(columns, key=lambda column: -column[0]):
         so_far, index, cells = heap[0]
         cells.extend(column)
         heapq.heapreplace(heap, (so_far + seconds, index, cells))
-    return [_part(strand, cells, costs) for _, _, cells in sorted(heap, key=lambda entry: entry[1]) if cells]
+    return [_part(costs, cells) for _, _, cells in sorted(heap, key=lambda entry: entry[1]) if cells]
 
 
-def _part(strand: Strand, cells: Iterable[JobCell], costs: CostModel) -> Part:
-    ordered = tuple(sorted(cells, key=lambda cell: cell.place.rank))
-    return Part(strand=strand, cells=ordered, seconds=costs.cohort_s(strand, ordered))
+def _part(costs: StrandCosts, cells: Iterable[JobCell]) -> Part:
+    return Part.of(costs, tuple(sorted(cells, key=lambda cell: cell.place.rank)))
 
 
 def _split_until(jobs: Sequence[PlannedJob], costs: CostModel, n_gpus: int) -> list[PlannedJob]:
@@ -222,7 +227,7 @@ def _split(job: PlannedJob, costs: CostModel) -> list[PlannedJob]:
     (part,) = job.parts
     if part.whole or len(part.cells) == 1:
         return [job]
-    columns = _columns(part.strand, part.cells, costs, math.inf)
+    columns = _columns(part.costs, part.cells, math.inf)
     if len(columns) == 1:  # its cells run in one call: alone they would round otherwise, and for some minutes less
         return [job]
-    return [_job([half], costs) for half in _deal(part.strand, columns, costs, 2)]
+    return [_job([half], costs) for half in _deal(part.costs, columns, 2)]

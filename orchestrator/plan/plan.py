@@ -198,18 +198,18 @@ def _with_checkpoints(
     its unfinished cohorts stay whole, so that the next job cuts them alike.
     """
     stems = _checkpoints_by_job(folder)
-    places = {cell.key: strand for strand, cell in grid.cells()}
+    priced = [costs.of(strand) for strand in grid.strands] if stems else []
+    owners = {cell.key: one for one in priced for cell in one.strand.cells}
     taken: set[str] = set()
     for job in sorted(past, key=lambda job: -job.submission):
         if job.name not in stems:
             continue
         groups = [_unfinished(cohort, keys, taken) for cohort in read_job(folder, job.name).cohorts]
-        groups = [group for group in groups if group.cells and group.cells[0].key in places]
+        groups = [group for group in groups if group.cells and group.cells[0].key in owners]
         fitting = [group for group in groups if cohort_name(group.key()) in stems[job.name]] or groups
         for group in fitting:
-            strand = places[group.cells[0].key]
             taken.update(cell.key for cell in group.cells)
-            yield Part(strand=strand, cells=group.cells, seconds=costs.cohort_s(strand, group.cells), whole=True)
+            yield Part.of(owners[group.cells[0].key], group.cells, whole=True)
 
 
 def _unfinished(cohort: Cohort, keys: Collection[str], taken: Collection[str]) -> Cohort:

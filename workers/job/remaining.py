@@ -16,16 +16,19 @@ from workers.files.gather import Shards
 from workers.files.job import MAIN_SETTING, Cohort, Job, JobCell, Setting
 from workers.job.saved import is_saved
 
+_BATCH: Final = 64  # pairs of a forward pass of a method without batches
 _ROW: Final = ("cell_key", "setting")  # what tells a row from every other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Cells of a cohort that lack their rows on the same settings; with `is_trained`, what they learned is saved."""
+    """Cells of a cohort that lack their rows on the same settings, and how many pairs a forward pass may take. With
+    `is_trained`, what the cells learned is saved."""
 
     cohort: Cohort
     settings: tuple[Setting, ...]
     is_trained: bool
+    micro_batch: int
 
 
 def settings_of(job: Job, cohort: Cohort) -> Iterator[Setting]:
@@ -64,7 +67,12 @@ def _split(job: Job, cohort: Cohort, settings: tuple[Setting, ...], cells: list[
     for is_trained in (False, True):
         chosen = tuple(cell for cell in cells if (cell.key in saved) == is_trained)
         if chosen:
-            yield Work(cohort=replace(cohort, cells=chosen), settings=settings, is_trained=is_trained)
+            yield Work(
+                cohort=replace(cohort, cells=chosen),
+                settings=settings,
+                is_trained=is_trained,
+                micro_batch=job.options.micro_batch or int(cohort.stream.method.get("batch_size", _BATCH)),
+            )
 
 
 def rows_done(job: Job) -> set[tuple[str, str]]:

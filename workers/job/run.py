@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,18 +79,6 @@ def run_job(job: Job, stop: StopRequest) -> int:
     return EXIT_FINISHED
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """Work still to do, and how many pairs a forward pass may take."""
-
-    work: Work
-    micro_batch: int
-
-    def with_cells_of(self, cohort: Cohort) -> _Item:
-        """The same for these cells alone."""
-        return replace(self, work=replace(self.work, cohort=cohort))
-
-
 class _JobRun:
     """One attempt while it runs."""
 
@@ -118,20 +106,17 @@ class _JobRun:
             log.warning("%s", note)
             self.monitor.update(notes=(*self.monitor.progress.notes, note))
         self.bench = Workbench(self.job, language_model, tokenizer, self.monitor)
-        items = deque(item for part in work for item in self._fitting(part))
-        while items:
-            item = items.popleft()
+        left = deque(part for whole in work for part in self._fitting(whole))
+        while left:
+            part = left.popleft()
             try:
-                items.extendleft(reversed(self._run_cohort(item)))
+                left.extendleft(reversed(self._run_cohort(part)))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                items.extendleft(reversed(self._smaller(item, error)))
+                left.extendleft(reversed(self._smaller(part, error)))
 
-    def _micro_batch(self, cohort: Cohort) -> int:
-        return self.job.options.micro_batch or int(cohort.stream.method.get("batch_size", 64))
-
-    def _fitting(self, work: Work) -> list[_Item]:
+    def _fitting(self, work: Work) -> list[Work]:
         """The cohort in parts that the device's memory holds."""
         model, stream = self.bench.language_model, work.cohort.stream
         on_activations = METHODS[stream.method["name"]].fits == "on activations"
@@ -141,28 +126,28 @@ class _JobRun:
         parts = [work.cohort]
         while any(len(part.cells) > limit for part in parts):
             parts = [half for part in parts for half in halves(part)]
-        return [_Item(replace(work, cohort=part), self._micro_batch(part)) for part in parts]
+        return [replace(work, cohort=part) for part in parts]
 
-    def _run_cohort(self, item: _Item) -> list[_Item]:
+    def _run_cohort(self, work: Work) -> list[Work]:
         """Run the cohort; what comes back is to be run in its place."""
-        cohort, started = item.work.cohort, time.time()
+        cohort, started = work.cohort, time.time()
         gate = self._data(cohort).gate
         if gate.accuracy is not None and gate.accuracy < self.job.gate_task_accuracy:
             reason = f"task accuracy {gate.accuracy:.4f} is below the gate's {self.job.gate_task_accuracy:.4f}"
-            self._skip(item.work, reason, gate)
+            self._skip(work, reason, gate)
             return []
         checkpoint = CheckpointFile(self.job.sweep_folder.checkpoints, cohort.key(), self.attempt_name)
         try:
-            columns = self._columns(item, checkpoint)
+            columns = self._columns(work, checkpoint)
         except NotApplicable as error:
-            parts = self._by_width(item)
+            parts = self._by_width(work)
             if len(parts) > 1:
                 return parts
-            self._skip(item.work, str(error), None)
+            self._skip(work, str(error), None)
             return []
         self.monitor.update(phase="evaluate")
-        rows = list(evaluate_cohort(self.bench, cohort, columns, item.work.settings, started))
-        if not item.work.is_trained:
+        rows = list(evaluate_cohort(self.bench, cohort, columns, work.settings, started))
+        if not work.is_trained:
             save_alignments(self.job, cohort, columns)
         self.writer.add(rows)
         checkpoint.remove()
@@ -170,24 +155,24 @@ class _JobRun:
         log.info("%s: %d cells in %.1f s", _name(cohort), len(cohort.cells), time.time() - started)
         return []
 
-    def _by_width(self, item: _Item) -> list[_Item]:
+    def _by_width(self, work: Work) -> list[Work]:
         """The cohort in parts whose cells have one width: a method may have a meaning for some of them."""
         parts: dict[int, list[JobCell]] = {}
-        for cell in item.work.cohort.cells:
+        for cell in work.cohort.cells:
             parts.setdefault(self.bench.engines.width_of(cell.place), []).append(cell)
-        return [item.with_cells_of(replace(item.work.cohort, cells=tuple(cells))) for cells in parts.values()]
+        return [replace(work, cohort=replace(work.cohort, cells=tuple(cells))) for cells in parts.values()]
 
-    def _columns(self, item: _Item, checkpoint: CheckpointFile) -> list[Column]:
+    def _columns(self, work: Work, checkpoint: CheckpointFile) -> list[Column]:
         """The cohort's columns: trained here, or read where they were trained earlier."""
-        cohort = item.work.cohort
+        cohort = work.cohort
         running = tuple(cell.key for cell in cohort.cells)
-        if item.work.is_trained:
+        if work.is_trained:
             self.monitor.check_stop()
             self.monitor.update(phase="evaluate", running_cells=running)
             return saved_columns(self.bench, cohort)
         self.monitor.check_time_for(cohort)
         self.monitor.update(phase="train", running_cells=running)
-        return fit_cohort(self.bench, cohort, checkpoint, micro_batch=item.micro_batch)
+        return fit_cohort(self.bench, cohort, checkpoint, micro_batch=work.micro_batch)
 
     def _skip(self, work: Work, reason: str, gate: GateResult | None) -> None:
         """Record cells that cannot be run. `gate` is given where the gate is why: it may be lowered one day."""
@@ -206,16 +191,16 @@ class _JobRun:
         stream = cohort.stream
         return self.bench.task_data(stream.task, stream.hypothesis, int(stream.data["n_test"]))
 
-    def _smaller(self, item: _Item, error: Exception) -> list[_Item]:
+    def _smaller(self, work: Work, error: Exception) -> list[Work]:
         """The same cells in less memory: half the micro-batch, then half the cohort. Raises: `error` in the end."""
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
-        cohort = item.work.cohort
-        if item.micro_batch >= 2 * _SMALLEST_MICRO_BATCH:
-            rest = [replace(item, micro_batch=item.micro_batch // 2)]
-            note = f"out of memory: micro-batch halved to {item.micro_batch // 2} pairs (same effective batch)"
+        cohort, half_batch = work.cohort, work.micro_batch // 2
+        if half_batch >= _SMALLEST_MICRO_BATCH:
+            rest = [replace(work, micro_batch=half_batch)]
+            note = f"out of memory: micro-batch halved to {half_batch} pairs (same effective batch)"
         elif len(cohort.cells) > 1:
-            rest = [item.with_cells_of(half) for half in halves(cohort)]
+            rest = [replace(work, cohort=half) for half in halves(cohort)]
             note = f"out of memory: cohort of {len(cohort.cells)} cells halved"
         else:
             raise error

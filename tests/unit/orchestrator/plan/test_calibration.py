@@ -26,7 +26,7 @@ def work_s(sweep: Sweep, job: Job) -> float:
     """What the table says of the job's cohorts."""
     costs = CostModel(sweep.grid.model, DEVICES["cpu"], dtype="float32")
     return sum(
-        costs.cohort_s(strand, cohort.cells)
+        costs.of(strand).cohort_s(cohort.cells)
         for cohort in job.cohorts
         for strand in restricted(sweep.grid, {cell.key for cell in cohort.cells})
     )

@@ -56,7 +56,7 @@ def test_the_width_of_a_site_decides_its_rotation() -> None:
     }
     strand = strand_at(list(places.values()))
     costs = CostModel(SMALL, COUNTER, dtype="float32")
-    seconds = {name: costs.column_s(strand, [place]) for name, place in places.items()}
+    seconds = {name: costs.of(strand).column_s([place]) for name, place in places.items()}
 
     def rotation(width: int) -> float:
         return STEPS * (10 * width**3 + 18 * width**2 * 64)
@@ -76,7 +76,9 @@ def test_sites_that_later_tokens_attend_to_cost_their_block_for_all_of_these(sit
     costs = CostModel(SMALL, COUNTER, dtype="float32")
     rotation = STEPS * sum(sign * (10 * d**3 + 18 * d**2 * 64) for sign, d in ((1, 16 if unit == 0 else 64), (-1, 64)))
     one_token = 2 * SMALL.n_layer_parameters * (2 * PAIRS + 3000)
-    assert costs.column_s(strand, [inside]) - costs.column_s(strand, [token]) == pytest.approx(rotation + one_token)
+    assert costs.of(strand).column_s([inside]) - costs.of(strand).column_s([token]) == pytest.approx(
+        rotation + one_token
+    )
 
 
 def strand_at(places: Sequence[Place]) -> Strand:
@@ -95,16 +97,17 @@ def test_reference_counts_source_base_and_gradient() -> None:
     strand = strand_of()
     block = 2 * SMALL.n_layer_parameters
     expected = block * (PAIRS * (2 * 82 * 4 + 82 * (4 - 1 - 1)) + 3000 * 2 * 82 * 4)
-    assert CostModel(SMALL, COUNTER, dtype="float32", engine="reference").column_s(
-        strand, [Place(layer=1, position=80)]
-    ) == pytest.approx(expected)
+    costs = CostModel(SMALL, COUNTER, dtype="float32", engine="reference")
+    assert costs.of(strand).column_s([Place(layer=1, position=80)]) == pytest.approx(expected)
 
 
 def test_suffix_tail_counts_what_follows_the_intervention() -> None:
     """Moving a cell one token to the left adds its blocks, forward and backward for each training pair."""
     costs = CostModel(SMALL, COUNTER, dtype="float32")
     strand = strand_of()
-    more = costs.column_s(strand, [Place(layer=1, position=79)]) - costs.column_s(strand, [Place(layer=1, position=80)])
+    more = costs.of(strand).column_s([Place(layer=1, position=79)]) - costs.of(strand).column_s(
+        [Place(layer=1, position=80)]
+    )
     assert more == pytest.approx(2 * SMALL.n_layer_parameters * 2 * (2 * PAIRS + 3000))
 
 
@@ -112,17 +115,19 @@ def test_shared_forward_spares_the_prefix() -> None:
     """A cohort's shared forward runs T - K tokens through the base's N blocks and the source's l_max + 1."""
     costs = CostModel(SMALL, COUNTER, dtype="float32")
     expected = 2 * SMALL.n_layer_parameters * (82 - 38) * (4 + 3 + 1) * (PAIRS + 1000)
-    assert costs.shared_s(strand_of()) == pytest.approx(expected)
+    assert costs.of(strand_of()).shared_s == pytest.approx(expected)
 
 
 def test_trained_cells_cost_their_further_settings_only() -> None:
     """No training step and no training pair: three forward passes a setting through the test pairs' tails."""
     costs = CostModel(SMALL, COUNTER, dtype="float32", n_settings={"left_boundary": 2})
     strand = replace(strand_of(), is_trained=True)
-    more = costs.column_s(strand, [Place(layer=1, position=79)]) - costs.column_s(strand, [Place(layer=1, position=80)])
+    more = costs.of(strand).column_s([Place(layer=1, position=79)]) - costs.of(strand).column_s(
+        [Place(layer=1, position=80)]
+    )
     assert more == pytest.approx(2 * SMALL.n_layer_parameters * 2 * (2 * 3000))
     shared = 2 * SMALL.n_layer_parameters * (82 - 38) * (4 + 3 + 1) * 2000
-    assert costs.shared_s(strand) == pytest.approx(shared)
+    assert costs.of(strand).shared_s == pytest.approx(shared)
 
 
 def test_measured_cells_scale_the_table() -> None:
@@ -131,7 +136,7 @@ def test_measured_cells_scale_the_table() -> None:
     measured = CostModel(
         SMALL, DEVICES["cpu"], dtype="float32", calibration=Calibration(work=2.0, start_s=3.0, n_cells=9)
     )
-    assert measured.cohort_s(strand, strand.cells) == pytest.approx(2 * costs_of().cohort_s(strand, strand.cells))
+    assert measured.of(strand).cohort_s(strand.cells) == pytest.approx(2 * costs_of().of(strand).cohort_s(strand.cells))
     assert measured.start_s == 3.0
 
 
@@ -209,7 +214,7 @@ def test_layers_of_a_position_stay_together(n_gpus: int) -> None:
 def test_part_with_a_checkpoint_is_never_cut() -> None:
     """A kept cohort goes into one job as it is, also when GPUs would stay idle."""
     strand: Strand = strand_of()
-    kept = Part(strand=strand, cells=strand.cells[:8], seconds=100.0, whole=True)
+    kept = Part(costs=costs_of().of(strand), cells=strand.cells[:8], seconds=100.0, whole=True)
     jobs = pack([], costs_of(), target_s=5400, n_gpus=16, kept=[kept])
     assert [job.parts for job in jobs] == [(kept,)]
 
@@ -218,7 +223,8 @@ def test_makespan_gives_the_longest_job_first() -> None:
     """Jobs of 3, 2, 2 and 1 hours on two GPUs end after four."""
     strand = strand_of()
     free = CostModel(SMALL, COUNTER, dtype="float32", calibration=Calibration(work=1.0, start_s=0.0, n_cells=1))
-    parts = [Part(strand=strand, cells=strand.cells[:1], seconds=3600.0 * hours, whole=True) for hours in (1, 2, 3, 2)]
+    cost = free.of(strand)
+    parts = [Part(costs=cost, cells=strand.cells[:1], seconds=3600.0 * hours, whole=True) for hours in (1, 2, 3, 2)]
     jobs = [job for part in parts for job in pack([], free, target_s=9e9, n_gpus=1, kept=[part])]
     assert makespan_s(jobs, 2) == pytest.approx(4 * 3600)
 
