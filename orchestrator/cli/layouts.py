@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from orchestrator.cli.tables import Layout
 from orchestrator.store.metrics import NUMBERS, Metric
 from workers.files.job import MAIN_SETTING
-from workers.files.place import BLOCK_OUTPUT, UNIT_LETTERS
+from workers.files.place import BLOCK_OUTPUT, INSIDE, UNIT_LETTERS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _WHICH: Final = ("experiment", "setting", "method", "seed")
-_PLACE: Final = ("site", "unit", "place")  # shown where some cell is not at the output of a block
+_PLACE: Final = (*INSIDE, "place")  # shown where some cell is not at the output of a block
 _WHERE: Final = ("layer", "position", "token")
 _RATES: Final = ("iia", "iia_none", "iia_random", "iia_full")
 _COUNTS: Final = ("n_correct", "n_total")

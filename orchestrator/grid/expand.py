@@ -25,6 +25,7 @@ from workers.data.model_info import ModelError, ModelInfo
 from workers.data.source import AbstractPairSource
 from workers.data.sources import open_source
 from workers.data.tokenizer import Tokenizer
+from workers.files.cell_identity import own_columns, shared_columns
 from workers.files.folder import SweepFolder
 from workers.files.job import MAIN_SETTING, JobCell, Setting, Stream, canonical_json
 from workers.files.place import Place
@@ -84,18 +85,8 @@ class Grid:
 
 def cell_fields(strand: Strand, cell: JobCell) -> dict[str, Any]:
     """What filters choose cells by."""
-    return {
-        "experiment": strand.experiment,
-        "hypothesis": strand.stream.hypothesis,
-        "layer": cell.place.layer,
-        "site": cell.place.site,
-        "unit": cell.place.unit,
-        "place": None,
-        "position": cell.place.position,
-        "token": cell.token,
-        "seed": strand.stream.seed,
-        "method": method_label(strand.stream.method),
-    }
+    shared = shared_columns(strand.experiment, strand.stream, method=method_label(strand.stream.method))
+    return shared | own_columns(cell)
 
 
 def wanted_settings(settings: Sequence[Setting], experiment: str) -> list[str]:

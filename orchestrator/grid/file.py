@@ -8,10 +8,10 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,14 @@ import pyarrow.parquet as pq
 from orchestrator.errors import SweepNotFound
 from orchestrator.grid.expand import Grid, Strand
 from workers.data.model_info import ModelInfo
+from workers.files.cell_identity import own_columns, place_fields, shared_columns
 from workers.files.folder import replace_file
 from workers.files.job import JobCell, Stream, canonical_json
-from workers.files.place import Place
+from workers.files.place import AXES, PLACE_COLUMNS, PLACE_VERSION, Place
 from workers.methods.settings import method_label
 
-CELLS_SCHEMA_VERSION: Final = 2
-_READ_VERSIONS: Final = ("1", str(CELLS_SCHEMA_VERSION))  # 1 has no site, unit and place: each cell is at block_output
+CELLS_SCHEMA_VERSION: Final = max(2, PLACE_VERSION)
+_READ_VERSIONS: Final = tuple(map(str, range(1, CELLS_SCHEMA_VERSION + 1)))  # what an older one lacks is at its default
 
 CELLS_SCHEMA: Final = pa.schema(
     [
@@ -34,17 +35,14 @@ CELLS_SCHEMA: Final = pa.schema(
         pa.field("experiment", pa.string(), nullable=False),
         pa.field("task", pa.string(), nullable=False),
         pa.field("hypothesis", pa.string(), nullable=False),
-        pa.field("layer", pa.int64(), nullable=False),
-        pa.field("site", pa.string(), nullable=False),
-        pa.field("unit", pa.int64()),
-        pa.field("place", pa.string()),  # the name of a set of places that are intervened on at once
-        pa.field("position", pa.int64(), nullable=False),
+        *place_fields(PLACE_COLUMNS),
         pa.field("token", pa.string()),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("method", pa.string(), nullable=False),
         pa.field("strand", pa.int32(), nullable=False),  # index into the metadata's `strands`
     ]
 )
+_SHARED: Final = ("experiment", "task", "hypothesis", "seed", "method")  # the columns of a strand's every cell
 
 
 def cells_table(grid: Grid) -> pa.Table:
@@ -53,28 +51,17 @@ def cells_table(grid: Grid) -> pa.Table:
         np.repeat(np.arange(len(grid.strands), dtype="int32"), [len(s.cells) for s in grid.strands])
     )
 
-    def shared(values: Iterable[Any]) -> pa.Array:
-        return pa.array(list(values)).take(strand_of_row)
-
-    cells = [cell for strand in grid.strands for cell in strand.cells]
-    places = [cell.place for cell in cells]
-    streams = [strand.stream for strand in grid.strands]
-    columns = {
-        "cell_key": pa.array([cell.key for cell in cells]),
-        "experiment": shared(strand.experiment for strand in grid.strands),
-        "task": shared(stream.task["name"] for stream in streams),
-        "hypothesis": shared(stream.hypothesis for stream in streams),
-        "layer": pa.array([place.layer for place in places]),
-        "site": pa.array([place.site for place in places]),
-        "unit": pa.array([place.unit for place in places], type=pa.int64()),
-        "place": pa.nulls(len(places), type=pa.string()),
-        "position": pa.array([place.position for place in places]),
-        "token": pa.array([cell.token for cell in cells]),
-        "seed": shared(stream.seed for stream in streams),
-        "method": shared(method_label(stream.method) for stream in streams),
-        "strand": strand_of_row,
-    }
-    return pa.table(columns).cast(CELLS_SCHEMA)
+    shared = pa.Table.from_pylist(
+        [shared_columns(one.experiment, one.stream, method=method_label(one.stream.method)) for one in grid.strands],
+        schema=pa.schema([field for field in CELLS_SCHEMA if field.name in _SHARED]),
+    ).take(strand_of_row)
+    own = pa.Table.from_pylist(
+        [own_columns(cell) for strand in grid.strands for cell in strand.cells],
+        schema=pa.schema([field for field in CELLS_SCHEMA if field.name not in (*_SHARED, "strand")]),
+    )
+    columns = {table.field(at).name: table[at] for table in (shared, own) for at in range(table.num_columns)}
+    columns["strand"] = strand_of_row
+    return pa.table([columns[name] for name in CELLS_SCHEMA.names], schema=CELLS_SCHEMA)
 
 
 def write_grid(grid: Grid, path: Path) -> None:
@@ -168,6 +155,6 @@ def _cells_by_strand(table: pa.Table) -> dict[int, list[JobCell]]:
 
 def _places(table: pa.Table) -> Iterator[Place]:
     """Where each row's cell intervenes."""
-    names = [name for name in ("layer", "position", "site", "unit") if name in table.column_names]
+    names = [axis.name for axis in AXES if axis.name in table.column_names]
     for values in zip(*(table[name].to_pylist() for name in names), strict=True):
         yield Place(**dict(zip(names, values, strict=True)))

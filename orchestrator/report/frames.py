@@ -18,6 +18,7 @@ from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import SweepStatus
 from orchestrator.store.metrics import NUMBERS, Metric
 from orchestrator.store.store import Store
+from workers.files.place import AXES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,5 +168,4 @@ def _not_gathered(store: Store) -> Iterator[str]:
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
     """The table as a frame; a unit stays a whole number beside cells that have none."""
     frame: pd.DataFrame = table.to_pandas()
-    frame["unit"] = frame["unit"].astype("Int64")
-    return frame
+    return frame.astype({axis.name: "Int64" for axis in AXES if axis.is_number and axis.is_optional})

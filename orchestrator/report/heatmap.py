@@ -21,6 +21,7 @@ from orchestrator.status.cell_state import CellState
 from orchestrator.store.metrics import Metric
 from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING
+from workers.files.place import AXES
 
 Spot: TypeAlias = tuple[int, int, int, str]  # layer, position, unit or -1, token: what makes cells of two maps equal
 
@@ -28,8 +29,8 @@ METRIC_NAMES: Final = {
     **{metric.value: metric.words[0].upper() + metric.words[1:] for metric in Metric},
     "decoding": "Decoding accuracy",
 }
-_PLACE: Final = ["layer", "position", "unit"]
-_MAPPED: Final = [*_PLACE, "token", "seed", "value", "normalised", "excess", "better"]
+PLACE: Final = [axis.name for axis in AXES if axis.name not in MAP_KEYS]  # what tells the places of a map apart
+_MAPPED: Final = [*PLACE, "token", "seed", "value", "normalised", "excess", "better"]
 _BYTE_TOKENS: Final = {"<0x0A>": "\n", "<0x09>": "\t", "<0x0D>": "\r"}
 _SHOWN: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
@@ -89,7 +90,7 @@ class HeatMap:
     def values(self, scale: Scale, over: Over | int) -> NDArray[np.float64]:
         """Numbers [layer, column]: NaN where nothing is measured or the unit is not defined."""
         if over is Over.MEAN:
-            means = self._done().groupby(_PLACE, dropna=False)[scale.value].mean().reset_index()
+            means = self._done().groupby(PLACE, dropna=False)[scale.value].mean().reset_index()
             numbers = means.groupby(["layer", self.axis.value])[scale.value].max().reset_index()
         else:
             numbers = self.chosen(over)
@@ -119,7 +120,7 @@ class HeatMap:
 
     def by_place(self) -> dict[Spot, float]:
         """The raw accuracy of each measured place and unit, the maximum over seeds."""
-        lines = _best_first(self._done()).drop_duplicates(_PLACE)
+        lines = _best_first(self._done()).drop_duplicates(PLACE)
         units = lines["unit"].fillna(-1).astype(int)
         places = zip(lines["layer"], lines["position"], units, lines["token"].fillna(""), strict=True)
         return dict(zip(places, lines["value"], strict=True))

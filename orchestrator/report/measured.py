@@ -7,7 +7,7 @@ measurement keeps its state and the reason, and has no number: it is never 0.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -16,25 +16,14 @@ from orchestrator.store.measures import metric_numbers
 from orchestrator.store.metrics import CONTROLS, NUMBERS, Metric
 from orchestrator.store.statistics import ALPHA, benjamini_hochberg, holm, mcnemar_exact, normalise
 from workers.files.job import MAIN_SETTING
+from workers.files.place import AXES, PLACE_COLUMNS
 
 MAP_KEYS: Final = ["experiment", "method", "setting", "site"]  # a family of tests: a site with all its units
 
+_AXES: Final = [name for name in PLACE_COLUMNS if name != "place"]
 _GRID: Final = [
-    *(
-        "cell_key",
-        "experiment",
-        "hypothesis",
-        "layer",
-        "site",
-        "unit",
-        "position",
-        "token",
-        "seed",
-        "method",
-        "state",
-        "reason",
-        "job",
-    )
+    *("cell_key", "experiment", "hypothesis", *_AXES, "token", "seed", "method"),
+    *("state", "reason", "job"),
 ]
 _EVALUATED: Final = ["experiment", "method", "setting"]  # what is evaluated on a setting, is so at all its sites
 _CONTROLLED: Final = ["n_correct_none", "n_correct_full", "n_correct_random", "n_only_cell", "n_only_none"]
@@ -87,12 +76,13 @@ def unplanned(rows: pd.DataFrame, grid: pd.DataFrame) -> int:
 
 
 def _check_apart(grid: pd.DataFrame) -> None:
-    twice = grid[grid.duplicated(["experiment", "method", "layer", "site", "unit", "position", "seed"])]
+    same = ["experiment", "method", *_AXES, "seed"]
+    twice = grid[grid.duplicated(same)]
     if len(twice):
         cell = twice.iloc[0]
         raise ValueError(
-            f"grid: {len(twice)} cells share experiment, method, layer, position and seed with another, and site and "
-            f"unit (first: {cell['experiment']}, {cell['method']}, layer {cell['layer']}, position {cell['position']}, "
+            f"grid: {len(twice)} cells share {', '.join(same[:-1])} and {same[-1]} with another (first: "
+            f"{cell['experiment']}, {cell['method']}, layer {cell['layer']}, position {cell['position']}, "
             f"seed {cell['seed']}); methods that differ in their settings need `method` labels that differ"
         )
 
@@ -103,7 +93,8 @@ def _planned(rows: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
     seen = labels.merge(rows[["cell_key", "setting"]], on="cell_key")[_EVALUATED]
     always = labels[["experiment", "method"]].drop_duplicates().assign(setting=MAIN_SETTING)
     settings = pd.concat([always, seen], ignore_index=True).drop_duplicates()
-    types = dict.fromkeys(["token", "state", "reason", "job"], object) | {"unit": "float64"}  # no unit is NaN
+    types: dict[str, Any] = dict.fromkeys(["token", "state", "reason", "job"], object)
+    types |= {axis.name: "float64" for axis in AXES if axis.is_number and axis.is_optional}  # no unit is NaN
     planned = grid[_GRID].astype(types)
     return planned.merge(settings, on=["experiment", "method"], how="left")
 

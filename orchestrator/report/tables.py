@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.report.heatmap import HeatMap, Over, heat_maps, site_maps
+from orchestrator.report.heatmap import PLACE, HeatMap, Over, heat_maps, site_maps
 from orchestrator.report.measured import measured, planned_from
 from orchestrator.store.metrics import CONTROLS, Metric
 from orchestrator.store.statistics import Correlation, correlation
@@ -69,20 +69,20 @@ def _line(item: HeatMap, mains: Mapping[tuple[str, str, str], dict[Any, float]],
         correlation(places, mains.get((baseline, item.method, item.site), {})) if not is_baseline else _UNMEASURED
     )
     with_own = correlation(places, mains[item.experiment, item.method, item.site]) if not is_main else _UNMEASURED
-    done = item.cells.loc[item.cells["state"] == "done", ["layer", "position", "unit", "value", "better", "p"]]
+    done = item.cells.loc[item.cells["state"] == "done", [*PLACE, "value", "better", "p"]]
     return {
         "experiment": item.experiment,
         "method": item.method,
         "setting": item.setting,
         "metric": item.metric,
-        "n_places": len(item.cells[["layer", "position", "unit"]].drop_duplicates()),
+        "n_places": len(item.cells[PLACE].drop_duplicates()),
         "n_measured": len(places),
         "n_seeds": len(item.seeds),
         "maximum": max(places.values(), default=math.nan),
         **_best(item),
         "mean": float(pd.Series(places, dtype=float).mean()),
         "variance_x100": 100 * float(pd.Series(places, dtype=float).var(ddof=0)),
-        "seeds_sd": float(done.groupby(["layer", "position", "unit"], dropna=False)["value"].std(ddof=1).mean()),
+        "seeds_sd": float(done.groupby(PLACE, dropna=False)["value"].std(ddof=1).mean()),
         "n_better": int(done["better"].sum()),
         "n_tested": int(done["p"].notna().sum()),
         "baseline": baseline,

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workers.files.folder import SweepFolder, replace_file, visible_files
+from workers.files.place import INSIDE
 from workers.files.shard import SHARD_SCHEMA, SHARD_SCHEMA_VERSION, TornShard, read_shard, shard_bytes
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ INDEX: Final = (
 _ALL: Final = tuple(SHARD_SCHEMA.names)
 _ORDER: Final = (
     *("experiment", "method", "setting", "seed", "layer", "position"),
-    *("site", "unit", "place", "cell_key"),
+    *(*INSIDE, "place", "cell_key"),
 )
 _SHARD_NAME: Final = re.compile(r"(reused-[^()]+|[A-Za-z0-9.-]+-\d{4,})\.parquet")
 _MOST_TRIES: Final = 10  # while other jobs end and gather too

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from workers.files.document import NO_OTHER_KEYS, Format, NotThisFile
 from workers.files.folder import SweepFolder
-from workers.files.place import Place
+from workers.files.place import PLACE_VERSION, Place
 
-JOB_SCHEMA_VERSION: Final = 2  # 1: a cell has `layer` and `position` beside its key
+JOB_SCHEMA_VERSION: Final = max(2, PLACE_VERSION)  # 1: a cell has `layer` and `position` beside its key
 MAIN_SETTING: Final = "main"  # the setting that a cell is trained for; others only evaluate what it learned
 
 

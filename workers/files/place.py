@@ -1,10 +1,17 @@
-"""Where in a model a cell intervenes: the one type that spec, planner, engine, store and maps share."""
+"""Where in a model a cell intervenes: the one type that spec, planner, engine, store and maps share.
+
+`AXES` describes the fields of `Place`. Keys, job files, cells.parquet, shards, filters and tables take the axes of a
+place from there, so that a new axis is a new field here. It needs a default, which is what earlier cells have meant,
+and in its metadata `since`, the version of the formats that brings it.
+"""
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any, Final, get_args, get_type_hints
 
 from workers.files.document import NO_OTHER_KEYS
 
@@ -13,6 +20,7 @@ UNIT_LETTERS: Final[Mapping[str, str]] = {  # what stands before a unit's index 
     **dict.fromkeys(("head_output", "query", "key", "value"), "h"),
     "mlp_neurons": "n",
 }
+_SINCE_2: Final = types.MappingProxyType({"since": 2})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,23 +36,62 @@ class Place:
 
     layer: int
     position: int
-    site: str = BLOCK_OUTPUT
-    unit: int | None = None
+    site: str = field(default=BLOCK_OUTPUT, metadata=_SINCE_2)
+    unit: int | None = field(default=None, metadata=_SINCE_2)
 
     @property
-    def rank(self) -> tuple[int, int, str, int]:
-        """What places are sorted by: position, layer, site, unit. Cells of one position share a forward pass."""
-        return (self.position, self.layer, self.site, -1 if self.unit is None else self.unit)
+    def rank(self) -> tuple[Any, ...]:
+        """What places are sorted by: position, layer, then what is inside a layer, none of it first. Cells of one
+        position share a forward pass."""
+        return tuple([lowest if value is None else value for value, lowest in zip(_ranked(self), _LOWEST, strict=True)])
 
     def science(self) -> dict[str, int | str]:
-        """The place's part of a cell key, names ascending. The site that every cell had before there were sites is left
-        out, so that the keys of earlier versions stay."""
-        found: dict[str, int | str] = {"layer": self.layer, "position": self.position}
-        if self.site != BLOCK_OUTPUT:
-            found["site"] = self.site
-        if self.unit is not None:
-            found["unit"] = self.unit
-        return found
+        """The place's part of a cell key, names ascending. What is at its default is left out, so that the keys of
+        versions without that axis stay."""
+        named = zip(_NAMES, _named(self), _DEFAULTS, strict=True)
+        return {name: value for name, value, default in named if value != default}
+
+    def columns(self) -> dict[str, int | str | None]:
+        """The place as a table has it: each of `PLACE_COLUMNS` by name."""
+        return dict(zip(_NAMES, _named(self), strict=True), place=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One field of `Place`, which is one column of every table of cells."""
+
+    name: str
+    is_number: bool  # a whole number, else a text
+    is_optional: bool  # a cell may have none
+    default: object  # what a cell of a version without this axis has meant; MISSING where every version has it
+    since: int  # the version of job files, cells.parquet and shards that brought it
+
+
+def _axes() -> tuple[Axis, ...]:
+    hints = get_type_hints(Place)
+    return tuple(
+        Axis(
+            name=one.name,
+            is_number=int in (hints[one.name], *get_args(hints[one.name])),
+            is_optional=types.NoneType in get_args(hints[one.name]),
+            default=one.default,
+            since=one.metadata.get("since", 1),
+        )
+        for one in fields(Place)
+    )
+
+
+AXES: Final = _axes()
+PLACE_VERSION: Final = max(axis.since for axis in AXES)  # the least version of a format that holds places
+INSIDE: Final = tuple(axis.name for axis in AXES if axis.name not in ("layer", "position"))  # what is inside a layer
+# The columns of tables, in the order that people read. `place` is the name of a set of places that are intervened on
+# at once.
+PLACE_COLUMNS: Final = ("layer", *INSIDE, "place", "position")
+
+_NAMES, _DEFAULTS = zip(*sorted((axis.name, axis.default) for axis in AXES), strict=True)
+_named: Final = attrgetter(*_NAMES)
+_ranked: Final = attrgetter("position", "layer", *INSIDE)
+_LOWEST: Final = (0, 0, *(-1 if axis.is_number else "" for axis in AXES if axis.name in INSIDE))
 
 
 def span_label(places: Sequence[Place]) -> str:

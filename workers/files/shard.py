@@ -4,7 +4,8 @@ One row a cell and setting. Counts, never rounded rates. The Arrow schema is exp
 the provenance are in the file's key-value metadata. `read_shard` is the one reader: store, status, resume and the
 worker agree on which rows there are, because they all ask it.
 
-To add a column: append its field, name the version that brought it in `_SINCE`, and raise `SHARD_SCHEMA_VERSION`.
+To add a column: append its field, and name the version that brings it in `_SINCE`. The columns of a cell's place are
+the axes of `workers.files.place`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workers.files.place import BLOCK_OUTPUT
+from workers.files.cell_identity import place_fields
+from workers.files.place import AXES, INSIDE, PLACE_COLUMNS
 from workers.files.versions import NewerFile
-
-SHARD_SCHEMA_VERSION: Final = 2
 
 _TEXT, _INT, _REAL = pa.string(), pa.int64(), pa.float64()
 
@@ -47,11 +47,8 @@ SHARD_SCHEMA: Final = pa.schema(
         pa.field("task_settings", _TEXT),  # canonical JSON
         pa.field("hypothesis", _TEXT, nullable=False),
         pa.field("variables", pa.list_(_TEXT)),
-        pa.field("layer", _INT),  # null, as is `position`: the cell is a set of places, which `place` names
-        pa.field("position", _INT),
-        pa.field("site", _TEXT),  # the activation inside the block
-        pa.field("unit", _INT),  # which part of the site: a head, say; null where it has no parts
-        pa.field("place", _TEXT),  # the name of a set of places
+        # where the cell intervenes; all null but `place` where it is a set of places, which has that name
+        *place_fields(("layer", "position", *INSIDE, "place"), nullable=PLACE_COLUMNS),
         pa.field("token", _TEXT),
         pa.field("seed", _INT, nullable=False),
         pa.field("method", _TEXT, nullable=False),
@@ -101,8 +98,12 @@ SHARD_SCHEMA: Final = pa.schema(
 
 # The schema version that brought a column; 1 where none is named. An older shard is read with null in it, or with what
 # `_FILLED` says that its rows have always meant.
-_SINCE: Final[Mapping[str, int]] = dict.fromkeys(("site", "unit", "place", "n_dropped", "n_flips", *SUM_COLUMNS), 2)
-_FILLED: Final[Mapping[str, str]] = {"site": BLOCK_OUTPUT}
+_SINCE: Final[Mapping[str, int]] = {
+    **{axis.name: axis.since for axis in AXES},
+    **dict.fromkeys(("place", "n_dropped", "n_flips", *SUM_COLUMNS), 2),
+}
+_FILLED: Final[Mapping[str, object]] = {axis.name: axis.default for axis in AXES if axis.since > 1}
+SHARD_SCHEMA_VERSION: Final = max(_SINCE.values())
 
 # What two runs of one cell may differ in; everything else of a row is the same on any machine of the same kind.
 RUN_COLUMNS: Final = frozenset(

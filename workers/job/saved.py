@@ -24,6 +24,7 @@ from torch import Tensor
 
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, JobCell, canonical_json
+from workers.files.place import AXES
 from workers.methods.alignment import (
     MASK_FLOOR,
     Alignment,
@@ -106,10 +107,7 @@ def _notes(cohort: Cohort, cell: JobCell, facts: CellFacts, learned: Learned) ->
         "hypothesis": cohort.stream.hypothesis,
         "seed": str(cohort.stream.seed),
         "method": method_label(cohort.stream.method),
-        "layer": str(cell.place.layer),
-        "position": str(cell.place.position),
-        "site": cell.place.site,
-        "unit": "" if cell.place.unit is None else str(cell.place.unit),
+        **{axis.name: "" if (value := getattr(cell.place, axis.name)) is None else str(value) for axis in AXES},
         "width": str(_width(learned)),
         "facts": canonical_json(asdict(facts)),
         "n_directions": str(_n_directions(learned)),

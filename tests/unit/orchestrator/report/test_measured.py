@@ -187,7 +187,7 @@ def test_two_cells_in_one_place_are_refused() -> None:
     """Methods that differ in settings alone must not be mixed in one map."""
     grid = small_grid()
     twice = pd.concat([grid, grid.assign(cell_key=grid["cell_key"] + "x")])
-    with pytest.raises(ValueError, match="6 cells share experiment, method, layer, position and seed"):
+    with pytest.raises(ValueError, match="6 cells share experiment, method, layer, site, unit, position and seed"):
         measured(store(), twice)
 
 

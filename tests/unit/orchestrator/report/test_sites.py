@@ -122,7 +122,7 @@ def test_two_cells_of_one_head_are_refused() -> None:
     """They would be one place of one map."""
     grid = with_sites()
     again = grid[grid["unit"] == 1].assign(cell_key="other")
-    with pytest.raises(ValueError, match="cells share experiment, method, layer, position and seed"):
+    with pytest.raises(ValueError, match="cells share experiment, method, layer, site, unit, position and seed"):
         measured(planted(grid, BEST), pd.concat([grid, again]))
 
 
