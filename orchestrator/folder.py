@@ -13,6 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator import folder_readme
 from orchestrator.errors import SpecError, StorageError, SweepConflict, SweepNotFound
 from orchestrator.grid.expand import Grid
 from orchestrator.grid.file import read_grid, write_grid
@@ -139,6 +140,7 @@ def _write(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None:
             source.carry(folder)
         for digest, path in grid.autoencoders.items():
             carry_sae(path, folder.autoencoder(digest))
+        replace_file(folder.root / folder_readme.NAME, folder_readme.readme_of(folder.root.name))
         replace_file(folder.spec, spec.to_yaml())
         write_grid(grid, folder.cells)
     except OSError as error:

@@ -30,6 +30,7 @@ from orchestrator.jobs.control import jobs_matching, pass_on, set_limit
 from orchestrator.jobs.faults import Fault, faults_of
 from orchestrator.jobs.retry import Mode, repeated_faults, select
 from orchestrator.jobs.submit import Receipt, Sender
+from orchestrator.learned import find_alignment, write_index
 from orchestrator.plan.calibration import write_costs
 from orchestrator.plan.machines import machines
 from orchestrator.plan.plan import Plan, Planner, n_settings
@@ -43,6 +44,8 @@ from workers.files.folder import SweepFolder
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from workers.alignments.learned import LearnedAlignment
 
 SWEEPS = Path("sweeps")
 
@@ -196,9 +199,32 @@ class Sweep:
         """The paper's table, one line an experiment, method and setting: columns of `orchestrator.report.summary`."""
         return frames.summary(self.results(), self.cells(), baselines=self._baselines, metric=metric)
 
+    def alignment(
+        self,
+        *,
+        experiment: str | None = None,
+        layer: int | None = None,
+        position: int | str | None = None,
+        seed: int | None = None,
+        method: str | None = None,
+        site: str | None = None,
+        unit: int | None = None,
+    ) -> LearnedAlignment:
+        """What one cell has learned; `position` is a number or a token's label. A name may be left out where the sweep
+        has one value of it.
+
+        Raises: SpecError (no cell, or several; the message says what to add), SweepNotFound (nothing learned yet).
+        """
+        at, token = (None, position) if isinstance(position, str) else (position, None)
+        wanted = {"experiment": experiment, "layer": layer, "position": at, "token": token, "seed": seed}
+        return find_alignment(self.folder, self.grid, wanted | {"method": method, "site": site, "unit": unit})
+
     def check(self) -> Check:
         """Whether every planned cell is done and its rows are in the store, which is gathered; and what is missing."""
-        return frames.check(self.status(), self._reader.store)
+        found = frames.check(self.status(), self._reader.store)
+        with contextlib.suppress(OSError):  # the alignments themselves say whose they are
+            write_index(self.folder, self._reader.store.table())
+        return found
 
     def doctor(self, *, on: str = "local") -> list[Finding]:
         """What the backend `on` allows and what will hurt. Raises: ClusterUsageError, SpecError."""
@@ -222,10 +248,11 @@ class Sweep:
             return True
 
     def _learn(self, status: SweepStatus) -> None:
-        """Gather the rows, and write down what they teach the next plan."""
+        """Gather the rows, and write down what they teach the next plan, and which file is which cell's alignment."""
         table, counts = self._reader.store.table(), n_settings(self.spec, self.grid)
         with contextlib.suppress(OSError):  # a plan without it is less exact, that is all
             write_costs(self.folder, self.grid, table, status.jobs, n_settings=counts)
+            write_index(self.folder, table)
 
     @property
     def _baselines(self) -> dict[str, str]:

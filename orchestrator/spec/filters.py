@@ -90,7 +90,7 @@ class CellFilter:
                 raise SpecError(f"--where: got {option!r}; {error}") from error
         return cls(tuple(conditions))
 
-    def check_values(self, cells: Iterable[Mapping[str, Any]]) -> None:
+    def check_values(self, cells: Iterable[Mapping[str, Any]], *, option: str = "--where") -> None:
         """Nothing, where every value that a condition names occurs in `cells`; a typing error would match nothing.
 
         Raises: SpecError with the value and what there is.
@@ -103,7 +103,7 @@ class CellFilter:
             there = seen[condition.field] - {None}
             for value in condition.without_match(there):
                 problem = f"no {condition.field} of this sweep is that; {instead(value, there)}"
-                raise SpecError(f"--where: got `{condition.field}` {value!r}; {problem}")
+                raise SpecError(f"{option}: got `{condition.field}` {value!r}; {problem}")
 
     def matches(self, cell: Mapping[str, Any]) -> bool:
         """Whether every condition holds of `cell`."""

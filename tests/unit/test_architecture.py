@@ -44,12 +44,14 @@ ARROWS: dict[str, dict[str, set[str]]] = {
         "cli": {"listing"},
         "listing": {"sweep"},
         "search": {"sweep"},
-        "sweep": {"folder", "jobs", "report"},
+        "sweep": {"folder", "jobs", "report", "learned"},
+        "learned": {"grid"},
         "jobs": {"plan"},
         "plan": {"status"},
         "report": {"status"},
         "status": {"grid", "backends", "store"},
-        "folder": {"grid", "store"},
+        "folder": {"grid", "store", "folder_readme"},
+        "folder_readme": set(),
         "grid": {"spec"},
         "backends": {"spec"},
         "spec": {"store"},
@@ -59,6 +61,7 @@ ARROWS: dict[str, dict[str, set[str]]] = {
     "workers": {
         "__main__": {"job"},
         "job": {"methods"},
+        "alignments": {"methods"},
         "methods": {"engine"},
         "engine": {"data"},
         "data": {"tasks"},
@@ -80,6 +83,7 @@ ARROWS: dict[str, dict[str, set[str]]] = {
 }
 # What the orchestrator reads of the workers: plain types, without torch.
 PLAIN = ("workers.files", "workers.data", "workers.tasks", "workers.causal_model", "workers.methods.settings")
+PLAIN += ("workers.alignments.learned",)
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 40
 

@@ -99,6 +99,12 @@ def wrap_model(model: PreTrainedModel) -> LanguageModel:
     config = model.config.get_text_config()
     if getattr(config, "output_router_logits", False):
         config.output_router_logits = False  # only training needs them, and every block would compute them
+    return language_model_of(model)
+
+
+def language_model_of(model: PreTrainedModel) -> LanguageModel:
+    """`model` as it is, with its decoder blocks found. Raises: ModelError when there are none."""
+    config = model.config.get_text_config()
     lists = [
         module
         for module in model.base_model.modules()

@@ -215,11 +215,21 @@ def evaluate_setting(
     return data, counts, n_dropped
 
 
-def save_alignments(job: Job, cohort: Cohort, columns: Sequence[Column]) -> None:
+def save_alignments(bench: Workbench, cohort: Cohort, columns: Sequence[Column]) -> None:
     """Save what each cell learned as `options.save_alignments` asks. Raises: OSError."""
-    if job.options.save_alignments != "none":
-        whole = job.options.save_alignments == "full"
-        save_columns(job.sweep_folder.alignments, cohort, columns, whole=whole)
+    job, stream = bench.job, cohort.stream
+    if job.options.save_alignments == "none":
+        return
+    source = bench.task_data(stream.task, stream.hypothesis, int(stream.data["n_test"])).source
+    layout = source.layout(stream.hypothesis)
+    save_columns(
+        job.sweep_folder.alignments,
+        cohort,
+        columns,
+        whole=job.options.save_alignments == "full",
+        variables=source.variables[stream.hypothesis],
+        indices={cell.place.position for cell in cohort.cells if layout.is_index(cell.place.position)},
+    )
 
 
 def halves(cohort: Cohort) -> list[Cohort]:

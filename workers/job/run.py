@@ -148,7 +148,7 @@ class _JobRun:
         self.monitor.update(phase="evaluate")
         rows = list(evaluate_cohort(self.bench, cohort, columns, work.settings, started))
         if not work.is_trained:
-            save_alignments(self.job, cohort, columns)
+            save_alignments(self.bench, cohort, columns)
         self.writer.add(rows)
         checkpoint.remove()
         self.monitor.cohort_done(cohort, rows, _divergences(columns))

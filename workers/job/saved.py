@@ -5,14 +5,15 @@
     steering    vector_AD, answer_A, coefficient (by pairs: coefficient alone)
     probe       weight_VD, bias_V, centre_VD, cut_V
 
-The metadata say which cell it is and where it intervenes (site, unit, width D), what there is to say of it
-(`CellFacts`), and how many directions there were. The interchange of the whole vector learns nothing and has no file.
+The metadata say which cell it is and where it intervenes (site, unit, width D), which variables its hypothesis aligns,
+what there is to say of it (`CellFacts`), and how many directions there were. The interchange of the whole vector learns
+nothing and has no file.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from workers.files.alignments import alignment_path
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, JobCell, canonical_json
 from workers.files.place import AXES
@@ -44,13 +46,17 @@ from workers.methods.settings import method_label
 _PROBE_PARTS: Final = ("weight", "bias", "centre", "cut")
 
 
-def alignment_path(folder: Path, cell_key: str) -> Path:
-    """Where a cell's file lies, in one of 256 folders."""
-    return folder / cell_key[:2] / f"{cell_key}.safetensors"
-
-
-def save_columns(folder: Path, cohort: Cohort, columns: Sequence[Column], *, whole: bool) -> None:
-    """Write what each cell that did not fail has learned; `whole` keeps every direction. Raises: OSError."""
+def save_columns(
+    folder: Path,
+    cohort: Cohort,
+    columns: Sequence[Column],
+    *,
+    whole: bool,
+    variables: Sequence[str],
+    indices: Collection[int],
+) -> None:
+    """Write what each cell that did not fail has learned; `whole` keeps every direction. `variables` are the
+    hypothesis's, `indices` the positions that are a token's index in every prompt. Raises: OSError."""
     for column in columns:
         for index, (cell, facts) in enumerate(zip(column.cells, column.facts, strict=True)):
             tensors = _tensors(column.learned, index, whole=whole)
@@ -58,7 +64,10 @@ def save_columns(folder: Path, cohort: Cohort, columns: Sequence[Column], *, who
                 continue
             path = alignment_path(folder, cell.key)
             path.parent.mkdir(parents=True, exist_ok=True)
-            notes = _notes(cohort, cell, facts, column.learned)
+            notes = _notes(cohort, cell, facts, column.learned) | {
+                "variables": canonical_json(list(variables)),
+                "is_index": canonical_json(cell.place.position in indices),
+            }
             replace_file(path, save(tensors, metadata=notes | {"crc32": checksum(canonical_json(notes), tensors)}))
 
 

@@ -10,17 +10,17 @@ nor a version. A checkpoint of any other version is set aside, and its cells beg
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from workers.files.alignments import crc32_of
 from workers.files.checkpoints import checkpoint_path, checkpoints, cohort_name
 from workers.files.folder import replace_file
 
@@ -78,12 +78,14 @@ class CheckpointFile:
 
 def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     """The CRC-32 of a text and of the names, types, shapes and bytes of tensors on the CPU, in hexadecimal digits."""
-    crc = zlib.crc32(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        crc = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), crc)
-        if tensor.numel():
-            crc = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
-    return f"{crc:08x}"
+
+    def content(tensor: Tensor) -> Any:
+        return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
+
+    return crc32_of(
+        text,
+        ((name, str(tensor.dtype), tensor.shape, content(tensor)) for name, tensor in tensors.items()),
+    )
 
 
 def _notes_of(path: Path) -> Mapping[str, str] | None:
