@@ -131,7 +131,7 @@ def test_what_was_saved_gives_the_same_numbers(tmp_path: Path) -> None:
     """Written and read again, features that no mask lets through left out: equal to the last bit."""
     context = context_with(tmp_path, save_saelens(tmp_path / "sae", random_arrays(32, 80)), k=5)
     (column,) = sae.fit(context)
-    save_columns(tmp_path, context.cohort, [column], whole=False)
+    save_columns(tmp_path, context.cohort, [column], whole=False, variables=("P",), indices=())
     groups = groups_of(context.cohort.cells, width_of=context.width_of, join_places=True)
     (loaded,) = load_columns(tmp_path, groups, CPU)
     assert isinstance(column.learned, FeatureAlignment)

@@ -132,7 +132,7 @@ def test_what_was_saved_steers_the_same_way(tmp_path: Path, contrast: str) -> No
     """Written and read again: equal to the last bit."""
     context = context_of(tmp_path, contrast=contrast, coefficient=0.5)
     (column,) = steering.fit(context)
-    save_columns(tmp_path, context.cohort, [column], whole=False)
+    save_columns(tmp_path, context.cohort, [column], whole=False, variables=("P",), indices=())
     groups = groups_of(context.cohort.cells, width_of=context.width_of, join_places=True)
     (loaded,) = load_columns(tmp_path, groups, CPU)
     assert type(loaded.learned) is type(column.learned)
