@@ -18,7 +18,6 @@ from typing import Any, Final
 import matplotlib
 import numpy as np
 import pandas as pd
-import plotly.offline
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
@@ -51,6 +50,8 @@ _RATES: Final = (
     *("value", "low", "high", "normalised", "none", "none_normalised", "full", "full_normalised"),
     *("random", "random_normalised", "excess", "task", "dummy", "p_holm", "q", "gpu_seconds"),
 )
+# The bundle with the charts of two axes, a third of the whole library: npm package plotly.js-cartesian-dist-min 3.7.0.
+_PLOTLY: Final = "vendor/plotly-cartesian.min.js"
 _DRAWN: Final = ("symbol", "path", "is_filled", "is_dot")  # what the script is told of a state's mark
 _RECORD: Final = (*_TEXTS, *_COUNTS, *_PAIRED, *_RATES)
 
@@ -96,7 +97,7 @@ def render(content: PageContent) -> str:
         "made": content.made.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "style": _state_colours() + _resource("page.css"),
         "script": _resource("page.js"),
-        "plotly": plotly.offline.get_plotlyjs(),
+        "plotly": _resource(_PLOTLY),
         "data": script_json(payload(content)),
         **page_tables(content.maps, content.summary, content.provenance, content.figures, content.n_unplanned),
     }

@@ -34,10 +34,10 @@ def data_of(html: str) -> dict[str, object]:
 
 
 def test_the_report_is_one_page_and_its_pictures(tmp_path: Path) -> None:
-    """The path of the page comes back, below 6 MB; every picture that it links to is there, and nothing temporary."""
+    """The path of the page comes back, below 2 MB; every picture that it links to is there, and nothing temporary."""
     path = write_report(*small(), tmp_path / "report", title="a sweep")
     assert path == tmp_path / "report" / "index.html"
-    assert path.stat().st_size < 6_000_000
+    assert path.stat().st_size < 2_000_000
     linked = re.findall(r'href="(figures/[^"]+)"', path.read_text(encoding="utf-8"))
     written = [f"figures/{file.name}" for file in (path.parent / "figures").iterdir()]
     assert sorted(linked) == sorted(written)
