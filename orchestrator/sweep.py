@@ -192,8 +192,7 @@ class Sweep:
     def report(self, folder: Path | None = None, *, metric: Metric = Metric.IIA) -> Path:
         """The path of the HTML page, written anew with its pictures of that metric. Raises: StorageError."""
         rows, cells, target = self.results(), self.cells(), folder or self.folder.report
-        title, baselines = self.spec.name, self._baselines
-        return frames.report(rows, cells, target, title=title, baselines=baselines, metric=metric)
+        return frames.report(rows, cells, target, spec=self.spec, baselines=self._baselines, metric=metric)
 
     def summary(self, *, metric: Metric = Metric.IIA) -> pd.DataFrame:
         """The paper's table, one line an experiment, method and setting: columns of `orchestrator.report.summary`."""

@@ -64,6 +64,13 @@ class Browser:
         mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": [move]}
         self._ask("POST", "/actions", {"actions": [mouse]})
 
+    def click_at(self, x: float, y: float) -> None:
+        """Move the mouse to a place in the window and click there."""
+        move = {"type": "pointerMove", "duration": 0, "x": round(x), "y": round(y)}
+        click = [{"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
+        mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": [move, *click]}
+        self._ask("POST", "/actions", {"actions": [mouse]})
+
     def press(self, key: str) -> None:
         """Press and release a key: a letter, or its code point in the WebDriver standard."""
         actions = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]

@@ -14,6 +14,7 @@ from orchestrator.errors import SpecError, StorageError
 from orchestrator.grid.expand import Grid, cell_fields
 from orchestrator.grid.file import cells_table
 from orchestrator.spec.filters import CELL_FIELDS, CellFilter
+from orchestrator.spec.schema import SweepSpec
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import SweepStatus
 from orchestrator.store.metrics import NUMBERS, Metric
@@ -108,16 +109,18 @@ def report(
     cells: pd.DataFrame,
     folder: Path,
     *,
-    title: str,
+    spec: SweepSpec,
     baselines: Mapping[str, str],
     metric: Metric = Metric.IIA,
 ) -> Path:
     """The path of the HTML page in `folder`. Raises: StorageError."""
     from orchestrator.report import write_report
+    from orchestrator.report.asked import asked_by
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return write_report(rows, cells, folder, title=title, baselines=baselines, metric=metric)
+        asked = asked_by(spec)
+        return write_report(rows, cells, folder, title=spec.name, baselines=baselines, metric=metric, asked=asked)
     except OSError as error:
         raise StorageError(f"{folder}: cannot write the report: {error.strerror}") from error
 

@@ -81,6 +81,7 @@ function choose(change) {
   const scales = data.scales[metric_now()];
   if (!scales[chosen.scale].has_values) chosen.scale = "raw";
   if (!maps_now().some((map) => map.values.raw[chosen.over])) chosen.over = "maximum";
+  pinned = false;
   hide_card();
   toolbar();
   key();
@@ -133,8 +134,33 @@ function panel(map) {
   const plot = element("div", { class: "plot", tabindex: 0, role: "application", "aria-label": label });
   const width = `max-width:${Math.max(360, 60 + 46 * map.columns.length)}px`;
   return element("div", { class: "panel", style: width }, element("h3", {},
-    element("span", { title: map.name }, map.name), element("small", { title: "places measured" }, progress(map))),
+    element("span", { title: map.name }, map.name), element("small", {}, `${progress(map)} `, saves(map, plot))),
     element("div", { class: "sub" }, headline(map)), plot);
+}
+
+// What is seen, to take along: the numbers of every seed as CSV, and the picture.
+function saves(map, plot) {
+  const name = [map.experiment, map.method, map.setting, map.site, map.at && `p${map.at}`, chosen.scale, chosen.over].filter(Boolean).join("_");
+  const picture = (format) => Plotly.downloadImage(plot, { format, filename: name, scale: format === "png" ? 3 : 1,
+    width: plot.clientWidth, height: plot.clientHeight });
+  const table = () => save(`${name}.csv`, "text/csv", csv_of(map));
+  return element("span", { class: "saves" }, [["CSV", table], ["PNG", () => picture("png")], ["SVG", () => picture("svg")]]
+    .map(([label, onclick]) => element("button", { type: "button", class: "plain", onclick }, label)));
+}
+
+function save(name, type, text) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  element("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+function csv_of(map) {
+  const quoted = (value) => (value === null ? "" : /[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+  const line = (values) => values.map(quoted).join();
+  const at = ["experiment", "method", "setting", "site"];
+  const places = map.layers.flatMap((layer, y) => map.columns.flatMap((column, x) => records_at(map, y, x).map((record) =>
+    line([...at.map((name) => map[name]), layer, column, map.labels[x], ...data.record.map((name) => record[name])]))));
+  return [line([...at, "layer", map.column_name, "label", ...data.record]), ...places].join("\n") + "\n";
 }
 
 function progress(map) {
@@ -170,10 +196,11 @@ function draw(map, plot) {
       ticktext: map.layers.map(String), title: { text: "layer", standoff: 4 } },
   };
   Plotly.newPlot(plot, traces(map, width, cell_height), layout, { displayModeBar: false, doubleClick: false });
-  plot.on("plotly_hover", ({ points }) => point_at(map, plot, points[0].y, points[0].x));
-  plot.on("plotly_unhover", hide_card);
+  plot.on("plotly_hover", ({ points }) => { if (!pinned) point_at(map, plot, points[0].y, points[0].x); });
+  plot.on("plotly_unhover", () => { if (!pinned) hide_card(); });
+  plot.on("plotly_click", ({ points }) => pin(map, plot, points[0].y, points[0].x));
   plot.addEventListener("keydown", (event) => walk(event, map, plot));
-  plot.addEventListener("blur", hide_card);
+  plot.addEventListener("blur", () => { if (!pinned) hide_card(); });
 }
 
 function traces(map, width, cell_height) {
@@ -201,114 +228,6 @@ function traces(map, width, cell_height) {
 const marks = (places, marker) => ({ type: "scatter", mode: "markers", hoverinfo: "skip", marker,
   x: places.map(([x]) => x), y: places.map(([, y]) => y) });
 
-// ---- the card of a place
-
-function records_at(map, layer, position) {
-  return (map.cells[layer]?.[position] ?? []).map((record) => Object.fromEntries(data.record.map((name, index) =>
-    [name, data.textual.includes(name) ? data.texts[record[index]] : record[index]])));
-}
-
-function point_at(map, plot, layer, position) {
-  const records = records_at(map, layer, position);
-  if (!records.length) return hide_card();
-  const { xaxis, yaxis } = plot._fullLayout;
-  const box = plot.getBoundingClientRect();
-  const x = box.left + xaxis._offset + xaxis.d2p(position);
-  const y = box.top + yaxis._offset + yaxis.d2p(layer);
-  const card = by_id("card");
-  card.replaceChildren(...card_of(map, layer, position, records));
-  card.hidden = false;
-  // Beside the map where there is room, so that it covers none of it; else beside the place.
-  const gap = 10;
-  const wanted = [box.right + gap, box.left - gap - card.offsetWidth, x + 2 * gap].find((left) => left >= 0 && left + card.offsetWidth <= innerWidth);
-  card.style.left = `${Math.max(8, wanted ?? x - 2 * gap - card.offsetWidth)}px`;
-  card.style.top = `${Math.max(8, Math.min(innerHeight - card.offsetHeight - 8, y - card.offsetHeight / 2))}px`;
-  plot.dataset.layer = layer;
-  plot.dataset.position = position;
-  const shape = { type: "rect", x0: position - 0.5, x1: position + 0.5, y0: layer - 0.5, y1: layer + 0.5, line: { color: css("ink"), width: 2 } };
-  Plotly.relayout(plot, { shapes: [shape] });
-  outlined = plot;
-}
-let outlined = null;
-
-function hide_card() {
-  by_id("card").hidden = true;
-  if (outlined?.isConnected) Plotly.relayout(outlined, { shapes: [] });
-  outlined = null;
-}
-
-function walk(event, map, plot) {
-  const step = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-  if (event.key === "Escape") hide_card();
-  if (!step) return;
-  event.preventDefault();
-  const inside = (value, n) => Math.max(0, Math.min(n - 1, value));
-  const layer = inside(Number(plot.dataset.layer ?? map.layers.length - 1 - step[0]) + step[0], map.layers.length);
-  const position = inside(Number(plot.dataset.position ?? -step[1]) + step[1], map.columns.length);
-  plot.dataset.layer = layer;
-  plot.dataset.position = position;
-  point_at(map, plot, layer, position);
-}
-
-function card_of(map, layer, position, records) {
-  const done = records.filter((record) => record.state === "done");
-  const best = done.reduce((a, b) => (a === null || b.value > a.value ? b : a), null);
-  const of_seed = records.find((record) => String(record.seed) === chosen.over);
-  const told = of_seed ?? best ?? records[0];
-  const unit = told.unit !== null ? `${map.unit_name} ${whole(told.unit)} · ` : "";
-  const [at, token] = map.at === "" ? [map.columns[position], map.tokens[position]] : [map.at, ""];
-  const place = element("div", { class: "place" }, `${map.name} · layer ${map.layers[layer]} · ${unit}position ${at} `,
-    token === "" ? "" : element("code", {}, token));
-  const body = told.state === "done" ? measured(map, told, done, map.values.raw[chosen.over]?.[layer]?.[position]) : absent(told);
-  return [place, ...body, seeds_line(records), foot(told)].filter(Boolean);
-}
-
-function absent(told) {
-  return [element("div", { class: "big" }, data.states[told.state]?.label ?? told.state), element("div", {}, told.reason || "no measurement yet")];
-}
-
-function measured(map, told, done, value) {
-  const metric = data.metrics[map.metric];
-  const is_mean = chosen.over === "mean" && done.length > 1;
-  const interval = `${fixed(told.low)} to ${fixed(told.high)} (95 %)` + (["iia", "decoding"].includes(map.metric)
-    ? `, ${whole(told.n_correct)} of ${whole(told.n_total)}` : `, ${whole(told.n_total)} pairs`);
-  const [least, most] = [Math.min, Math.max].map((pick) => fixed(pick(...done.map((one) => one.value))));
-  const big = element("div", { class: "big" }, `${metric} ${fixed(is_mean ? value : told.value)}`,
-    element("span", {}, is_mean ? `mean of ${done.length} seeds` : `seed ${told.seed}`));
-  const detail = is_mean ? `${least} to ${most} over seeds. Of the highest, seed ${told.seed}: ${interval}` : interval;
-  return [big, element("div", {}, detail), numbers(map, told, metric), test(told)].filter(Boolean);
-}
-
-function numbers(map, told, metric) {
-  const is_iia = map.metric === "iia";
-  const lines = [[metric, told.value, told.normalised], ["no intervention", told.none, told.none_normalised],
-    ["whole vector swapped", told.full, told.full_normalised], ["random rotation", told.random, told.random_normalised],
-    ["above its controls", told.excess, null], ["task accuracy", told.task, 1], ["majority label", told.dummy, 0]];
-  const head = element("tr", {}, ["", "raw", is_iia ? "normalised" : ""].map((text) => element("th", {}, text)));
-  return element("table", {}, head, lines.filter(([, raw]) => raw !== null).map(([name, raw, normalised]) =>
-    element("tr", {}, element("th", {}, name), element("td", {}, fixed(raw)), element("td", {}, is_iia && normalised !== null ? fixed(normalised) : ""))));
-}
-
-function test(told) {
-  if (told.p_holm === null) return null;
-  const p = (value) => (value < 0.0001 ? "<\u00a00.0001" : `=\u00a0${fixed(value, 4)}`);
-  return element("div", {}, `Against no intervention: ${whole(told.n_only_cell)} pairs right only with it, `
-    + `${whole(told.n_only_none)} only without; p\u00a0${p(told.p_holm)} (Holm), q\u00a0${p(told.q)}`);
-}
-
-function seeds_line(records) {
-  if (records.length < 2) return null;
-  const one = (record) => `${record.seed}: ${record.state === "done" ? fixed(record.value) : data.states[record.state].label}`;
-  return element("div", { class: "place" }, `Seeds ${records.map(one).join(" · ")}`);
-}
-
-function foot(told) {
-  const facts = [told.job && `job ${told.job}`, told.attempt !== null && `attempt ${told.attempt}`, told.host, told.gpu_name,
-    told.gpu_seconds !== null && `${fixed(told.gpu_seconds, 1)} s`, told.subspace_dim !== null && `${whole(told.subspace_dim)} dimensions`];
-  const known = facts.filter(Boolean);
-  return known.length ? element("div", { class: "foot" }, known.join(" · ")) : null;
-}
-
 // ---- light and dark, and the window's size
 
 function set_theme(theme) {
@@ -327,8 +246,11 @@ addEventListener("resize", () => {
   last_width = innerWidth;
   resized = setTimeout(panels, 120);
 });
-addEventListener("scroll", hide_card, { passive: true });
+addEventListener("scroll", () => { if (!pinned) hide_card(); }, { passive: true });
+addEventListener("keydown", (event) => { if (event.key === "Escape" && pinned) unpin(); });
+addEventListener("hashchange", follow_address);
 
 if (data.maps.length) chosen.method = data.maps[0].method;
 else by_id("maps").append("The grid has no cells.");
 set_theme(system.matches ? "dark" : "light");
+if (data.maps.length) follow_address();

@@ -21,6 +21,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
+from orchestrator.report.asked import Asked, asked_section
 from orchestrator.report.figures import COLOURS, unit_name
 from orchestrator.report.heatmap import (
     METRIC_NAMES,
@@ -68,6 +69,7 @@ class PageContent:
     n_unplanned: int
     made: datetime
     figures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    asked: Asked | None = None
 
 
 def page_content(
@@ -77,6 +79,7 @@ def page_content(
     title: str,
     baselines: Mapping[str, str] | None = None,
     metric: Metric = Metric.IIA,
+    asked: Asked | None = None,
 ) -> PageContent:
     """The content of the page of a store and its grid, without pictures. Raises: ValueError (see `write_report`)."""
     maps = heat_maps(measured(rows, grid, metric))
@@ -87,6 +90,7 @@ def page_content(
         provenance=provenance(rows),
         n_unplanned=unplanned(rows, grid),
         made=datetime.now(UTC),
+        asked=asked,
     )
 
 
@@ -96,9 +100,10 @@ def render(content: PageContent) -> str:
         "title": html.escape(content.title),
         "made": content.made.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "style": _state_colours() + _resource("page.css"),
-        "script": _resource("page.js"),
+        "script": _resource("card.js") + _resource("page.js"),
         "plotly": _resource(_PLOTLY),
         "data": script_json(payload(content)),
+        "asked_section": asked_section(content.asked),
         **page_tables(content.maps, content.summary, content.provenance, content.figures, content.n_unplanned),
     }
     # One pass over the template alone: what is put in is never searched for further slots.

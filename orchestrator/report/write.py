@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from orchestrator.report import figures
+from orchestrator.report.asked import Asked
 from orchestrator.report.heatmap import Axis, HeatMap, Over, Scale, shown_name, value_range
 from orchestrator.report.page import page_content, render
 from orchestrator.report.site_bars import draw_sites
@@ -28,17 +29,19 @@ def write_report(
     title: str,
     baselines: Mapping[str, str] | None = None,
     metric: Metric = Metric.IIA,
+    asked: Asked | None = None,
 ) -> Path:
     """The path of `index.html` in `folder`, written anew with the pictures in `folder/figures`.
 
     `rows` is the store (columns of `workers.files.shard.SHARD_SCHEMA`, one row a cell key and setting). `grid` has one
     line a planned cell: cell_key, experiment, hypothesis, layer, position, token, seed, method, state, reason, job; its
-    order is the order of the maps, and its names are those shown. `baselines`, `metric`: see `summary`.
+    order is the order of the maps, and its names are those shown. `baselines`, `metric`: see `summary`. `asked`: the
+    spec and a prompt, for the page.
 
     Raises: OSError when the folder cannot be written; ValueError for a baseline that is no experiment, or where two
     cells of the grid would be one place and seed of one map.
     """
-    content = page_content(rows, grid, title=title, baselines=baselines, metric=metric)
+    content = page_content(rows, grid, title=title, baselines=baselines, metric=metric, asked=asked)
     drawn = _draw_all(content.maps, folder) | _draw_sites(content.summary, folder)
     content = replace(content, figures=drawn)
     path = folder / "index.html"

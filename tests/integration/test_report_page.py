@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ pytestmark = [
 STATES = ["running", "failed", "waiting", "missing", "skipped", "left_out"]
 REASON = "loss <b>is not</b> finite"
 ARROW_RIGHT = "\ue014"
+ESCAPE = "\ue00c"
 WATCH = """
 window.refused = []
 window.failures = []
@@ -253,3 +255,32 @@ def test_light_and_dark(page: Page) -> None:
     page.window.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     page.window.open(page.window.run("return location.href"))
     assert page.window.run(paper) == dark
+
+
+def test_a_click_pins_a_place_and_its_address_opens_it_again(page: Page) -> None:
+    """The card stays while the mouse is elsewhere, tells the other data, and its link leads to the same place."""
+    x, y, _ = page.place(0, 2, 9)
+    page.window.point_at(x, y)
+    page.window.click_at(x, y)
+    page.window.point_at(2, 2)
+    said = page.window.run("return document.getElementById('card').innerText")
+    assert "position 78" in said
+    assert "other context" in said
+    there = page.window.run("return location.href")
+    page.window.open("about:blank")
+    page.window.open(there)
+    page.window.wait_for_text("Provenance")
+    assert page.window.run("return document.getElementById('card').innerText") == said
+    page.window.press(ESCAPE)
+    assert page.window.run("return [document.getElementById('card').hidden, location.hash]") == [True, ""]
+
+
+def test_a_map_can_be_taken_along_as_numbers(page: Page) -> None:
+    """The CSV has a line for each place and seed with the numbers of the store."""
+    text = page.window.run("return csv_of(maps_now()[0])")
+    lines = pd.read_csv(io.StringIO(text))
+    item = page.maps[0]
+    assert len(lines) == len(item.layers) * len(item.columns) * len(item.seeds)
+    best = best_row(page, layer=2, position=78)
+    here = lines[(lines["layer"] == 2) & (lines["position"] == 78) & (lines["seed"] == best["seed"])].iloc[0]
+    assert (here["experiment"], here["n_correct"], here["job"]) == ("left_boundary", best["n_correct"], best["job"])
