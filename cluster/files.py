@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+
+from cluster.backend import ClusterUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -18,25 +23,51 @@ _ADAPTERS: Final[dict[Any, TypeAdapter[Any]]] = {}  # by the type that they read
 
 
 def put_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` in place of what was there. Raises: OSError."""
-    temporary = _written_aside(path, value)
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write `value` to `path` in place of what was there. Raises: OSError, which names `path`."""
+    with _naming(path):
+        temporary = _written_aside(path, value)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def create_json(path: Path, value: Any) -> bool:
-    """Whether this call created `path`; of several processes that try, on any node, one does. Raises: OSError."""
-    temporary = _written_aside(path, value)
+    """Whether this call created `path`; of several processes that try, on any node, one does.
+
+    Raises: OSError, which names `path`.
+    """
+    with _naming(path):
+        temporary = _written_aside(path, value)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An OSError inside is one of `path`: nobody knows its temporary file."""
     try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def only_sender(lock: Path, token: str) -> Iterator[None]:
+    """While this is held no other process hands the jobs of `token` to a scheduler. Raises: ClusterUnavailable."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClusterUnavailable(f"{token}: another process is submitting these jobs") from None
+        yield
 
 
 def get_json(path: Path) -> Any:

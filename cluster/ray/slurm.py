@@ -21,7 +21,7 @@ from cluster.backend import (
     JobRequest,
     JobState,
 )
-from cluster.files import create_json, get_json
+from cluster.files import create_json, get_json, only_sender
 from cluster.options import OptionError, checked
 from cluster.ray.allocation import read_allocation, token_path
 from cluster.ray.checking import installed_ray
@@ -78,8 +78,9 @@ class RaySlurmCluster(AbstractCluster, AvoidsNodes):
                     f"{request.name} needs {request.n_gpus} GPUs, but ray_slurm.gpus is {self._slurm.n_gpus} a node"
                 )
         submission = self._record.add(token, requests, self._options)
-        if self._slurm_job(submission.name) is None:
-            create_json(self._job_path(submission.name), {"slurm_job": self._send(submission.name, site)})
+        with only_sender(self._job_path(submission.name).with_suffix(".lock"), token):
+            if self._slurm_job(submission.name) is None:
+                create_json(self._job_path(submission.name), {"slurm_job": self._send(submission.name, site)})
         return submission.handles()
 
     def wake(self) -> None:

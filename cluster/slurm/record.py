@@ -12,15 +12,14 @@ A handle is ARRAY_TASK, SLURM's own id; where one SLURM job runs several request
 
 from __future__ import annotations
 
-import fcntl
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster.backend import ClusterUnavailable, ClusterUsageError, JobRequest
-from cluster.files import create_json, get_record, put_json, records_in
+from cluster.backend import ClusterUsageError, JobRequest
+from cluster.files import create_json, get_record, only_sender, put_json, records_in
 from cluster.process import request_to_json
 
 
@@ -163,12 +162,7 @@ class BatchFiles:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """While it is held no other process sends jobs of this submission. Raises: ClusterUnavailable."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ClusterUnavailable(f"{self.folder.name}: another process is submitting these jobs") from None
+        with only_sender(self.folder / ".lock", self.folder.name):
             yield
 
     def chunk_path(self, first: int) -> Path:

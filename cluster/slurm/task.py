@@ -147,7 +147,7 @@ class ArrayTask:
             process = start_command(request, env)
         except OSError as error:
             record = replace(record, ended=time.time(), error=f"cannot start {request.argv[0]}: {error}")
-            self.submission.put_run(index, record)
+            self._write_down(index, record)
             log.error("%s: %s", request.name, record.error)
             self.free_gpus += gpus
             self.code = self.code or 127
@@ -155,8 +155,15 @@ class ArrayTask:
         self.running[process.pid] = Running(index, request, process, gpus, record)
         if self.received:  # it came while the process was being started
             signal_group(process.pid, self.received[-1])
-        self.submission.put_run(index, record)
+        self._write_down(index, record)
         log.info("%s runs as process %d on GPU %s", request.name, process.pid, gpu or "none")
+
+    def _write_down(self, index: int, record: TaskRun) -> None:
+        """Write down a run, where there is room: this process alone can find and end the command, so it stays."""
+        try:
+            self.submission.put_run(index, record)
+        except OSError as error:
+            log.error("request %d: not written down: %s", index, error)
 
     def _next_end(self) -> Running:
         """The job that ended next, its end written down."""
@@ -173,7 +180,7 @@ class ArrayTask:
         log.info("%s: %s", ended.request.name, exit_text(code))
         again = code == EXIT_INTERRUPTED and not self._is_spent(ended)
         ended.record = replace(ended.record, ended=time.time(), exit_code=code, again=again)
-        self.submission.put_run(ended.index, ended.record)
+        self._write_down(ended.index, ended.record)
         if code and not again:
             self.code = self.code or (code if code > 0 else 128 - code)
         return ended

@@ -160,13 +160,14 @@ def save(folder: SweepFolder, submission: Submission, **changes: Any) -> Submiss
 
 
 def withdraw(folder: SweepFolder, submission: Submission) -> None:
-    """Remove a submission of which the backend has nothing, and its job files."""
-    for job in submission.jobs:
-        folder.job_file(job).unlink(missing_ok=True)
+    """Remove a submission of which the backend has nothing, and its job files: after the record, which names them."""
     _choosing.discard(submission.token)
     with contextlib.suppress(OSError):  # a full disk has room for an empty file, or the folder is gone
         _withdrawn(folder, submission.number).touch()
-    _path(folder, submission.number).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # read-only by now: a record of a process that has ended blocks nobody
+        _path(folder, submission.number).unlink(missing_ok=True)
+        for job in submission.jobs:
+            folder.job_file(job).unlink(missing_ok=True)
 
 
 def _numbers(folder: SweepFolder) -> Iterator[int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 from cluster.backend import Control
 from orchestrator.backends.opening import open_cluster
 from orchestrator.backends.submissions import read_submissions
-from orchestrator.errors import SweepNotFound
+from orchestrator.errors import StorageError, SweepNotFound
 from orchestrator.grid.expand import Grid, cell_fields
+from orchestrator.jobs.submit import hand_over_again
 from orchestrator.spec.filters import CellFilter
 from orchestrator.status.states import JobStatus, SweepStatus
 from workers.files.folder import SweepFolder
@@ -30,22 +32,44 @@ def jobs_matching(
 
 
 def pass_on(folder: SweepFolder, action: Control, jobs: Iterable[JobStatus]) -> None:
-    """Do `action` to `jobs`, each on its own backend. Raises: ClusterError."""
+    """Do `action` to `jobs`, each on its own backend. Of a submission whose process died before it heard the handles,
+    they are asked for first. Raises: ClusterError, SweepBusy (a backend did not answer that), StorageError.
+    """
     wanted = {job.name for job in jobs}
-    for submission in read_submissions(folder):
-        handles = [handle for name, handle in submission.handles.items() if name in wanted]
-        if handles:
-            open_cluster(submission.backend, folder, submission.options).control(handles, action)
+    with _writing(folder):
+        for submission in read_submissions(folder):
+            if wanted.isdisjoint(submission.jobs):
+                continue
+            cluster = open_cluster(submission.backend, folder, submission.options)
+            if submission.is_unconfirmed:
+                submission = hand_over_again(folder, cluster, submission)
+            handles = [handle for name, handle in submission.handles.items() if name in wanted]
+            if handles:
+                cluster.control(handles, action)
 
 
 def set_limit(folder: SweepFolder, n_jobs: int | None) -> tuple[str, ...]:
     """Let at most `n_jobs` run at once on each backend that was given jobs, whose names come back.
 
-    Raises: ClusterError. SweepNotFound when none was given any: there is nothing that would keep the limit.
+    Raises: ClusterError, StorageError. SweepNotFound when none was given any: nothing would keep the limit.
     """
     places = {submission.place: submission for submission in read_submissions(folder)}.values()
     if not places:
         raise SweepNotFound(f"{folder.root}: never submitted, nothing to limit; causalsweep submit first, then limit")
-    for submission in places:
-        open_cluster(submission.backend, folder, submission.options).limit(n_jobs)
+    with _writing(folder):
+        for submission in places:
+            open_cluster(submission.backend, folder, submission.options).limit(n_jobs)
     return tuple(dict.fromkeys(submission.backend for submission in places))
+
+
+@contextlib.contextmanager
+def _writing(folder: SweepFolder) -> Iterator[None]:
+    """A backend's file that cannot be written is a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        what = error.filename or folder.root
+        raise StorageError(
+            f"{what}: cannot write: {error.strerror}; make room, or make the folder writable, and repeat the command: "
+            "jobs that it did not reach are as they were"
+        ) from error

@@ -101,7 +101,8 @@ class Sender:
                 cluster = open_cluster(submission.backend, self._folder, submission.options)
                 hand_over_again(self._folder, cluster, submission)
         for submission in {submission.place: submission for submission in known}.values():
-            with contextlib.suppress(ClusterError):  # one that is gone has nobody to wake; the status says so
+            # one that is gone has nobody to wake, and the status says so; a full disk is told where jobs are written
+            with contextlib.suppress(ClusterError, OSError):
                 cluster = open_cluster(submission.backend, self._folder, submission.options)
                 cluster.wake()
 

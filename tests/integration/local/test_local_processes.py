@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,35 @@ def test_workers_share_the_gpus_evenly() -> None:
     """With more workers than GPUs the slots go round the GPUs."""
     settings = Settings(workers=4, devices=("0", "1"))
     assert [settings.gpus((slot,)) for slot in range(4)] == ["0", "1", "0", "1"]
+
+
+@pytest.mark.parametrize("killed", [dispatcher_pid, None])
+def test_kill_reaches_every_process(bench: Bench, killed: Callable[[Bench], int] | None) -> None:
+    """A running job that does not listen, with and without its runner, and one that waits: none runs afterwards."""
+    handles = bench.cluster().submit([bench.request("a", "--stubborn", until="gate"), bench.request("b")], token="t1")
+    bench.wait_for_start("a")
+    bench.wait("its process is recorded", lambda: LocalFiles(bench.folder).run(handles["a"]).child)  # type: ignore[union-attr]
+    command = ProcessId.of(bench.starts("a")[0]["pid"])
+    os.kill(killed(bench) if killed else runner_pid(bench, handles["a"]), signal.SIGKILL)
+    bench.cluster().control(list(handles.values()), Control.KILL)
+    bench.wait("the command's end", lambda: not command.is_alive())
+    bench.cluster().wake()
+    assert bench.wait_for(handles)["b"].state is JobState.CANCELLED
+    assert bench.starts("b") == []
+
+
+def test_a_stopped_dispatcher_starts_nothing_twice(bench: Bench) -> None:
+    """SIGSTOP of the dispatcher while other commands come: nobody takes its place, and it resumes where it was."""
+    first = bench.cluster().submit([bench.request("a", until="gate"), bench.request("b")], token="t1")
+    bench.wait_for_start("a")
+    stopped = dispatcher_pid(bench)
+    os.kill(stopped, signal.SIGSTOP)
+    bench.open("gate")
+    bench.wait_for({"a": first["a"]})
+    later = bench.cluster().submit([bench.request("c")], token="t2")
+    bench.cluster().wake()
+    assert dispatcher_pid(bench) == stopped
+    assert bench.starts("b") == bench.starts("c") == []
+    os.kill(stopped, signal.SIGCONT)
+    bench.wait_for({**first, **later})
+    assert [len(bench.starts(name)) for name in "abc"] == [1, 1, 1]
