@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-
-from cluster.backend import ClusterUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -56,18 +53,6 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-@contextmanager
-def only_sender(lock: Path, token: str) -> Iterator[None]:
-    """While this is held no other process hands the jobs of `token` to a scheduler. Raises: ClusterUnavailable."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ClusterUnavailable(f"{token}: another process is submitting these jobs") from None
-        yield
 
 
 def get_json(path: Path) -> Any:

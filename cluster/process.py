@@ -7,17 +7,18 @@ clock which is set makes a living process another one, and a job would be run be
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cluster.backend import JobRequest
+from cluster.backend import ClusterUnavailable, JobRequest
 
 EXIT_INTERRUPTED: Final = 75  # a command wrote a checkpoint; the same command resumes from it
 FROM_OUTSIDE: Final = frozenset({-1, -2, -9, -15})  # SIGHUP, SIGINT, SIGKILL, SIGTERM: no fault of the command
@@ -144,3 +145,28 @@ def exit_text(code: int) -> str:
 def request_to_json(request: JobRequest) -> dict[str, Any]:
     """The request as plain JSON values, from which `cluster.files.get_record` makes it again."""
     return {**asdict(request), "log": str(request.log)}
+
+
+@contextmanager
+def only_sender(lock: Path, token: str) -> Iterator[None]:
+    """While this is held no other process hands the jobs of `token` to a scheduler. Raises: ClusterUnavailable."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClusterUnavailable(f"{token}: another process is submitting these jobs") from None
+        yield
+
+
+def was_made_in(folder: Path, request: JobRequest) -> bool:
+    """Whether a request was made in the sweep's folder `folder`, by whatever path that was seen, and not in one of
+    which `folder` is a copy, or which was moved: its log lies there, as all that it names."""
+    return folder in request.log.parents or any(_is_same(parent, folder) for parent in request.log.parents)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

@@ -131,8 +131,8 @@ class Dispatcher:
         """The slots of each job that runs or is about to."""
         running = [slots for _, slots in self.starting.values()]
         for handle in self.queue.claimed() - self.ended - self.starting.keys():
-            record = self.queue.run(handle)
-            if record is None or not record.is_running():
+            record, is_own = self.queue.run(handle), self.queue.is_own(handle.rpartition(".")[0])
+            if record is None or not is_own or not record.is_running():
                 self.ended.add(handle)
             else:
                 running.append(record.slots)

@@ -7,7 +7,8 @@
     limit.json          how many may run at once                          written by the callers of limit
     dispatcher.json     who starts the waiting jobs                       written by the dispatcher that holds the lock
 
-A handle is `TOKEN.INDEX`. A job is claimed by creating its run record, which only one process can.
+A handle is `TOKEN.INDEX`. A job is claimed by creating its run record, which only one process can. What was submitted
+in another folder, of which this one is a copy, or before this one was moved, is never started from here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from typing import Final
 
 from cluster.backend import NOTHING_STARTS, Control, HandleStatus, JobRequest, JobState
 from cluster.files import create_json, get_record, put_json, records_in
-from cluster.process import ENV_LOCAL_JOB, MarkedCommand, ProcessId, exit_text, marked_commands, request_to_json
+from cluster.process import (
+    ENV_LOCAL_JOB,
+    MarkedCommand,
+    ProcessId,
+    exit_text,
+    marked_commands,
+    request_to_json,
+    was_made_in,
+)
 
 RUNNER: Final = "cluster.local.processes"  # the module of dispatchers and runners
 
@@ -123,10 +132,18 @@ class _Limit:
     n_jobs: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """The folder that a dispatcher serves: its record may have been copied with the folder."""
+
+    folder: str = ""
+
+
 class LocalFiles:
     """The files of one sweep's local backend. Creating the object touches nothing."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.root = folder / "cluster" / "local"
         self._batches: dict[str, list[JobRequest]] = {}  # a batch never changes once it is written
         self._commands: tuple[float | None, dict[str, MarkedCommand]] = (None, {})
@@ -161,7 +178,7 @@ class LocalFiles:
 
     def announce_dispatcher(self, dispatcher: ProcessId) -> None:
         """Write down who starts the waiting jobs."""
-        put_json(self.root / "dispatcher.json", asdict(dispatcher))
+        put_json(self.root / "dispatcher.json", asdict(dispatcher) | {"folder": str(self.folder)})
 
     def claim(self, handle: str, record: RunnerRecord) -> bool:
         """Whether the job is the caller's to run: true for one caller, ever."""
@@ -175,8 +192,10 @@ class LocalFiles:
 
     def has_dispatcher(self) -> bool:
         """Whether somebody is there to start what waits."""
-        dispatcher = get_record(self.root / "dispatcher.json", ProcessId)
-        return dispatcher is not None and dispatcher.is_alive()
+        path = self.root / "dispatcher.json"
+        dispatcher, place = get_record(path, ProcessId), get_record(path, _Place)
+        is_here = place is not None and place.folder in ("", str(self.folder))
+        return is_here and dispatcher is not None and dispatcher.is_alive()
 
     def has_settings(self) -> bool:
         """Whether anything was ever submitted here."""
@@ -199,6 +218,10 @@ class LocalFiles:
                 return []
             self._batches[token] = list(batch.requests)
         return self._batches[token]
+
+    def is_own(self, token: str) -> bool:
+        """Whether the requests of a submission were made in this folder."""
+        return all(was_made_in(self.folder, request) for request in self.batch(token)[:1])
 
     def request(self, handle: str) -> JobRequest | None:
         """The request behind a handle, or None where it was never submitted here."""
@@ -247,14 +270,14 @@ class LocalFiles:
         return found
 
     def claimed(self) -> set[str]:
-        """The handles of all jobs that were ever started."""
+        """The handles of all jobs that were ever started, here or in a folder of which this one is a copy."""
         return set(_stems(self.root / "runs"))
 
     def startable(self) -> Iterator[str]:
         """The handles of the jobs that wait and may start, first come first."""
         claimed = self.claimed()
         ordered = set(_stems(self.root / "orders"))
-        for token in self.tokens():
+        for token in filter(self.is_own, self.tokens()):
             for index in range(len(self.batch(token))):
                 handle = f"{token}.{index}"
                 if handle not in claimed and (handle not in ordered or self.order(handle) is None):
@@ -275,10 +298,12 @@ class LocalFiles:
                 return HandleStatus(state=JobState.HELD)
             case Control.CANCEL | Control.KILL:
                 return HandleStatus(state=JobState.CANCELLED, detail="before it started")
-        return HandleStatus(state=JobState.PENDING, detail=self._why_waiting())
+        return HandleStatus(state=JobState.PENDING, detail=self._why_waiting(handle))
 
-    def _why_waiting(self) -> str:
-        """Why no waiting job will start, where none will."""
+    def _why_waiting(self, handle: str) -> str:
+        """Why a waiting job will not start, where it will not."""
+        if not self.is_own(handle.rpartition(".")[0]):
+            return "it was submitted from another folder, before this one was copied or moved: resume submits it anew"
         if self.limit() == 0:
             return NOTHING_STARTS
         return "" if self.has_dispatcher() else "nobody is there to start it: the dispatcher was killed; resume"

@@ -121,6 +121,11 @@ class RayApi:
             return None
         return RayJob(status=RayJobStatus(raw["status"]), message=raw.get("message") or "")
 
+    def stop_job(self, submission_id: str) -> None:
+        """Have Ray end a job's process, and its tasks with it. Raises: ClusterUnavailable."""
+        with suppress(NotFound):
+            self._call(f"/api/jobs/{urllib.parse.quote(submission_id)}/stop", method="POST")
+
     def delete_job(self, submission_id: str) -> None:
         """Have Ray forget a job that has ended. Raises: ClusterUnavailable."""
         with suppress(NotFound):

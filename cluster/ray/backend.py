@@ -31,6 +31,7 @@ SUBMIT_S: Final = 180.0  # from handing a submission in to its dispatcher's word
 SILENT_S: Final = 30.0  # meanwhile a busy head may leave questions of ours without an answer for so long
 LOST_S: Final = 120.0  # as QUIET_S, when Ray does not answer: its processes outlive their head by 60 s
 SKEW_S: Final = 5.0
+_ENDS: Final = (Control.CANCEL, Control.KILL)
 
 
 @final
@@ -83,8 +84,14 @@ class RayCluster(AbstractCluster):
         return [handle for submission in self._record.submissions() for handle in submission.handles().values()]
 
     def control(self, handles: Sequence[str], action: Control) -> None:
-        """See AbstractCluster. The order is written down; the dispatcher obeys within a second or two."""
+        """See AbstractCluster. The order is written down; the dispatcher obeys within a second or two. One that was
+        started before the folder was moved reads nothing here: it is ended itself."""
         give_orders(self._record, handles, action)
+        for name in {handle.rpartition(".")[0] for handle in handles} if action in _ENDS else ():
+            submission, state = self._record.submission(name), self._record.state(name)
+            is_over = state is not None and state.phase is Phase.ENDED
+            if submission is not None and not is_over and not self._record.is_own(submission):
+                self._api.stop_job(name)
 
     def limit(self, n_jobs: int | None) -> None:
         """See AbstractCluster. What runs above the new limit runs on."""

@@ -161,7 +161,7 @@ class Dispatcher:
             if name == self.submission.name or state.phase is not Phase.RUNNING or now - state.updated > STALE_S:
                 continue
             other = self.record.submission(name)
-            if other is not None and (other.submitted, name) < mine:
+            if other is not None and self.record.is_own(other) and (other.submitted, name) < mine:
                 claimed += sum(job.state in (JobState.PENDING, JobState.RUNNING) for job in state.jobs)
         return claimed
 

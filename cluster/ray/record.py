@@ -25,7 +25,7 @@ from typing import Final
 
 from cluster.backend import ClusterUsageError, Control, HandleStatus, JobRequest, JobState
 from cluster.files import create_json, get_record, put_json, records_in
-from cluster.process import request_to_json
+from cluster.process import request_to_json, was_made_in
 
 LIMIT: Final = "limit.json"
 
@@ -198,6 +198,10 @@ class RayFiles:
     def submission(self, name: str) -> Batch | None:
         """The submission of this name, or None where there was none that can be read. Raises: OSError."""
         return get_record(self.path(name), Batch)
+
+    def is_own(self, submission: Batch) -> bool:
+        """Whether its requests were made in this folder, and not in one of which this is a copy."""
+        return all(was_made_in(self.folder, request) for request in submission.requests[:1])
 
     def submissions(self) -> list[Batch]:
         """Every submission of the sweep, oldest first."""

@@ -21,8 +21,9 @@ from cluster.backend import (
     JobRequest,
     JobState,
 )
-from cluster.files import create_json, get_json, only_sender
+from cluster.files import create_json, get_json
 from cluster.options import OptionError, checked
+from cluster.process import only_sender
 from cluster.ray.allocation import read_allocation, token_path
 from cluster.ray.checking import installed_ray
 from cluster.ray.options import RayJobBlock

@@ -97,7 +97,7 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
     def wake(self) -> None:
         """See AbstractCluster. A controller that was killed may have forgotten that jobs were released: what is held
         is, but not by the user."""
-        chunks = [chunk for _, chunk in self._record.chunks() if chunk.released]
+        chunks = [chunk for chunk in self._record.own_chunks() if chunk.released]
         if chunks:
             handles = [chunk.handle(index) for chunk in chunks for index in range(chunk.first, chunk.last)]
             self.control(sorted(set(handles) - self._record.held()), Control.RELEASE)
@@ -188,7 +188,7 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
         if n_jobs is not None and n_jobs < 1:
             raise ClusterUsageError(f"limit {n_jobs}: it must be 1 or more, or none; to start no more jobs, hold them")
         self._record.set_limit(n_jobs)
-        arrays = [chunk.job for _, chunk in self._record.chunks() if not chunk.is_followup]
+        arrays = [chunk.job for chunk in self._record.own_chunks() if not chunk.is_followup]
         if arrays:
             share_out(n_jobs, self._queue.active(arrays))
         self._queue.forget()

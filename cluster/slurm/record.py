@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cluster.backend import ClusterUsageError, JobRequest
-from cluster.files import create_json, get_record, only_sender, put_json, records_in
-from cluster.process import request_to_json
+from cluster.files import create_json, get_record, put_json, records_in
+from cluster.process import only_sender, request_to_json, was_made_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +109,10 @@ class SlurmFiles:
         found = [(submission, chunk) for submission in submissions for chunk in submission.chunks() if chunk.job]
         return sorted(found, key=lambda pair: int(pair[1].job))
 
+    def own_chunks(self) -> list[Chunk]:
+        """The arrays that were sent from this folder: those of one of which it is a copy are not the copy's."""
+        return [chunk for submission, chunk in self.chunks() if submission.is_own()]
+
     def held(self) -> set[str]:
         """The handles of the jobs that the user holds."""
         return set(get_record(self.root / "held.json", list[str]) or ())
@@ -158,6 +162,11 @@ class BatchFiles:
         if requests is None:
             raise ClusterUsageError(f"{path}: not readable; restore it, or cancel the sweep's SLURM jobs and resume")
         return requests
+
+    def is_own(self) -> bool:
+        """Whether the requests were made in the folder that these files lie in."""
+        requests = get_record(self.folder / "requests.json", list[JobRequest]) or []
+        return all(was_made_in(self.folder.parents[2], request) for request in requests[:1])
 
     @contextmanager
     def lock(self) -> Iterator[None]:

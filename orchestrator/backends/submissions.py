@@ -16,20 +16,21 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cluster.process import ProcessId
 from orchestrator.errors import StorageError, SweepBusy
 from workers.files.document import NO_OTHER_KEYS, Format
 from workers.files.folder import SweepFolder, replace_file, visible_files
-from workers.files.job import Job
+from workers.files.job import Job, planned_in
 from workers.files.versions import NewerFile
 
 SUBMISSION_SCHEMA_VERSION: Final = 2  # 1 has no `boot` and `started`
+_T = TypeVar("_T")
 _NUMBER: Final = re.compile(r"r[0-9]+")
 _ABANDONED_S: Final = 600.0  # planning takes seconds: a claim of a process that cannot be looked up is void after these
 _choosing: set[str] = set()  # the tokens of this process's own claims: its threads are told apart by them
@@ -106,9 +107,18 @@ def read_submissions(folder: SweepFolder) -> list[Submission]:
 
 def read_job(folder: SweepFolder, name: str) -> Job:
     """The job in the job file of `name`, which a submission names. Raises: StorageError."""
+    return _read(folder, name, Job.load)
+
+
+def read_job_planned_in(folder: SweepFolder, name: str) -> Path:
+    """The folder in which a job was planned: another one, where the sweep was copied or moved. Raises: StorageError."""
+    return _read(folder, name, planned_in)
+
+
+def _read(folder: SweepFolder, name: str, read: Callable[[Path], _T]) -> _T:
     path = folder.job_file(name)
     try:
-        return Job.load(path)
+        return read(path)
     except NewerFile as error:
         raise StorageError(str(error)) from error
     except (OSError, ValueError) as error:

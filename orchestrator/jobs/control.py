@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from cluster.backend import Control
 from orchestrator.backends.opening import open_cluster
+from orchestrator.backends.origin import Origin, origin_of
 from orchestrator.backends.submissions import read_submissions
 from orchestrator.errors import StorageError, SweepNotFound
 from orchestrator.grid.expand import Grid, cell_fields
@@ -38,7 +39,7 @@ def pass_on(folder: SweepFolder, action: Control, jobs: Iterable[JobStatus]) -> 
     wanted = {job.name for job in jobs}
     with _writing(folder):
         for submission in read_submissions(folder):
-            if wanted.isdisjoint(submission.jobs):
+            if wanted.isdisjoint(submission.jobs) or origin_of(folder, submission) is Origin.COPIED:
                 continue
             cluster = open_cluster(submission.backend, folder, submission.options)
             if submission.is_unconfirmed:
@@ -53,7 +54,8 @@ def set_limit(folder: SweepFolder, n_jobs: int | None) -> tuple[str, ...]:
 
     Raises: ClusterError, StorageError. SweepNotFound when none was given any: nothing would keep the limit.
     """
-    places = {submission.place: submission for submission in read_submissions(folder)}.values()
+    own = [one for one in read_submissions(folder) if origin_of(folder, one) is not Origin.COPIED]
+    places = {submission.place: submission for submission in own}.values()
     if not places:
         raise SweepNotFound(f"{folder.root}: never submitted, nothing to limit; causalsweep submit first, then limit")
     with _writing(folder):

@@ -18,12 +18,14 @@ from cluster.backend import (
     ClusterError,
     ClusterUnavailable,
     ClusterUsageError,
+    Control,
     FollowsUp,
     JobRequest,
     NothingSent,
     SubmissionIncomplete,
 )
 from orchestrator.backends.opening import open_cluster, open_configured, options_of
+from orchestrator.backends.origin import Origin, origin_of
 from orchestrator.backends.submissions import Stage, Submission, claim_submission, read_job, save, withdraw
 from orchestrator.errors import SpecError, StorageError, SweepBusy
 from orchestrator.grid.expand import Grid
@@ -95,12 +97,23 @@ class Sender:
 
     def confirm(self, known: Iterable[Submission]) -> None:
         """See to it that each backend has what it was handed: submissions whose process died before it could tell, and
-        jobs that wait for a dispatcher that is gone. Raises: as `send`."""
+        jobs that wait for a dispatcher that is gone. What was submitted before the folder was moved is cancelled: its
+        paths lead nowhere. What was submitted in a folder of which this one is a copy is left alone.
+        Raises: as `send`."""
+        places = {}
         for submission in known:
+            origin = origin_of(self._folder, submission)
+            if origin is Origin.COPIED:
+                continue
+            places[submission.place] = submission
             if submission.is_unconfirmed:
                 cluster = open_cluster(submission.backend, self._folder, submission.options)
-                hand_over_again(self._folder, cluster, submission)
-        for submission in {submission.place: submission for submission in known}.values():
+                submission = hand_over_again(self._folder, cluster, submission)
+            if origin is Origin.MOVED:
+                with contextlib.suppress(ClusterError, OSError):  # one that does not answer: the status says so
+                    cluster = open_cluster(submission.backend, self._folder, submission.options)
+                    cluster.control(list(submission.handles.values()), Control.CANCEL)
+        for submission in places.values():
             # one that is gone has nobody to wake, and the status says so; a full disk is told where jobs are written
             with contextlib.suppress(ClusterError, OSError):
                 cluster = open_cluster(submission.backend, self._folder, submission.options)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from cluster.backend import AbstractCluster, ClusterError, HandleStatus, JobState
 from orchestrator.backends.opening import open_cluster
+from orchestrator.backends.origin import Origin, origin_of, seen_from_a_copy
 from orchestrator.backends.submissions import Submission, read_job, read_submissions
 from orchestrator.grid.expand import Grid, wanted_settings
 from orchestrator.spec.schema import CoarseSection
@@ -61,6 +62,7 @@ class StatusReader:
         self.store = Store(folder)
         self._settings = {strand.experiment: wanted_settings(settings, strand.experiment) for strand in grid.strands}
         self._clusters: dict[str, AbstractCluster] = {}
+        self._origins: dict[str, Origin] = {}  # by token
         self._jobs: dict[str, JobFile] = {}
         self._ended: dict[str, Progress] = {}  # progress files that nobody writes any more
 
@@ -195,7 +197,8 @@ class StatusReader:
     def _poll(
         self, known: Iterable[tuple[Submission, JobStatus]]
     ) -> tuple[dict[str, HandleStatus], list[str], list[str]]:
-        """What each cluster says of the jobs that our files do not decide: one question a place."""
+        """What each cluster says of the jobs that our files do not decide: one question a place. In the copy of a
+        sweep those of the original are none of its jobs, whatever their cluster says."""
         groups: dict[tuple[str, str], tuple[Submission, list[JobStatus]]] = {}
         for submission, job in known:
             if job.state is not JobState.COMPLETED and job.handle:
@@ -212,7 +215,15 @@ class StatusReader:
                 continue
             watch += [line for line in cluster.watch if line not in watch]
             polled |= {job.name: answer[job.handle] for job in jobs if job.handle in answer}
+        for submission, job in known:
+            if job.state is not JobState.COMPLETED and self._origin(submission) is Origin.COPIED:
+                polled[job.name] = seen_from_a_copy(polled.get(job.name))
         return polled, notes, watch
+
+    def _origin(self, submission: Submission) -> Origin:
+        if submission.token not in self._origins:
+            self._origins[submission.token] = origin_of(self._folder, submission)
+        return self._origins[submission.token]
 
     def keys_of(self, job: str) -> tuple[str, ...]:
         """The cell keys of a job. Raises: StorageError."""

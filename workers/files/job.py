@@ -12,7 +12,7 @@ import hashlib
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,7 +139,7 @@ class Job:
 
     job: str  # unique in the sweep: letters, digits, '-' and '.'
     sweep: str
-    folder: str  # the sweep's folder, absolute
+    folder: str  # the sweep's folder, absolute: in the file the one that it was planned in, here the one it lies in
     label: str  # for people: "left_boundary L15 p80..81 s42 (7 cells)"
     model_path: str  # absolute
     model_revision: str
@@ -179,8 +179,16 @@ class Job:
 
     @classmethod
     def load(cls, path: Path) -> Job:
-        """The job in the file at `path`. Raises: OSError, NewerFile, NotThisFile."""
-        return JOB_FORMAT.read(path)
+        """The job in the file at `path`. Its folder is the one that the file lies in: a copied or moved sweep is a
+        sweep of its own. Raises: OSError, NewerFile, NotThisFile."""
+        job = JOB_FORMAT.read(path)
+        jobs = path.absolute().parent
+        return replace(job, folder=str(jobs.parent)) if jobs.name == SweepFolder(jobs.parent).jobs.name else job
+
+
+def planned_in(path: Path) -> Path:
+    """The sweep's folder in which the job of this file was planned. Raises: OSError, NewerFile, NotThisFile."""
+    return Path(JOB_FORMAT.read(path).folder)
 
 
 def _with_places(raw: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.backend import AbstractCluster, ClusterUnavailable, JobRequest
-from cluster.files import create_json, only_sender, put_json
+from cluster.files import create_json, put_json
 from cluster.local import LocalCluster
+from cluster.process import only_sender
 from cluster.ray import RayCluster
 from cluster.ray import slurm as ray_slurm
 from cluster.ray.slurm import RaySlurmCluster
