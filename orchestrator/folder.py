@@ -1,8 +1,14 @@
-"""A sweep's folder: found by spec, path or name; made whole or not at all; never taken over by another science."""
+"""A sweep's folder: found by spec, path or name; made whole or not at all; never taken over by another science.
+
+The spec and the cells that it was planned into are one commit: cells.parquet holds the spec's text, and is replaced in
+one step. sweep.yaml is a copy for people. Where a command died before it had written the copy, the next one does; where
+somebody has edited the copy since, it counts.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +22,9 @@ import pyarrow.compute as pc
 from orchestrator import folder_readme
 from orchestrator.errors import SpecError, StorageError, SweepConflict, SweepNotFound
 from orchestrator.grid.expand import Grid
-from orchestrator.grid.file import read_grid, write_grid
-from orchestrator.spec.schema import BACKEND_KEYS, SweepSpec, load_spec
+from orchestrator.grid.file import PlannedSpec, planned_spec, read_grid, write_grid
+from orchestrator.spec.schema import BACKEND_KEYS, SweepSpec, load_spec, parse_spec
+from orchestrator.spec.text import apply_overrides, parse_yaml
 from orchestrator.store.store import Store
 from workers.data.sae_file import carry_sae
 from workers.data.sources import task_settings
@@ -47,7 +54,8 @@ def find(source: str | Path, sweeps: Path, overrides: Sequence[str]) -> Found:
     """
     path = Path(source)
     for folder in (path, sweeps / path):
-        if (folder / "sweep.yaml").is_file():
+        planned = SweepFolder(folder)
+        if planned.spec.is_file() or planned_spec(planned.cells) is not None:
             for override in overrides:
                 if override.split(".")[0].split("=")[0] not in _FREE:
                     raise SpecError(
@@ -55,7 +63,7 @@ def find(source: str | Path, sweeps: Path, overrides: Sequence[str]) -> Found:
                         "for another grid or science give the spec file"
                     )
             planned = SweepFolder(folder.resolve())
-            return Found(planned, load_spec(planned.spec, overrides), is_planned=True, spec_is_changed=bool(overrides))
+            return Found(planned, _spec_of(planned, overrides), is_planned=True, spec_is_changed=bool(overrides))
     if path.suffix in (".yaml", ".yml") or path.is_file():
         spec = load_spec(path, overrides)
         return Found(SweepFolder((sweeps / spec.name).resolve()), spec, is_planned=False)
@@ -69,9 +77,9 @@ def check_same_science(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None
 
     Raises: SweepConflict showing each difference.
     """
-    if not (folder.spec.exists() and folder.cells.exists()):
+    if not folder.cells.exists() or not (folder.spec.exists() or planned_spec(folder.cells)):
         return
-    old = _science(load_spec(folder.spec), read_grid(folder.cells))
+    old = _science(_spec_of(folder), read_grid(folder.cells))
     new = _science(spec, grid)
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if keys == ["model.fingerprint"] and all(row.status == "skipped" for row in Store(folder).index().values()):
@@ -82,6 +90,27 @@ def check_same_science(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None
             f"{folder.root}: a sweep of this name has another spec:\n" + "\n".join(lines) + "\n"
             f"give yours another name (--set name={spec.name}-2), or put the old values back"
         )
+
+
+def _spec_of(folder: SweepFolder, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The spec from which the sweep in `folder` was planned. Raises: SpecError."""
+    planned = _newer_than_its_copy(folder)
+    if planned is None:
+        return load_spec(folder.spec, overrides)
+    raw = apply_overrides(parse_yaml(planned.text, str(folder.spec)), overrides)
+    return parse_spec(raw, source=str(folder.spec), folder=folder.root)
+
+
+def _newer_than_its_copy(folder: SweepFolder) -> PlannedSpec | None:
+    """The spec in the cells, where sweep.yaml is missing, empty, or what it was before the cells were planned."""
+    planned, copy = planned_spec(folder.cells), _bytes_of(folder.spec)
+    if planned is None or (copy and copy.strip() and _sha256(copy) != planned.instead_of):
+        return None
+    return planned
+
+
+def _sha256(content: bytes | None) -> str:
+    return hashlib.sha256(content).hexdigest() if content else ""
 
 
 def _science(spec: SweepSpec, grid: Grid) -> dict[str, Any]:
@@ -112,6 +141,9 @@ def made(folder: SweepFolder) -> Iterator[None]:
     """The folder of a planned sweep with all its folders, inside. Raises: StorageError."""
     try:
         folder.make()
+        planned = _newer_than_its_copy(folder)
+        if planned is not None:
+            replace_file(folder.spec, planned.text)
     except OSError as error:
         raise StorageError(f"{folder.root}: cannot write: {error.strerror}; make room or put it elsewhere") from error
     yield
@@ -141,8 +173,11 @@ def _write(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None:
         for digest, path in grid.autoencoders.items():
             carry_sae(path, folder.autoencoder(digest))
         replace_file(folder.root / folder_readme.NAME, folder_readme.readme_of(folder.root.name))
-        replace_file(folder.spec, spec.to_yaml())
-        write_grid(grid, folder.cells)
+        text, copy = spec.to_yaml(), _bytes_of(folder.spec)
+        if not folder.cells.exists():  # a new sweep: killed before it has cells, it is planned from its spec again
+            replace_file(folder.spec, text)
+        write_grid(grid, folder.cells, PlannedSpec(text=text, instead_of=_sha256(copy)))
+        replace_file(folder.spec, text)
     except OSError as error:
         raise StorageError(f"{folder.root}: cannot write: {error.strerror}; make room or put it elsewhere") from error
 
@@ -171,10 +206,9 @@ class _Before:
     def restore(self) -> None:
         """Remove a new folder that no submission uses; put back the files of an older one."""
         if not self.is_new:
-            for path, content in self.contents.items():
-                if content is not None:
-                    with contextlib.suppress(OSError):
-                        replace_file(path, content)
+            for path, content in self.contents.items():  # the spec first: with the new cells it is known as behind
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True) if content is None else replace_file(path, content)
         elif not any(self.folder.submissions.glob("*.json")):
             shutil.rmtree(self.folder.root, ignore_errors=True)
             with contextlib.suppress(OSError):  # somebody else has begun to use a parent

@@ -36,7 +36,7 @@ from orchestrator.plan.machines import machines
 from orchestrator.plan.plan import Plan, Planner, n_settings
 from orchestrator.report import frames
 from orchestrator.report.frames import Check
-from orchestrator.spec.schema import SweepSpec
+from orchestrator.spec.schema import BACKEND_KEYS, SweepSpec
 from orchestrator.status.reader import StatusReader
 from orchestrator.status.states import JobStatus, SweepStatus
 from orchestrator.store.metrics import Metric
@@ -106,8 +106,15 @@ class Sweep:
         Raises: RepeatedBug, SweepBusy, StorageError, SweepNotFound (never submitted), ClusterError.
         """
         known = read_submissions(self.folder)
-        if not known and not self.status().is_done:  # done without: another sweep's rows are all that it needs
+        # A planned sweep without a submission is done by another one's rows, or its `submit` was killed.
+        if not known and not (self.folder.spec.exists() or self.folder.cells.exists()):
             raise SweepNotFound(f"{self.folder.root}: never submitted; causalsweep submit does so")
+        clusters = [key for key in BACKEND_KEYS[1:] if getattr(self.spec, key)]
+        if not known and not on and clusters and not self.status().is_done:
+            raise SweepNotFound(
+                f"{self.folder.root}: never submitted, and its spec is for more than this machine "
+                f"(key `{clusters[0]}`): say where it is to run, as in --on {clusters[0].replace('_', '-')}"
+            )
         with self._in_place():
             self._sender.confirm(known)
             backend = on or (known[-1].backend if known else "local")

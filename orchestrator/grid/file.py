@@ -1,6 +1,7 @@
 """cells.parquet: every planned cell with what a job file needs of it; a sweep continues without its spec or its model.
 
-One row per cell, for people and DuckDB. The strands (streams, layout) and the model's sizes are in the metadata, once.
+One row per cell, for people and DuckDB. The strands (streams, layout) and the model's sizes are in the metadata, once;
+so is the text of the spec that the cells were planned from: the spec and its cells change in one step.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
@@ -64,8 +65,28 @@ def cells_table(grid: Grid) -> pa.Table:
     return pa.table([columns[name] for name in CELLS_SCHEMA.names], schema=CELLS_SCHEMA)
 
 
-def write_grid(grid: Grid, path: Path) -> None:
-    """Write every cell of `grid` to `path`. Raises: OSError."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSpec:
+    """The spec of a file of cells. `instead_of`: the SHA-256 of the text that sweep.yaml had before, empty if none."""
+
+    text: str
+    instead_of: str = ""
+
+
+def planned_spec(path: Path) -> PlannedSpec | None:
+    """The spec in the cells at `path`; None where there is none that is whole: an earlier version wrote no spec."""
+    try:
+        notes = pq.read_schema(path).metadata or {}
+        text, before = notes[b"spec"].decode(), notes[b"spec_instead_of"].decode()
+        if notes[b"spec_crc32"].decode() != _checksum(text, before):
+            return None
+    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException):
+        return None
+    return PlannedSpec(text=text, instead_of=before)
+
+
+def write_grid(grid: Grid, path: Path, spec: PlannedSpec | None = None) -> None:
+    """Write every cell of `grid` to `path`, with the spec that they were planned from. Raises: OSError."""
     strands = [
         {
             "experiment": strand.experiment,
@@ -85,6 +106,9 @@ def write_grid(grid: Grid, path: Path) -> None:
         "strands": text,
         "crc32": _checksum(model, text),
     }
+    if spec is not None:
+        metadata |= {"spec": spec.text, "spec_instead_of": spec.instead_of}
+        metadata["spec_crc32"] = _checksum(spec.text, spec.instead_of)
     table, buffer = cells_table(grid).replace_schema_metadata(metadata), io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     replace_file(path, buffer.getvalue())

@@ -6,6 +6,7 @@ import contextlib
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -21,6 +22,7 @@ from cluster.backend import (
     Control,
     FollowsUp,
     JobRequest,
+    JobState,
     NothingSent,
     SubmissionIncomplete,
 )
@@ -37,7 +39,7 @@ from orchestrator.plan.packing import PlannedJob
 from orchestrator.plan.plan import Planner, halved, over, to_cohorts
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.status.reader import StatusReader
-from orchestrator.status.states import JobStatus
+from orchestrator.status.states import JobStatus, SweepStatus
 from workers.files.failure import FailureClass
 from workers.files.folder import SweepFolder, replace_file
 from workers.files.job import Job
@@ -79,6 +81,8 @@ class Sender:
             status = self._reader.read()
             selection = select(status, self._reader.keys_of, mode, force=force)
             if selection.n_cells == 0:
+                if mode is not Mode.SUBMIT:
+                    self._check_seen(status)
                 withdraw(self._folder, submission)
                 return Receipt(backend=backend, submission=None, n_cells=0)
             check_runnable(self._spec, self._grid.model)
@@ -118,6 +122,21 @@ class Sender:
             with contextlib.suppress(ClusterError, OSError):
                 cluster = open_cluster(submission.backend, self._folder, submission.options)
                 cluster.wake()
+
+    def _check_seen(self, status: SweepStatus) -> None:
+        """Raises: SweepBusy where there is nothing to run only because nobody knows of jobs whether they still run."""
+        unseen = [job for job in status.jobs if job.holds_cells and job.state is JobState.UNKNOWN]
+        if not unseen:
+            return
+        n_cells = sum(job.n_cells - job.n_settled for job in unseen)
+        why = "; ".join(dict.fromkeys([*status.notes, *(job.detail for job in unseen)]))
+        last = max(max(job.progress.updated if job.progress else 0.0, job.submitted) for job in unseen)
+        wait_s = max(last + self._spec.jobs.lost_after_s - time.time(), 0.0)
+        when = f"in {wait_s:.0f} s" if not status.silent else f"when {' and '.join(status.silent)} answers"
+        raise SweepBusy(
+            f"nothing can be resumed now: {n_cells} cells are in {len(unseen)} jobs of which nobody knows whether they "
+            f"still run: {why}\ntry again {when}: what its cluster then does not show counts as lost"
+        )
 
     def _claimed(self, backend: str, options: Mapping[str, Any], mode: Mode) -> Submission:
         try:

@@ -56,6 +56,7 @@ class JobStatus:
     elapsed_s: float = 0.0
     eta_s: float = 0.0
     predicted_s: float = 0.0
+    submitted: float = 0.0  # Unix seconds
     exit_code: int | None = None  # its command's, where it has ended and its cluster knows
     failure: Failure | None = None  # the last attempt's, where it ended without finishing
 
@@ -94,6 +95,7 @@ class SweepStatus:
     eta_s: float  # until the waiting and running jobs end
     torn: tuple[TornShard, ...] = ()
     notes: tuple[str, ...] = ()  # what could not be seen, and what that means
+    silent: tuple[str, ...] = ()  # the backends that did not answer
     watch: tuple[str, ...] = ()  # where else to look on
     counts: Counter[CellState] = field(default_factory=Counter)
 

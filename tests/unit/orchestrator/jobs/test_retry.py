@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.backend import Control, JobState
-from orchestrator.errors import RepeatedBug, SweepNotFound
+from cluster.backend import ClusterUnavailable, Control, JobState
+from orchestrator.backends.submissions import read_submissions
+from orchestrator.errors import RepeatedBug, SweepBusy, SweepNotFound
+from orchestrator.folder import written
 from orchestrator.jobs.retry import Mode, repeated_faults
 from orchestrator.sweep import Sweep
 from tests.unit.orchestrator.conftest import LoadSweep
@@ -57,6 +59,46 @@ def test_resume_of_nothing_says_so(load: LoadSweep, world: World) -> None:
     """A sweep that was never submitted cannot be resumed."""
     with pytest.raises(SweepNotFound, match="never submitted"):
         load().resume()
+
+
+def test_resume_says_that_a_cluster_does_not_answer(load: LoadSweep, world: World) -> None:
+    """Nothing can be handed over, because nobody knows what runs: that is no "nothing to run", and no number is spent
+    on a submission."""
+    sweep = load()
+    sweep.submit()
+    world.fails_with = ClusterUnavailable("no controller")
+    with pytest.raises(SweepBusy, match=r"8 cells are in 2 jobs .*no controller.*\ntry again when local answers"):
+        sweep.resume()
+    assert [one.number for one in read_submissions(sweep.folder)] == [1]
+    world.fails_with = None
+    assert sweep.resume().submission is None
+
+
+def test_resume_says_when_an_unseen_job_counts_as_lost(load: LoadSweep, world: World) -> None:
+    """Its cluster answers and does not show it: after `jobs.lost_after_s` its cells are free."""
+    sweep = load(jobs={"lost_after_s": 1000})
+    sweep.submit()
+    world.states.clear()
+    with pytest.raises(SweepBusy, match=r"not seen by its cluster\ntry again in (999|1000) s"):
+        sweep.resume()
+
+
+def test_a_sweep_whose_submit_was_killed_early_is_resumed(load: LoadSweep, world: World) -> None:
+    """Spec and cells are there, and no submission: `resume` hands everything over."""
+    sweep = load()
+    with written(sweep.folder, sweep.spec, sweep.grid):
+        pass
+    assert Sweep.load(sweep.folder.root).resume().n_cells == 8
+
+
+def test_a_sweep_for_a_cluster_that_was_never_submitted_asks_where(load: LoadSweep, world: World) -> None:
+    """Its spec has options of SLURM: nothing is run on this machine by a guess."""
+    sweep = load(slurm={"partition": "gpu"}, cluster={"nodes": 1, "gpus_per_node": 2, "gpu": "a100"})
+    with written(sweep.folder, sweep.spec, sweep.grid):
+        pass
+    with pytest.raises(SweepNotFound, match=r"never submitted.*\(key `slurm`\): say where .*--on slurm"):
+        Sweep.load(sweep.folder.root).resume()
+    assert Sweep.load(sweep.folder.root).resume(on="slurm").n_cells == 8
 
 
 def test_group_with_a_checkpoint_stays_together(load: LoadSweep, world: World) -> None:
