@@ -84,7 +84,7 @@ class JobRequest:
     name: str  # unique in the sweep
     label: str  # for people
     argv: tuple[str, ...]
-    log: Path
+    log: Path  # in the sweep's folder: that tells a request of this folder from one of a folder that was copied
     time_s: float  # the planner's upper estimate
     n_gpus: int = 1
     max_restarts: int = 20  # the defaults are what backends did of themselves before a request said how often

@@ -51,6 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    do_POST = do_GET
+
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 

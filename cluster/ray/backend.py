@@ -164,19 +164,29 @@ class RayCluster(AbstractCluster):
         except (ClusterUnavailable, ClusterUsageError) as error:
             if quiet_s < QUIET_S:
                 return None
-            return HandleStatus(state=_lost_if(quiet_s > LOST_S), detail=f"{error}; {quiet}")
+            if quiet_s > LOST_S:
+                return self._given_up(submission, f"{error}; {quiet}")
+            return HandleStatus(state=JobState.UNKNOWN, detail=f"{error}; {quiet}")
         if job is None:  # the head was restarted and remembers nothing
-            detail = f"Ray at {self.address} does not know it; {quiet}"
-            return HandleStatus(state=_lost_if(True), detail=detail) if quiet_s > QUIET_S else None
+            if quiet_s <= QUIET_S:
+                return None
+            return self._given_up(submission, f"Ray at {self.address} does not know it; {quiet}")
         if not job.status.is_over():
             return None
         if job.status is RayJobStatus.STOPPED:
             end = HandleStatus(state=JobState.CANCELLED, detail="its dispatcher was stopped in Ray")
         else:
             end = HandleStatus(state=JobState.NODE_FAIL, detail=f"its dispatcher died: {_first(job.message)}")
-        if quiet_s > QUIET_S:  # it says nothing against that
-            with suppress(OSError):  # whoever may only read is told as well
-                self._record.put_end(submission.name, end)
+        return self._ended(submission, end) if quiet_s > QUIET_S else end  # it says nothing against that
+
+    def _given_up(self, submission: Batch, detail: str) -> HandleStatus:
+        """The end of a submission whose dispatcher is taken for dead, for good: should it live, it reads that and ends,
+        for by then its cells may be in other jobs."""
+        return self._ended(submission, HandleStatus(state=JobState.NODE_FAIL, detail=detail))
+
+    def _ended(self, submission: Batch, end: HandleStatus) -> HandleStatus:
+        with suppress(OSError):  # whoever may only read is told as well
+            self._record.put_end(submission.name, end)
         return end
 
     # ------------------------------------------------------------------ doctor
@@ -219,10 +229,6 @@ class RayCluster(AbstractCluster):
 def _first(message: str) -> str:
     """What Ray says of a job that failed, without the log that it appends."""
     return message.partition(", last available logs")[0].partition("\n")[0]
-
-
-def _lost_if(is_lost: bool) -> JobState:
-    return JobState.NODE_FAIL if is_lost else JobState.UNKNOWN
 
 
 def _watch(address: str) -> tuple[str, ...]:

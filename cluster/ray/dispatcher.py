@@ -73,6 +73,7 @@ class Dispatcher:
         )  # when the allocation ends in which the cluster runs
         self._unfit: set[str] = set()  # ids of nodes that could not run a job
         self._orders_seen: set[str] = set()
+        self._is_given_up = False
         self._written = self._measured = self._told = 0.0
         self._changed = True
 
@@ -103,6 +104,12 @@ class Dispatcher:
     # ------------------------------------------------------------------ what the user wants
 
     def _obey(self) -> None:
+        if not self._is_given_up and self.record.end(self.submission.name) is not None:
+            self._is_given_up = True
+            _log.warning("this submission was given up, as nobody heard of it: its jobs are cancelled")
+            for job in self.jobs:
+                if not job.record.state.is_finished():
+                    self._give(job, Order(action=Control.CANCEL, indices=(job.index,)))
         for order in self.record.orders(self.submission.name, self._orders_seen):
             _log.info("%s of %d jobs", order.action, len(order.indices))
             for job in (self.jobs[index] for index in order.indices):

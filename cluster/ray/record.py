@@ -2,7 +2,7 @@
 
     SUBMISSION.json             one call of submit: its requests in order    written once, by the caller
     state/SUBMISSION.json       what became of each job, and a heartbeat     written by the dispatcher alone
-    ends/SUBMISSION.json        how its dispatcher died, as Ray said         written once, by the first who was told
+    ends/SUBMISSION.json        that its dispatcher died or was given up     written once, by the first who was told
     orders/SUBMISSION/N.json    one call of control                          written once, by the caller
     metrics/HANDLE.json         numbers that a running job publishes         written by the job
     limit.json                  how many may run at once                     written by the callers of limit

@@ -226,6 +226,37 @@ def test_how_a_dispatcher_died_is_not_forgotten_with_the_cluster(ray: FakeRay, t
     assert len(ray.asked) == 1
 
 
+def test_what_was_given_up_stays_given_up(ray: FakeRay, tmp_path: Path) -> None:
+    """A new head does not know it; then the head does not answer, or knows it and calls it alive: it stays lost."""
+    handles = recorded(tmp_path, RUNNING, heartbeat_age_s=60)
+    (name, handle) = handles["j0"].rpartition(".")[0], handles["j0"]
+    first = RayCluster(tmp_path, {"address": ray.address}).poll([handle])
+    assert first[handle].state is JobState.NODE_FAIL
+    gone = RayCluster(tmp_path, {"address": f"http://127.0.0.1:{free_port()}"})
+    assert gone.poll([handle]) == first
+    ray.serve(f"/api/jobs/{name}", {"status": "RUNNING"})
+    assert RayCluster(tmp_path, {"address": ray.address}).poll([handle]) == first
+
+
+def test_what_nobody_answers_for_is_given_up_for_good(ray: FakeRay, tmp_path: Path) -> None:
+    """Without an answer for longer than Ray's processes outlive their head, and an answer afterwards."""
+    handles = recorded(tmp_path, RUNNING, heartbeat_age_s=600)
+    first = RayCluster(tmp_path, {"address": f"http://127.0.0.1:{free_port()}"}).poll([handles["j0"]])
+    ray.serve(f"/api/jobs/{handles['j0'].rpartition('.')[0]}", {"status": "RUNNING"})
+    assert RayCluster(tmp_path, {"address": ray.address}).poll([handles["j0"]]) == first
+
+
+def test_a_moved_sweep_ends_the_dispatcher_of_before(ray: FakeRay, tmp_path: Path) -> None:
+    """It reads no orders here: Ray is told to stop it. One of this folder is only given the order."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    handles = recorded(own, RUNNING, heartbeat_age_s=1)
+    RayCluster(own, {"address": ray.address}).control(list(handles.values()), Control.CANCEL)
+    assert ray.asked == []
+    own.rename(other)
+    RayCluster(other, {"address": ray.address}).control(list(handles.values()), Control.CANCEL)
+    assert ray.asked == [f"/api/jobs/{handles['j0'].rpartition('.')[0]}/stop"]
+
+
 @pytest.mark.parametrize(("heartbeat_age_s", "state"), [(1, JobState.RUNNING), (60, JobState.NODE_FAIL)])
 def test_a_head_that_was_restarted_knows_nothing(
     ray: FakeRay, heartbeat_age_s: float, state: JobState, tmp_path: Path

@@ -95,7 +95,7 @@ def cluster(slurm: FakeSlurm, tmp_path: Path) -> SlurmCluster:
     return SlurmCluster(tmp_path / "sweep", {})
 
 
-def requests(n: int, folder: Path = Path("/nowhere")) -> list[JobRequest]:
+def requests(n: int, folder: Path) -> list[JobRequest]:
     """Small jobs."""
     return [JobRequest(name=f"j{i}", label="", argv=("true",), log=folder / f"j{i}.log", time_s=60.0) for i in range(n)]
 
@@ -105,7 +105,7 @@ def requests(n: int, folder: Path = Path("/nowhere")) -> list[JobRequest]:
 
 def test_arrays_are_no_larger_than_the_controller_allows(slurm: FakeSlurm, cluster: SlurmCluster) -> None:
     """Ten jobs with a MaxArraySize of 4 are three arrays; every job has its own handle."""
-    handles = cluster.submit(requests(10), token="t1")
+    handles = cluster.submit(requests(10, cluster.folder), token="t1")
     assert slurm.arrays() == ["sweep-t1-0", "sweep-t1-4", "sweep-t1-8"]
     assert [handles[f"j{i}"] for i in (0, 3, 4, 9)] == ["100_0", "100_3", "101_0", "102_1"]
     assert len(set(handles.values())) == 10
@@ -122,7 +122,7 @@ def test_arrays_are_no_larger_than_the_controller_allows(slurm: FakeSlurm, clust
 def test_an_array_that_was_accepted_in_spite_of_it_is_found(slurm: FakeSlurm, cluster: SlurmCluster, end: str) -> None:
     """sbatch fails after the controller took the array: it is looked up by name, not sent again."""
     slurm.says("sbatch", slurm.accept(end))
-    assert cluster.submit(requests(2), token="t1") == {"j0": "100_0", "j1": "100_1"}
+    assert cluster.submit(requests(2, cluster.folder), token="t1") == {"j0": "100_0", "j1": "100_1"}
     assert slurm.arrays() == ["sweep-t1-0"]
 
 
@@ -132,27 +132,27 @@ def test_an_array_that_was_not_accepted_is_sent_again(slurm: FakeSlurm, cluster:
     error = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"
     fail_twice = f'echo x >> {tried}; if [ $(wc -l < {tried}) -lt 3 ]; then echo "{error}" >&2; exit 1; fi\n'
     slurm.says("sbatch", 'case "$1" in --test-only) exit 0;; esac\n' + fail_twice + slurm.accept("echo job $id"))
-    assert cluster.submit(requests(1), token="t1") == {"j0": "100_0"}
+    assert cluster.submit(requests(1, cluster.folder), token="t1") == {"j0": "100_0"}
     assert slurm.arrays() == ["sweep-t1-0"]
 
 
 def test_a_dead_controller_is_no_answer_and_the_same_call_goes_on_later(
-    slurm: FakeSlurm, cluster: SlurmCluster, tmp_path: Path
+    slurm: FakeSlurm, cluster: SlurmCluster
 ) -> None:
     """All tries fail: ClusterUnavailable; later the same token looks the array up before it sends it."""
     slurm.says("sbatch", slurm.accept('echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1'))
     slurm.says("squeue", 'echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1')
     with pytest.raises(ClusterUnavailable):
-        cluster.submit(requests(2), token="t1")
+        cluster.submit(requests(2, cluster.folder), token="t1")
     slurm.says("squeue", slurm.find_by_name)
-    assert SlurmCluster(tmp_path / "sweep", {}).submit(requests(2), token="t1") == {"j0": "100_0", "j1": "100_1"}
-    assert slurm.arrays() == ["sweep-t1-0"]
+    again = SlurmCluster(cluster.folder, {}).submit(requests(2, cluster.folder), token="t1")
+    assert (again, slurm.arrays()) == ({"j0": "100_0", "j1": "100_1"}, ["sweep-t1-0"])
 
 
 def test_an_answer_without_an_id_is_looked_up(slurm: FakeSlurm, cluster: SlurmCluster) -> None:
     """sbatch accepts and prints garbage: the array is found by its name."""
     slurm.says("sbatch", slurm.accept('echo "Welcome to the cluster!"'))
-    assert cluster.submit(requests(1), token="t1") == {"j0": "100_0"}
+    assert cluster.submit(requests(1, cluster.folder), token="t1") == {"j0": "100_0"}
     assert slurm.arrays() == ["sweep-t1-0"]
 
 
@@ -162,10 +162,10 @@ def test_a_submit_limit_reached_half_way_names_what_was_accepted(slurm: FakeSlur
     once = f'if [ -s {slurm.accepted} ]; then echo "{error}" >&2; exit 1; fi\n'
     slurm.says("sbatch", 'case "$1" in --test-only) exit 0;; esac\n' + once + slurm.accept("echo job $id"))
     with pytest.raises(SubmissionIncomplete) as raised:
-        cluster.submit(requests(6), token="t1")
+        cluster.submit(requests(6, cluster.folder), token="t1")
     assert raised.value.handles == {f"j{i}": f"100_{i}" for i in range(4)}
     slurm.says("sbatch", slurm.accept("echo job $id"))
-    assert len(cluster.submit(requests(6), token="t1")) == 6
+    assert len(cluster.submit(requests(6, cluster.folder), token="t1")) == 6
     assert slurm.arrays() == ["sweep-t1-0", "sweep-t1-4"]
 
 
@@ -174,7 +174,7 @@ def test_a_users_own_limit_is_never_exceeded(slurm: FakeSlurm, tmp_path: Path) -
     in_queue = f'case "$*" in *" -r "*) echo 99; [ -s {slurm.accepted} ] && printf "1\\n1\\n"; exit 0;; esac\n'
     slurm.says("squeue", in_queue + slurm.find_by_name)
     with pytest.raises(SubmissionIncomplete, match="limit of 3") as raised:
-        SlurmCluster(tmp_path / "sweep", {"max_submitted": 3}).submit(requests(10), token="t1")
+        SlurmCluster(tmp_path / "sweep", {"max_submitted": 3}).submit(requests(10, tmp_path / "sweep"), token="t1")
     assert raised.value.handles == {"j0": "100_0", "j1": "100_1"}
 
 
@@ -183,10 +183,10 @@ def test_a_refusal_is_the_users_to_mend_and_leaves_nothing(slurm: FakeSlurm, clu
     error = "allocation failure: Requested node configuration is not available"
     slurm.says("sbatch", f'echo "{error}" >&2; exit 1')
     with pytest.raises(ClusterUsageError, match=r"configuration is not available.*slurm\.gpus"):
-        cluster.submit(requests(1), token="t1")
+        cluster.submit(requests(1, cluster.folder), token="t1")
     assert slurm.arrays() == []
     slurm.says("sbatch", slurm.accept("echo job $id"))
-    assert cluster.submit(requests(1), token="t1") == {"j0": "100_0"}
+    assert cluster.submit(requests(1, cluster.folder), token="t1") == {"j0": "100_0"}
 
 
 def test_without_sbatch_the_message_says_where_to_go(
@@ -195,7 +195,7 @@ def test_without_sbatch_the_message_says_where_to_go(
     """No sbatch on PATH: ClusterUsageError that names a login node."""
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ClusterUsageError, match=r"sbatch: not on PATH.*login node"):
-        cluster.submit(requests(1), token="t1")
+        cluster.submit(requests(1, cluster.folder), token="t1")
 
 
 def test_a_folder_that_nodes_cannot_see_is_refused(slurm: FakeSlurm, cluster: SlurmCluster) -> None:
@@ -203,7 +203,7 @@ def test_a_folder_that_nodes_cannot_see_is_refused(slurm: FakeSlurm, cluster: Sl
     script = (slurm.bin / "scontrol").read_text()
     (slurm.bin / "scontrol").write_text(script.replace("NodeHostName=localhost", "NodeHostName=gpu17"))
     with pytest.raises(ClusterUsageError, match="node1 and the other nodes cannot see it"):
-        cluster.submit(requests(1), token="t1")
+        cluster.submit(requests(1, cluster.folder), token="t1")
     assert slurm.arrays() == []
 
 
@@ -223,7 +223,7 @@ def test_nodes_are_avoided_while_there_are_others(
     two = f"{NODE} Partitions=gpu\n{NODE.replace('node1', 'node2')} Partitions=gpu"
     script = (slurm.bin / "scontrol").read_text().replace(NODE, two)
     (slurm.bin / "scontrol").write_text(script + 'echo "$3"\n')  # show hostnames
-    SlurmCluster(tmp_path / "sweep", options).submit(requests(1), token="t1")
+    SlurmCluster(tmp_path / "sweep", options).submit(requests(1, tmp_path / "sweep"), token="t1")
     (tried,) = [call for call in slurm.calls("sbatch") if "--test-only" in call]
     assert re.findall(r"--exclude=(\S+)", tried) == ([excluded] if excluded else [])
 
@@ -236,7 +236,7 @@ def test_what_a_job_leaves_in_the_environment_is_not_inherited(
     slurm.says("sbatch", f"env > {seen}\n" + slurm.accept("echo job $id"))
     for name in ("SLURM_CPU_BIND", "SBATCH_PARTITION", "PMIX_RANK", "SLURM_CONF"):
         monkeypatch.setenv(name, "inherited")
-    cluster.submit(requests(1), token="t1")
+    cluster.submit(requests(1, cluster.folder), token="t1")
     names = {line.partition("=")[0] for line in seen.read_text().splitlines()}
     assert names & {"SLURM_CPU_BIND", "SBATCH_PARTITION", "PMIX_RANK", "SLURM_CONF"} == {"SLURM_CONF"}
 
@@ -247,7 +247,7 @@ def test_what_a_job_leaves_in_the_environment_is_not_inherited(
 @pytest.fixture
 def handles(cluster: SlurmCluster) -> dict[str, str]:
     """Three jobs that were submitted while all was well."""
-    return cluster.submit(requests(3), token="t1")
+    return cluster.submit(requests(3, cluster.folder), token="t1")
 
 
 def states(cluster: SlurmCluster, handles: dict[str, str]) -> list[JobState]:
