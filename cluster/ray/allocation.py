@@ -32,7 +32,7 @@ from typing import Final, TypeVar
 import psutil
 
 from cluster.backend import ClusterUnavailable
-from cluster.files import get_json, put_json
+from cluster.files import get_record, put_json
 from cluster.process import ENV_DEADLINE
 from cluster.ray.api import RayApi, RayNode
 from cluster.ray.record import RayFiles
@@ -71,8 +71,7 @@ def token_path(record: RayFiles, name: str) -> Path:
 
 def read_allocation(record: RayFiles, name: str) -> Allocation | None:
     """The allocation of a submission, or None before it has begun."""
-    raw = get_json(allocation_path(record, name))
-    return Allocation(**raw) if raw else None
+    return get_record(allocation_path(record, name), Allocation)
 
 
 def main(arguments: Sequence[str]) -> int:

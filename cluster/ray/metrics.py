@@ -10,15 +10,16 @@ of each job, ended ones too), `max`, or `now` (added over the jobs that run). Wh
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
+
+from cluster.files import get_record
 
 PREFIX: Final = "causalsweep_"  # Ray puts `ray_` before it
-COMBINE: Final = frozenset({"sum", "max", "now"})
+Combine: TypeAlias = Literal["sum", "max", "now"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,27 +30,33 @@ class Reading:
 
     name: str
     value: float
-    combine: str
+    combine: Combine
     tags: tuple[tuple[str, str], ...] = ()
 
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Reading:
-        """A reading of a metrics file. Raises: ValueError, KeyError, TypeError, AttributeError (it is none)."""
-        if raw["combine"] not in COMBINE:
-            raise ValueError(f"combine: {raw['combine']!r} is none of {', '.join(sorted(COMBINE))}")
-        tags = tuple(sorted((str(name), str(value)) for name, value in raw.get("tags", {}).items()))
-        return cls(str(raw["name"]), float(raw["value"]), raw["combine"], tags)
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """A reading as its file has it."""
+
+    name: str
+    value: float
+    combine: Combine
+    tags: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_metrics(path: Path) -> tuple[Reading, ...] | None:
-    """The readings in a metrics file, or None where there are none to be had."""
+    """The readings in a metrics file, or None where there are none to be had; the log names a file that is damaged."""
     try:
-        return tuple(Reading.from_json(raw) for raw in json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        published = get_record(path, list[_Published])
+    except OSError as error:
+        _log.warning("%s: %s", path, error.strerror)
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        _log.warning("%s: not a list of readings: %s", path, error)
+    if published is None:
         return None
+    return tuple(
+        Reading(one.name, one.value, one.combine, tuple(sorted((name, str(tag)) for name, tag in one.tags.items())))
+        for one in published
+    )
 
 
 def combined(readings: Mapping[str, Iterable[Reading]], running: set[str]) -> dict[Reading, float]:

@@ -15,13 +15,15 @@ import hashlib
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from cluster.backend import ClusterError, ClusterUnavailable, ClusterUsageError, JobRequest
-from cluster.files import create_json, get_json
+from cluster.files import create_json, get_record
 from cluster.ray.api import RayApi, RayJobStatus
 from cluster.ray.checking import check_cluster
 from cluster.ray.record import RayJobOptions
@@ -60,18 +62,12 @@ class Search:
     time_limit_s: float | None = None  # for the search: running trials are then stopped, waiting ones never run
     seed: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        space = {key: asdict(value) if isinstance(value, Range) else list(value) for key, value in self.space.items()}
-        return {name: getattr(self, name) for name in self.__slots__} | {"space": space}
 
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Search:
-        """The search that `to_json` made."""
-        space = {
-            key: Range(**value) if isinstance(value, dict) else tuple(value) for key, value in raw["space"].items()
-        }
-        return cls(**{**raw, "space": space, "command": tuple(raw["command"])})
+def _by_rung(pairs: Any) -> dict[Any, Any]:
+    try:
+        return dict(pairs)
+    except TypeError as error:
+        raise ValueError("expected pairs of a rung and a number") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +77,8 @@ class Trial:
     name: str
     settings: Mapping[str, Any]
     state: str  # Ray Tune's word: PENDING, RUNNING, PAUSED, TERMINATED, ERROR
-    values: Mapping[int, float] = field(default_factory=dict)  # the metric by rung; a quick trial skips some
+    # the metric by rung, in the file as pairs; a quick trial skips some
+    values: Annotated[Mapping[int, float], BeforeValidator(_by_rung)] = field(default_factory=dict)
     error: str = ""
 
     @property
@@ -105,7 +102,7 @@ def start_search(address: str, folder: Path, search: Search) -> str:
         name="a trial", label="", argv=search.command, log=folder / "log", time_s=0.0, n_gpus=search.n_gpus
     )
     check_cluster(api, [request], RayJobOptions(cpus_per_job=search.cpus_per_trial))
-    create_json(path, search.to_json())
+    create_json(path, asdict(search))
     name = f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
     command = shlex.join([sys.executable, "-P", "-m", "cluster.ray.tune", str(path)])
     api.start_job(name, f"exec {command}", {"job_name": folder.name, "trials": str(search.n_trials)})
@@ -114,8 +111,7 @@ def start_search(address: str, folder: Path, search: Search) -> str:
 
 def read_trials(folder: Path) -> tuple[Trial, ...]:
     """The trials that have begun, in that order."""
-    raw: Sequence[Mapping[str, Any]] = get_json(folder / "trials.json") or ()
-    return tuple(Trial(**{**one, "values": dict(one["values"])}) for one in raw)
+    return get_record(folder / "trials.json", tuple[Trial, ...]) or ()
 
 
 def wait_for_search(address: str, name: str, *, patience_s: float = 300.0) -> None:

@@ -21,7 +21,7 @@ from cluster.backend import (
     JobRequest,
     JobState,
 )
-from cluster.files import create_json, get_json
+from cluster.files import create_json, get_record
 from cluster.options import OptionError, checked
 from cluster.process import only_sender
 from cluster.ray.allocation import read_allocation, token_path
@@ -136,8 +136,8 @@ class RaySlurmCluster(AbstractCluster, AvoidsNodes):
         return self._record.root / "slurm" / f"{name}.job.json"
 
     def _slurm_job(self, name: str) -> str | None:
-        raw = get_json(self._job_path(name))
-        return raw["slurm_job"] if raw else None
+        found = get_record(self._job_path(name), dict[str, str])
+        return found["slurm_job"] if found else None
 
     def _send(self, name: str, site: Site) -> str:
         """The id of the SLURM job of this name: the one that SLURM has, or a new one."""

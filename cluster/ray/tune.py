@@ -18,7 +18,7 @@ from typing import Any, Final
 import ray
 from ray import cloudpickle, tune
 
-from cluster.files import get_json, put_json
+from cluster.files import get_record, put_json
 from cluster.ray import task
 from cluster.ray.search import Range, Search
 
@@ -123,7 +123,9 @@ def main(arguments: Sequence[str]) -> int:
     """0 when the search has ended, 1 when every trial failed."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
     path = Path(arguments[0])
-    folder, search = path.parent, Search.from_json(get_json(path))
+    folder, search = path.parent, get_record(path, Search)
+    if search is None:
+        sys.exit(f"{path}: missing or damaged; start the search again, in a new folder")
     cloudpickle.register_pickle_by_value(task)  # the raylet's Python need not have this package
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level=logging.WARNING)
     space = {key: _domain(value) for key, value in search.space.items()}

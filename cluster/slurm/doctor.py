@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cluster.backend import ClusterError, ClusterUnavailable, ClusterUsageError, Finding
-from cluster.files import get_json, put_json
+from cluster.files import get_record, put_json
 from cluster.slurm.commands import ask, require
 from cluster.slurm.options import SlurmOptions
 from cluster.slurm.parse import duration_s
@@ -200,7 +200,7 @@ def _until_changed(note: Path) -> float:
     began = time.monotonic()
     while time.monotonic() - began < VISIBLE_WITHIN_S:
         list(note.parent.iterdir())  # NFS: listing the folder refreshes what is known of its files
-        if (get_json(note) or {}).get("from") == "node":
+        if (get_record(note, dict[str, str]) or {}).get("from") == "node":
             return time.monotonic() - began
         time.sleep(0.1)
     return math.inf

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.files import get_json, put_json
+from cluster.files import get_record, put_json
 
 _TORCH = "import torch; print(torch.__version__, torch.cuda.device_count())"
 
@@ -21,7 +21,7 @@ _TORCH = "import torch; print(torch.__version__, torch.cuda.device_count())"
 def main(folder: Path, nonce: str) -> dict[str, object]:
     """What this node sees of the shared folder, the clock, its GPUs and torch."""
     note = folder / f"{nonce}.json"
-    sees = get_json(note) is not None
+    sees = get_record(note, dict[str, str]) is not None
     if sees:
         put_json(note, {"from": "node"})  # a rename over a file that another machine wrote
     torch = subprocess.run([sys.executable, "-c", _TORCH], capture_output=True, text=True, check=False)

@@ -6,14 +6,15 @@ other's.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.grid.expand import Grid
 from orchestrator.plan.costs import COSTS_VERSION, DEVICES, Calibration, CostModel
@@ -27,6 +28,23 @@ _MIN_START_S: Final = 0.5
 _MIN_WORK_S: Final = 20.0  # per job: in a shorter one the slow first steps weigh too much
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the finished jobs of one dtype, engine and kind of device teach."""
+
+    version: int  # of the table that `work` is a ratio to
+    model: str  # its fingerprint
+    dtype: str
+    engine: str
+    kind: str
+    work: float
+    start_s: float
+    n_cells: int
+
+
+_MEASURED: Final = TypeAdapter(list[Measured])
+
+
 def write_costs(
     folder: SweepFolder, grid: Grid, table: pa.Table, jobs: Iterable[JobStatus], *, n_settings: Mapping[str, int]
 ) -> None:
@@ -34,38 +52,34 @@ def write_costs(
     entries = list(_entries(grid, table, jobs, n_settings))
     if entries:
         folder.store.mkdir(parents=True, exist_ok=True)
-        replace_file(folder.store / "costs.json", json.dumps(entries, indent=1) + "\n")
+        replace_file(folder.store / "costs.json", _MEASURED.dump_json(entries, indent=1).decode() + "\n")
 
 
 def calibration(folder: SweepFolder, grid: Grid, kind: str) -> Calibration | None:
     """The best measured entry for the grid's model, dtype and engine on `kind`: this sweep's, or a neighbour's."""
     stream = grid.strands[0].stream
-    wanted = {
-        "model": stream.model["fingerprint"],
-        "dtype": stream.model["dtype"],
-        "engine": stream.engine,
-        "kind": kind,
-    }
+    wanted = (stream.model["fingerprint"], stream.model["dtype"], stream.engine, kind)
     own = [folder.store / "costs.json"]
     neighbours = sorted(folder.root.parent.glob("*/store/costs.json")) if folder.root.parent.is_dir() else []
     for paths in (own, neighbours):
-        fitting = [entry for path in paths for entry in _read(path) if wanted.items() <= entry.items()]
+        entries = [entry for path in paths for entry in _read(path)]
+        fitting = [one for one in entries if (one.model, one.dtype, one.engine, one.kind) == wanted]
         if fitting:
-            best = max(fitting, key=lambda entry: entry["n_cells"])
-            return Calibration(work=best["work"], start_s=best["start_s"], n_cells=best["n_cells"])
+            best = max(fitting, key=lambda entry: entry.n_cells)
+            return Calibration(work=best.work, start_s=best.start_s, n_cells=best.n_cells)
     return None
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> list[Measured]:
     try:
-        return [entry for entry in json.loads(path.read_text(encoding="utf-8")) if entry["version"] == COSTS_VERSION]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [one for one in _MEASURED.validate_json(path.read_bytes(), strict=True) if one.version == COSTS_VERSION]
+    except (OSError, ValidationError):
         return []  # a neighbour's file is a hint, not a need
 
 
 def _entries(
     grid: Grid, table: pa.Table, jobs: Iterable[JobStatus], n_settings: Mapping[str, int]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Measured]:
     """One entry a dtype, engine and kind, from jobs that ran through in one attempt."""
     places = {cell.key: (index, cell) for index, strand in enumerate(grid.strands) for cell in strand.cells}
     rows = _rows_by_job(table)
@@ -87,16 +101,16 @@ def _entries(
         start_s = max(progress.ended - progress.started - spent_s, _MIN_START_S)
         measured[(str(first.model["dtype"]), first.engine, kind)].append((spent_s, predicted_s, start_s, len(timed)))
     for (dtype, engine, kind), cases in measured.items():
-        yield {
-            "version": COSTS_VERSION,
-            "model": grid.model.fingerprint,
-            "dtype": dtype,
-            "engine": engine,
-            "kind": kind,
-            "work": sum(case[0] for case in cases) / sum(case[1] for case in cases),
-            "start_s": statistics.median(case[2] for case in cases),
-            "n_cells": sum(case[3] for case in cases),
-        }
+        yield Measured(
+            version=COSTS_VERSION,
+            model=grid.model.fingerprint,
+            dtype=dtype,
+            engine=engine,
+            kind=kind,
+            work=sum(case[0] for case in cases) / sum(case[1] for case in cases),
+            start_s=statistics.median(case[2] for case in cases),
+            n_cells=sum(case[3] for case in cases),
+        )
 
 
 def _rows_by_job(table: pa.Table) -> Mapping[tuple[str, int], list[tuple[str, float]]]:

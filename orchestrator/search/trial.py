@@ -6,7 +6,6 @@ The folder is given with `settings.json` in it. It becomes a sweep's folder with
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from cluster.files import get_record
 from workers.files.folder import SweepFolder, replace_file, take_over_files
 from workers.files.job import Cell, Cohort, Job
 from workers.methods.settings import method_settings
@@ -28,7 +28,9 @@ def main(arguments: Sequence[str]) -> int:
     """Never returns when all is well: the process becomes the worker."""
     root = Path(arguments[0])
     base = Job.load(root.parents[1] / JOB_FILE)
-    settings = json.loads((root / "settings.json").read_text(encoding="utf-8"))
+    settings = get_record(root / "settings.json", dict[str, Any])
+    if settings is None:
+        sys.exit(f"{root / 'settings.json'}: missing or damaged; the search writes it before it starts the trial")
     job, folder = trial_job(base, settings, root), SweepFolder(root)
     folder.make()
     take_over_files(folder, base.sweep_folder)

@@ -103,6 +103,16 @@ def test_measures_against_another_table_are_passed_over(load: LoadSweep, world: 
     assert load().plan(on="local").calibration is None
 
 
+@pytest.mark.parametrize("content", ["", "[", "{}", "[3]", '[{"version": 4}]', None])
+def test_damaged_measures_are_passed_over(load: LoadSweep, world: World, content: str | None) -> None:
+    """A file that is torn, of another make, or has a text for a number is a hint that nobody takes."""
+    path = run_through(load, world).folder.store / "costs.json"
+    assert load().plan(on="local").calibration is not None
+    entries = json.loads(path.read_text())
+    path.write_text(json.dumps([one | {"work": "much"} for one in entries]) if content is None else content)
+    assert load().plan(on="local").calibration is None
+
+
 def test_a_setting_added_later_is_planned_without_training(load: LoadSweep, world: World) -> None:
     """Cells whose alignments are saved cost their evaluation; without them they are trained anew."""
     sweep = run_through(load, world, work=1.0)
