@@ -60,7 +60,7 @@ class Demo:
         method, data = strands[0].stream.method, strands[0].stream.data
         n_batches = -(-int(data["n_train"]) // int(method["batch_size"]))
         return cls(
-            model=load_model(sweep.spec.model_path, dtype="float32", device=torch.device("cpu")),
+            model=load_model(Path(sweep.spec.model.path), dtype="float32", device=torch.device("cpu")),
             experiments=tuple(strand.experiment for strand in strands),
             points=tuple((cell.place.layer, cell.place.position) for cell in strands[0].cells),
             n_steps=int(method["epochs"]) * n_batches,

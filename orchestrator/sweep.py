@@ -26,6 +26,7 @@ from orchestrator.backends.submissions import read_submissions
 from orchestrator.errors import SweepBusy, SweepNotFound
 from orchestrator.grid.expand import Grid, expand
 from orchestrator.grid.file import read_grid
+from orchestrator.grid.model import pinned
 from orchestrator.jobs.control import jobs_matching, pass_on, set_limit
 from orchestrator.jobs.faults import Fault, faults_of
 from orchestrator.jobs.retry import Mode, repeated_faults, select
@@ -70,9 +71,10 @@ class Sweep:
             sweep = cls(found.spec, found.folder, read_grid(found.folder.cells))
             sweep._is_as_planned = not found.spec_is_changed
             return sweep
-        grid = expand(found.spec, found.folder)
-        sweep_folder.check_same_science(found.folder, found.spec, grid)
-        return cls(found.spec, found.folder, grid)
+        spec = pinned(found.spec)
+        grid = expand(spec, found.folder)
+        sweep_folder.check_same_science(found.folder, spec, grid)
+        return cls(spec, found.folder, grid)
 
     # Run ----------------------------------------------------------------------------------------------------------
 

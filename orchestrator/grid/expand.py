@@ -16,7 +16,7 @@ from orchestrator.errors import SpecError
 from orchestrator.grid.applicable import by_applicability
 from orchestrator.grid.autoencoders import with_autoencoder
 from orchestrator.grid.axes import resolve_positions
-from orchestrator.grid.model import read_model
+from orchestrator.grid.model import ReadModel, read_model
 from orchestrator.grid.places import check_methods, places_of
 from orchestrator.spec.filters import CellFilter
 from orchestrator.spec.schema import Experiment, SweepSpec
@@ -109,7 +109,7 @@ def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     prompts = PromptReader(spec, read.tokenizer, folder)
     strands: list[Strand] = []
     for index in range(len(spec.grid.experiments)):
-        strands += _strands(spec, index, model, prompts, methods)
+        strands += _strands(spec, index, read, prompts, methods)
     _check_settings(spec, prompts)
     strands = _without_excluded(spec, strands)
     _check_all_different(spec, strands)
@@ -133,10 +133,10 @@ def _methods(spec: SweepSpec, folder: SweepFolder | None) -> tuple[list[dict[str
 
 
 def _strands(
-    spec: SweepSpec, index: int, model: ModelInfo, prompts: PromptReader, methods: Sequence[Mapping[str, Any]]
+    spec: SweepSpec, index: int, read: ReadModel, prompts: PromptReader, methods: Sequence[Mapping[str, Any]]
 ) -> Iterator[Strand]:
     """The strands of one experiment."""
-    experiment = spec.grid.experiments[index]
+    experiment, model = spec.grid.experiments[index], read.info
     source = prompts.read(f"grid.experiments[{index}].task", experiment.task)
     hypothesis = _hypothesis(spec, index, source)
     layout = prompts.layout(f"grid.experiments[{index}]", experiment.task, hypothesis)
@@ -147,7 +147,7 @@ def _strands(
         parts = by_applicability(source, hypothesis, method, model, places)
         for seed in spec.grid.seeds:
             stream = Stream(
-                model={"fingerprint": model.fingerprint, "dtype": spec.model.dtype},
+                model=read.science(spec.model.dtype),
                 task=science,
                 hypothesis=hypothesis,
                 seed=seed,

@@ -31,7 +31,7 @@ from orchestrator.backends.origin import Origin, origin_of
 from orchestrator.backends.submissions import Stage, Submission, claim_submission, read_job, save, withdraw
 from orchestrator.errors import SpecError, StorageError, SweepBusy
 from orchestrator.grid.expand import Grid
-from orchestrator.grid.model import check_runnable
+from orchestrator.grid.model import check_runnable, model_folder
 from orchestrator.jobs.inapplicable import write_inapplicable
 from orchestrator.jobs.retry import Mode, Selection, select
 from orchestrator.plan.machines import machines
@@ -152,21 +152,20 @@ def build_jobs(
     planned: list[tuple[PlannedJob, int]] = []
     for times, keys in selection.by_halvings.items():
         planned += [(job, times) for job in planner.jobs(keys, past, spread=times == 0)]
-    provenance = _provenance()
+    shared = {"model_path": str(model_folder(planner.spec)), "provenance": _provenance()}
     return [
-        (_job_file(planner, submission.job_name(index), job, times, provenance), job)
+        (_job_file(planner, submission.job_name(index), job, times, shared), job)
         for index, (job, times) in enumerate(planned, start=1)
     ]
 
 
-def _job_file(planner: Planner, name: str, planned: PlannedJob, times: int, provenance: Mapping[str, Any]) -> Job:
+def _job_file(planner: Planner, name: str, planned: PlannedJob, times: int, shared: Mapping[str, Any]) -> Job:
     spec = planner.spec
     return Job(
         job=name,
         sweep=spec.name,
         folder=str(planner.folder.root),
         label=planned.label,
-        model_path=spec.model.path,
         model_revision=spec.model.revision,
         gate_task_accuracy=spec.gate.task_accuracy,
         cohorts=to_cohorts(planned),
@@ -174,7 +173,7 @@ def _job_file(planner: Planner, name: str, planned: PlannedJob, times: int, prov
         options=halved(spec.run.options(), planned, times),
         n_gpus=spec.jobs.gpus,
         predicted_s=round(planned.predicted_s, 1),
-        provenance=provenance,
+        **shared,
     )
 
 

@@ -23,7 +23,7 @@ from orchestrator import folder as sweep_folder
 from orchestrator.backends.opening import options_of
 from orchestrator.errors import SpecError
 from orchestrator.grid.expand import Grid, cell_fields
-from orchestrator.grid.model import check_runnable
+from orchestrator.grid.model import check_runnable, model_folder
 from orchestrator.plan.plan import restricted
 from orchestrator.search.trial import JOB_FILE, N_EVALUATIONS, trial_job
 from orchestrator.spec.filters import CellFilter
@@ -147,7 +147,7 @@ def _job(spec: SweepSpec, folder: SweepFolder, grid: Grid) -> Job:
         sweep=spec.name,
         folder=str(folder.root),
         label=f"a trial ({grid.n_cells} cells)",
-        model_path=spec.model.path,
+        model_path=str(model_folder(spec)),
         model_revision=spec.model.revision,
         gate_task_accuracy=spec.gate.task_accuracy,
         cohorts=tuple(

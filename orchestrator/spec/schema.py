@@ -42,6 +42,7 @@ from values.numbers import (
     unbounded,
 )
 from values.problems import dotted
+from workers.data.hub import is_hub_id
 from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING, RunOptions, Setting
 from workers.files.place import BLOCK_OUTPUT
@@ -99,7 +100,10 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """Which checkpoint. `path` is relative to the spec's file."""
+    """Which checkpoint. `path` is a folder, relative to the spec's file, or else an id of the Hugging Face Hub.
+
+    `revision` is a branch, tag or commit of the Hub; of a folder it is noted and not looked at.
+    """
 
     path: str
     revision: str = ""
@@ -290,9 +294,9 @@ class SweepSpec(_BackendSections):
         return self._source
 
     @property
-    def model_path(self) -> Path:
-        """The checkpoint's folder, absolute."""
-        return Path(self.model.path)
+    def has_hub_model(self) -> bool:
+        """Whether the model is named by an id of the Hub: a folder's path is absolute here."""
+        return is_hub_id(self.model.path)
 
     def methods(self) -> tuple[tuple[str, Method], ...]:
         """Each method with the key at which the spec gives it."""
@@ -329,7 +333,7 @@ def parse_spec(raw: Mapping[str, Any], *, source: str, folder: Path) -> SweepSpe
         spec = SweepSpec.model_validate(raw)
     except ValidationError as error:
         raise SpecError(describe(error, SweepSpec, source)) from None
-    model = spec.model.model_copy(update={"path": _absolute(spec.model.path, folder)})
+    model = spec.model.model_copy(update={"path": _folder_or_id(spec.model.path, folder)})
     update = {"model": model, "task": _with_absolute_file(spec.task, folder)}
     if spec.method is not None:
         update["method"] = _with_absolute_path(spec.method, folder)
@@ -338,6 +342,12 @@ def parse_spec(raw: Mapping[str, Any], *, source: str, folder: Path) -> SweepSpe
     resolved = spec.model_copy(update=update)
     resolved._source = source
     return resolved
+
+
+def _folder_or_id(path: str, folder: Path) -> str:
+    """The model's folder, absolute; its id on the Hub where there is no such folder and it may be one."""
+    found = _absolute(path, folder)
+    return path if is_hub_id(path) and not Path(found).exists() else found
 
 
 def _absolute(path: str, folder: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from workers.data.hub import model_name
 from workers.files.cell_identity import cell_identity
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, Job, JobCell, canonical_json
@@ -45,7 +46,7 @@ class RowWriter:
         self._rows: list[dict[str, Any]] = []
         self._run = {
             "sweep": job.sweep,
-            "model": job.model_path,
+            "model": model_name(job.model_path),
             "model_revision": job.model_revision,
             "gpu_name": progress.gpu_name,
             "gpu_uuid": progress.gpu_uuid,

@@ -95,7 +95,7 @@ def test_the_folder_carries_the_pairs(raw: dict[str, Any], tmp_path: Path) -> No
     take_over_files(other, folder)
     (strand,) = read_grid(folder.cells).strands
     for place in (folder, other):
-        source = open_source(strand.stream.task, Tokenizer.load(spec.model_path), place)
+        source = open_source(strand.stream.task, Tokenizer.load(Path(spec.model.path)), place)
         assert len(source.pairs("pairs", n_pairs=99, split="train", seed=1)) == strand.stream.data["n_train"]
 
 

@@ -145,7 +145,7 @@ def test_resolved_spec_reads_back() -> None:
     spec = spec_of(raw, Path("/models"))
     again = parse_spec(parse_yaml(spec.to_yaml(), "s"), source="s", folder=Path("/elsewhere"))
     assert again.model_dump() == spec.model_dump()
-    assert again.model_path == Path("/models/demo-model")
+    assert again.model.path == "/models/demo-model"
 
 
 def test_run_section_has_the_workers_options() -> None:

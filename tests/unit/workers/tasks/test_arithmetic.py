@@ -105,7 +105,7 @@ def test_the_example_sweeps_positions_are_where_their_names_say(project: Path) -
     """In prompts of one digit and of two: the addends' last digits, the bracket, the factor and the equals sign."""
     spec = load_spec(project / "examples" / "arithmetic.yaml")
     assert {cell.token for _, cell in expand(spec).cells()} == {"a", "b", "bracket", "c", "last"}
-    task, tokenizer = load_task(spec.task), Tokenizer.load(spec.model_path)
+    task, tokenizer = load_task(spec.task), Tokenizer.load(Path(spec.model.path))
     hypothesis, layout = task.hypotheses["add_first"], read_layout(task, tokenizer)
     pairs = make_pairs(task, hypothesis, tokenizer, layout, n_pairs=400, split="train", seed=1)
     assert len(set(pairs.base.length_B)) == 3
