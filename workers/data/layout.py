@@ -7,13 +7,15 @@ prompts differ in length, the named positions and `last` are all there is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.data.answers import MAX_ANSWER_TOKENS, is_prefix
 from workers.data.token_ids import Prompts, TokenRows
 from workers.data.tokenizer import NoTokenError, Tokenizer
 from workers.tasks.base import LAST, AbstractTask, TaskError
@@ -58,7 +60,17 @@ class PromptLayout:
     named: dict[str, int]
     first_tokens: tuple[int, ...]
     n_prefix: int
-    answer_tokens: dict[Any, int]  # output value of the causal model -> token id
+    answer_tokens: dict[Any, int]  # output value of the causal model -> the first token's id
+    answer_rest: dict[Any, tuple[int, ...]] = field(
+        default_factory=dict
+    )  # the further ones of answers of several tokens
+    n_answer_tokens: int = 1  # the longest label's
+
+    def answer(self, value: Any) -> tuple[int, ...]:
+        """The tokens of the causal model's output value; none where it has no answer."""
+        if value not in self.answer_tokens:
+            return ()
+        return (self.answer_tokens[value], *self.answer_rest.get(value, ()))
 
     def find(self, label: str) -> tuple[int, ...]:
         """The point of this name, or the indices whose token reads `label`, blanks at its ends aside (a label of blanks
@@ -83,8 +95,15 @@ class PromptLayout:
         )
 
 
-def layout_of(encoded: EncodedPrompts, tokenizer: Tokenizer, answer_tokens: dict[Any, int]) -> PromptLayout:
-    """The layout that these prompts share."""
+def layout_of(
+    encoded: EncodedPrompts,
+    tokenizer: Tokenizer,
+    answers: Mapping[Any, Sequence[int]],
+    *,
+    n_answer_tokens: int | None = None,
+) -> PromptLayout:
+    """The layout that these prompts share. `answers` are the tokens of each output value; the longest has
+    `n_answer_tokens`."""
     length_B = encoded.rows.length_B
     is_indexed = bool((length_B == length_B[0]).all())
     tokens = [_label(encoded.rows.column(at), tokenizer) for at in range(int(length_B[0]))] if is_indexed else []
@@ -104,7 +123,9 @@ def layout_of(encoded: EncodedPrompts, tokenizer: Tokenizer, answer_tokens: dict
         named=points,
         first_tokens=tuple(first_tokens),
         n_prefix=encoded.rows.n_common,
-        answer_tokens=answer_tokens,
+        answer_tokens={value: tokens[0] for value, tokens in answers.items()},
+        answer_rest={value: tuple(tokens[1:]) for value, tokens in answers.items() if len(tokens) > 1},
+        n_answer_tokens=n_answer_tokens or max(map(len, answers.values()), default=1),
     )
 
 
@@ -226,23 +247,29 @@ def _check_fixed(task: AbstractTask, texts: Sequence[str], place_B: NDArray[np.i
             )
 
 
-def _answer_tokens(task: AbstractTask, prompt: str, row: Sequence[int], tokenizer: Tokenizer) -> dict[Any, int]:
-    found: dict[Any, int] = {}
-    place = place_of(task, type(task).answers)
+def _answer_tokens(
+    task: AbstractTask, prompt: str, row: Sequence[int], tokenizer: Tokenizer
+) -> dict[Any, tuple[int, ...]]:
+    found: dict[Any, tuple[int, ...]] = {}
+    place = f"{place_of(task, type(task).answers)}task {task.name!r}"
     texts = list(task.answers.values())
     for (value, text), continued in zip(
         task.answers.items(), tokenizer.encode_answered([prompt] * len(texts), texts), strict=True
     ):
-        if continued[: len(row)] != row or len(continued) != len(row) + 1:
-            extra = continued[len(row) :] if continued[: len(row)] == row else continued
-            pieces = [tokenizer.piece(token) for token in extra]
+        extra = continued[len(row) :] if continued[: len(row)] == row else []
+        if not 1 <= len(extra) <= MAX_ANSWER_TOKENS:
+            pieces = [tokenizer.piece(token) for token in extra or continued]
             raise TaskError(
-                f"{place}task {task.name!r}: answer {text!r} is not one token after the prompt but {pieces}; "
-                "choose an answer that the tokenizer writes as a single token"
+                f"{place}: answer {text!r} is not one to {MAX_ANSWER_TOKENS} tokens after the prompt but {pieces}; "
+                "choose a short answer that the tokenizer writes as tokens of its own"
             )
-        found[value] = continued[-1]
+        found[value] = tuple(extra)
     if len(set(found.values())) < 2:
-        raise TaskError(
-            f"{place}task {task.name!r}: answers {list(task.answers.values())} are one token; two are needed"
-        )
+        raise TaskError(f"{place}: answers {texts} are the same tokens; two that differ are needed")
+    for short, long in itertools.permutations(found, 2):
+        if is_prefix(found[short], found[long]):
+            raise TaskError(
+                f"{place}: answer {task.answers[long]!r} begins with the tokens of {task.answers[short]!r}, so no "
+                "token tells which is meant; put an end behind both, such as a full stop"
+            )
     return found

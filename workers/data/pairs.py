@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.causal_model import Hypothesis
+from workers.data.answers import Ids, answer_matrix
 from workers.data.layout import PromptLayout, encode_prompts
 from workers.data.token_ids import Prompts
 from workers.data.tokenizer import Tokenizer
@@ -25,7 +26,6 @@ from workers.tasks.base import AbstractTask, TaskError
 from workers.tasks.blame import blamed, place_of
 from workers.tasks.probing import check_outcomes
 
-UNKNOWN: Final = -1  # in place of a token id: the prompt's own right answer is not known
 _MAX_DRAWS: Final = 10_000  # per pair, before the labels are called one-sided
 
 Draw = Callable[[random.Random], Mapping[str, Any]]
@@ -33,7 +33,11 @@ Draw = Callable[[random.Random], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairSet:
-    """B pairs of prompts. `variable_B[i]` says which of the hypothesis's variables pair i interchanges."""
+    """B pairs of prompts. `variable_B[i]` says which of the hypothesis's variables pair i interchanges.
+
+    Of each answer the first token is given; `rest` has the further ones of answers of several tokens, rest_BN filled up
+    with `UNKNOWN`, by name: `label`, `base_answer`, `source_answer`. A name is missing where all are one token.
+    """
 
     base: Prompts
     source: Prompts
@@ -42,9 +46,15 @@ class PairSet:
     value_B: NDArray[np.float64]  # that variable's value in the base run; NaN where it is no number, so has no order
     base_answer_B: NDArray[np.int64] | None = None  # token ids of the prompts' own right answers, or UNKNOWN
     source_answer_B: NDArray[np.int64] | None = None
+    rest: Mapping[str, Ids] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.label_B)
+
+    def answers(self, name: str) -> Ids | None:
+        """answer_BN, all tokens of `label`, `base_answer` or `source_answer`; None where the pairs have none."""
+        first_B: NDArray[np.int64] | None = getattr(self, f"{name}_B")
+        return None if first_B is None else with_rest(first_B, self.rest.get(name))
 
     def take(self, rows: NDArray[np.int64] | slice) -> PairSet:
         """The pairs in `rows`."""
@@ -56,7 +66,20 @@ class PairSet:
             value_B=self.value_B[rows],
             base_answer_B=None if self.base_answer_B is None else self.base_answer_B[rows],
             source_answer_B=None if self.source_answer_B is None else self.source_answer_B[rows],
+            rest={name: rest_BN[rows] for name, rest_BN in self.rest.items()},
         )
+
+
+def with_rest(first_B: Ids, rest_BN: Ids | None) -> Ids:
+    """answer_BN of the first tokens and the further ones."""
+    return first_B[:, None] if rest_BN is None else np.column_stack([first_B, rest_BN])
+
+
+def parted(answers: Mapping[str, Ids]) -> tuple[dict[str, Ids], dict[str, Ids]]:
+    """The first tokens, and the further ones of those names where some answer has several."""
+    first = {name: answer_BN[:, 0] for name, answer_BN in answers.items()}
+    rest = {name: answer_BN[:, 1:] for name, answer_BN in answers.items() if answer_BN.shape[1] > 1}
+    return first, rest
 
 
 def stream_rng(**what: Any) -> random.Random:
@@ -84,18 +107,21 @@ def make_pairs(
     draw = draw or task.sample
     with blamed(task):
         drawn = [_draw_pair(task, hypothesis, rng, draw, want_first=index % 2 == 0) for index in range(n_pairs)]
-        answers = [[layout.answer_tokens.get(task.outcome(inputs), UNKNOWN) for inputs in pair[:2]] for pair in drawn]
+        own = [[layout.answer(task.outcome(inputs)) for inputs in pair[:2]] for pair in drawn]
     bases, sources, outcomes, variables, values = zip(*drawn, strict=True)
-    answer_BP = np.array(answers, dtype=np.int64)
     base, source = (_encode(task, tokenizer, layout, inputs) for inputs in (bases, sources))
+    base_answers, source_answers = zip(*own, strict=True)
+    answers = {"label": map(layout.answer, outcomes), "base_answer": base_answers, "source_answer": source_answers}
+    first, rest = parted({name: answer_matrix(list(some)) for name, some in answers.items()})
     return PairSet(
         base=base,
         source=source,
-        label_B=np.array([layout.answer_tokens[outcome] for outcome in outcomes], dtype=np.int64),
+        label_B=first["label"],
         variable_B=np.array(variables, dtype=np.int64),
         value_B=np.array(values, dtype=np.float64),
-        base_answer_B=answer_BP[:, 0],
-        source_answer_B=answer_BP[:, 1],
+        base_answer_B=first["base_answer"],
+        source_answer_B=first["source_answer"],
+        rest=rest,
     )
 
 
@@ -168,11 +194,26 @@ def _encode(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSet:
-    """Single prompts with their right answers: what the gate measures the model's task accuracy on."""
+    """Single prompts with their right answers: what the gate measures the model's task accuracy on. `rest_BN` has the
+    further tokens of answers of several."""
 
     prompts: Prompts
     label_B: NDArray[np.int64]
+    rest_BN: Ids | None = None
     inputs: tuple[Mapping[str, Any], ...] = ()  # a task's draws
+
+    @classmethod
+    def of_side(cls, pairs: PairSet, side: str) -> PromptSet:
+        """The pairs' prompts of that side (`base`, `source`) with their own answers, which must be known."""
+        answer_BN = pairs.answers(f"{side}_answer")
+        assert answer_BN is not None
+        rest_BN = answer_BN[:, 1:] if answer_BN.shape[1] > 1 else None
+        return cls(prompts=getattr(pairs, side), label_B=answer_BN[:, 0], rest_BN=rest_BN)
+
+    @property
+    def label_BN(self) -> Ids:  # noqa: N802
+        """All tokens of the answers."""
+        return with_rest(self.label_B, self.rest_BN)
 
 
 def make_prompts(
@@ -184,5 +225,6 @@ def make_prompts(
         draws = tuple(task.sample(rng) for _ in range(n_prompts))
         for inputs in draws:
             check_outcomes(task, inputs)
-        labels = [layout.answer_tokens[task.outcome(inputs)] for inputs in draws]
-    return PromptSet(prompts=_encode(task, tokenizer, layout, draws), label_B=np.array(labels), inputs=draws)
+        first, rest = parted({"label": answer_matrix([layout.answer(task.outcome(inputs)) for inputs in draws])})
+    prompts = _encode(task, tokenizer, layout, draws)
+    return PromptSet(prompts=prompts, label_B=first["label"], rest_BN=rest.get("label"), inputs=draws)

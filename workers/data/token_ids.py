@@ -61,10 +61,10 @@ class TokenRows:
         inside = np.arange(start_B[-1]) - np.repeat(start_B[:-1], length_B)
         return TokenRows(ids=self.ids[np.repeat(self.start_B[:-1][rows], length_B) + inside], start_B=start_B)
 
-    def padded(self) -> NDArray[np.int64]:
-        """ids_BT, shorter rows filled up with 0 behind their last token."""
+    def padded(self, filling: int = 0) -> NDArray[np.int64]:
+        """ids_BT, shorter rows filled up with `filling` behind their last token."""
         length_B = self.length_B
-        ids_BT = np.zeros((len(self), int(length_B.max(initial=0))), dtype=np.int64)
+        ids_BT = np.full((len(self), int(length_B.max(initial=0))), filling, dtype=np.int64)
         ids_BT[np.arange(ids_BT.shape[1]) < length_B[:, None]] = self.ids
         return ids_BT
 

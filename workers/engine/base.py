@@ -1,6 +1,6 @@
 """The seam of engines: a batch of pairs goes in; activations and intervened logits come out.
 
-Shapes, by suffix: C cells, B pairs, T tokens, W width of a site, V vocabulary.
+Shapes, by suffix: C cells, B pairs, T tokens, M tokens that are read, W width of a site, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workers.data.answers import n_tokens
 from workers.data.token_ids import Prompts
-from workers.engine.model import Token
+from workers.engine.model import Reads, Token
 from workers.files.place import Place
 
 # (base_CBW, source_CBW) -> mixed_CBW, all float32; gradients flow through it into whatever it closes over
@@ -25,16 +26,35 @@ Mix = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """B prompts on the model's device, places and lengths as in `workers.data.token_ids`: they decide shapes."""
+    """B prompts on the model's device, places and lengths as in `workers.data.token_ids`: they decide shapes.
+
+    The logits of each prompt's last token are read, or those of its last `n_read_B`: of an answer of several tokens,
+    all but the last follow the prompt and belong to it here.
+    """
 
     ids_BT: Tensor
     length_B: NDArray[np.int64]
     place_BP: NDArray[np.int64] | None = None
+    n_read_B: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, prompts: Prompts, device: torch.device) -> TokenBatch:
         """`prompts` on `device`."""
         return cls(torch.from_numpy(prompts.ids_BT).to(device), prompts.length_B, prompts.place_BP)
+
+    @classmethod
+    def answered(cls, prompts: Prompts, answer_BN: NDArray[np.int64], device: torch.device) -> TokenBatch:
+        """`prompts` on `device`, each with the tokens of its answer (`workers.data.answers`) behind it but for the
+        last."""
+        n_answer_B = n_tokens(answer_BN)
+        if n_answer_B.max(initial=1) == 1:
+            return cls.of(prompts, device)
+        length_B = prompts.length_B + n_answer_B - 1
+        ids_BT = np.zeros((len(prompts), int(length_B.max())), dtype=np.int64)
+        ids_BT[:, : prompts.ids_BT.shape[1]] = prompts.ids_BT[:, : ids_BT.shape[1]]
+        row, at = np.nonzero(np.arange(answer_BN.shape[1]) < n_answer_B[:, None] - 1)
+        ids_BT[row, prompts.length_B[row] + at] = answer_BN[row, at]
+        return cls(torch.from_numpy(ids_BT).to(device), length_B, prompts.place_BP, n_answer_B)
 
     @classmethod
     def of_ids(cls, ids_BT: Tensor) -> TokenBatch:
@@ -48,7 +68,8 @@ class TokenBatch:
         """The prompts from `start` to before `stop`, as long as the longest of them."""
         length_B = self.length_B[start:stop]
         place_BP = None if self.place_BP is None else self.place_BP[start:stop]
-        return TokenBatch(self.ids_BT[start:stop, : int(length_B.max())], length_B, place_BP)
+        n_read_B = None if self.n_read_B is None else self.n_read_B[start:stop]
+        return TokenBatch(self.ids_BT[start:stop, : int(length_B.max())], length_B, place_BP, n_read_B)
 
     def token_of(self, point: int) -> Token:
         """The token at which `point` lies."""
@@ -59,10 +80,15 @@ class TokenBatch:
         return first if first == index_B.max() else index_B
 
     @property
-    def filling(self) -> NDArray[np.int64] | None:
-        """How many tokens fill each prompt up to the batch's longest; None where all are as long."""
+    def reads(self) -> Reads | None:
+        """The tokens whose logits are read; None where that is the last one of each row."""
         n_filling_B = self.ids_BT.shape[1] - self.length_B
-        return n_filling_B if n_filling_B.any() else None
+        n_read_B = np.ones_like(n_filling_B) if self.n_read_B is None else self.n_read_B
+        if not n_filling_B.any() and (n_read_B == 1).all():
+            return None
+        row_M = np.repeat(np.arange(len(n_read_B)), n_read_B)
+        last_M = (n_filling_B + n_read_B.cumsum() - 1)[row_M]
+        return Reads(row_M, last_M - np.arange(len(row_M)))
 
 
 class AbstractForward(ABC):
@@ -70,7 +96,8 @@ class AbstractForward(ABC):
 
     @abstractmethod
     def intervene(self, places: Sequence[Place], mix: Mix) -> Tensor:
-        """The last token's logits_CBV when cell c's activation at places[c] is replaced by `mix`.
+        """logits_CMV of the base's tokens that are read when cell c's activation at places[c] is replaced by `mix`; of
+        one-token answers that is each base's last token, and M is B.
 
         All places have one position and one width, in any order, and a place may occur several times. Cells of one
         width share `mix`, which is then a few products of matrices for all of them; their layers, sites and units may
@@ -80,7 +107,7 @@ class AbstractForward(ABC):
 
     @abstractmethod
     def base_logits(self) -> Tensor:
-        """The last token's logits_BV of the bases, no intervention."""
+        """logits_MV of the bases' tokens that are read, no intervention."""
 
     @abstractmethod
     def activations(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:

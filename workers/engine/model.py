@@ -183,19 +183,43 @@ def cache_argument(model: PreTrainedModel, cache: Cache) -> dict[str, Cache]:
     return {"cache" if is_renamed else "past_key_values": cache}
 
 
-def last_logits(model: PreTrainedModel, filling: NDArray[np.int64] | None, **inputs: Any) -> Tensor:
-    """logits_RV in float32 at each row's last token, behind which `filling` others fill the row up.
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """The M tokens whose logits are read, row by row: `behind_M` tokens follow each of them in its row, whether they
+    belong to the row or fill it up."""
+
+    row_M: NDArray[np.int64]
+    behind_M: NDArray[np.int64]
+
+    @property
+    def n_last(self) -> int:
+        """How many last tokens hold all of them."""
+        return int(self.behind_M.max()) + 1
+
+    def of_cells(self, n_cells: int, n_rows: int) -> Reads:
+        """The same tokens in the `n_rows` rows of each of several cells."""
+        first_C1 = np.arange(n_cells)[:, None] * n_rows
+        return Reads((first_C1 + self.row_M).ravel(), np.tile(self.behind_M, n_cells))
+
+    def pick(self, values_RTX: Tensor) -> Tensor:
+        """values_MX."""
+        row_M, token_M = (torch.from_numpy(part).to(values_RTX.device) for part in (self.row_M, -1 - self.behind_M))
+        return values_RTX[row_M, token_M]
+
+
+def last_logits(model: PreTrainedModel, reads: Reads | None, **inputs: Any) -> Tensor:
+    """logits_MV in float32 at the tokens that are read: without `reads`, at the last one of each row.
 
     The model's head is shown these tokens alone.
     """
-    token = -1 if filling is None else -1 - filling
 
     def pick(_head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (side_by_side(at_token(arguments[0], token)[:, None]), *arguments[1:])
+        read_MX = at_token(arguments[0], -1) if reads is None else reads.pick(arguments[0])
+        return (side_by_side(read_MX[:, None]), *arguments[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        logits_R1V: Tensor = model(**inputs, logits_to_keep=1 if filling is None else int(filling.max()) + 1).logits
+        logits_M1V: Tensor = model(**inputs, logits_to_keep=1 if reads is None else reads.n_last).logits
     finally:
         handle.remove()
-    return logits_R1V[:, 0].float()
+    return logits_M1V[:, 0].float()

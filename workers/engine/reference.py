@@ -34,14 +34,14 @@ class ReferenceForward(AbstractForward):
         self.base, self.source = base, source
 
     def intervene(self, places: Sequence[Place], mix: Mix) -> Tensor:
-        """logits_CBV; `mix` is called once a cell, with C = 1 for a single place only."""
+        """logits_CMV; `mix` is called once a cell, with C = 1 for a single place only."""
         if len(places) != 1:
             raise ValueError("the reference engine takes one cell a call")
         source_1BW = self._read(self.source, places[0])[None]
         return self._intervened(places[0], lambda base_BW: mix(base_BW[None], source_1BW)[0])[None]
 
     def base_logits(self) -> Tensor:
-        """logits_BV of the plain bases."""
+        """logits_MV of the plain bases."""
         with torch.no_grad():
             return self._last_logits(self.base)
 
@@ -91,5 +91,6 @@ class ReferenceForward(AbstractForward):
         return values.to(self.language_model.device, torch.float32, copy=True)
 
     def _last_logits(self, prompts: TokenBatch) -> Tensor:
-        logits_BTV = self.language_model.model(input_ids=prompts.ids_BT, use_cache=False).logits
-        return at_token(logits_BTV, -1 if prompts.filling is None else prompts.length_B - 1).float()
+        logits_BTV: Tensor = self.language_model.model(input_ids=prompts.ids_BT, use_cache=False).logits
+        reads = prompts.reads
+        return (at_token(logits_BTV, -1) if reads is None else reads.pick(logits_BTV)).float()

@@ -6,7 +6,7 @@ Intervene on the hidden state after block l at position p of a causal decoder. T
 2. after block l only positions p..T-1 change: a cell's **tail** runs blocks l+1..N-1 over T-p tokens, which attend to
    the base's cached keys and values of the positions before p;
 3. only the last token's logits are read, so the last block is run for that token alone, but for the keys and values
-   of the others;
+   of the others; of an answer of several tokens, which follow the prompt, as many last tokens as it has;
 4. the tokens that all prompts begin with are run once a job.
 
 There is no code per model family. A tail is the Hugging Face model itself, called on positions p..T-1 with a cache that
@@ -142,7 +142,7 @@ class SuffixEngine(AbstractEngine):
         model = self.language_model
         with torch.no_grad():
             base_cache, base_kept, source_kept = self._cache(record=True), _Kept(), _Kept()
-            logits_BV = self._run(base, base_cache, self._base_streams, base_kept, model.n_layers)
+            logits_MV = self._run(base, base_cache, self._base_streams, base_kept, model.n_layers)
             self._run(source, self._cache(record=False), self._source_streams, source_kept, self._n_source_blocks)
         return SuffixForward(
             model,
@@ -152,7 +152,7 @@ class SuffixEngine(AbstractEngine):
             base_kept=base_kept,
             source_kept=source_kept,
             keys_values=[(layer.keys, layer.values) for layer in base_cache.layers],
-            logits_BV=logits_BV,
+            logits_MV=logits_MV,
             more_outputs=self._more_outputs,
         )
 
@@ -160,7 +160,7 @@ class SuffixEngine(AbstractEngine):
         return Cache(layers=[FullCache(prefix, record=record) for prefix in self._prefix])
 
     def _run(self, prompts: TokenBatch, cache: Cache, streams: set[int], kept: _Kept, n_blocks: int) -> Tensor:
-        """Logits_BV of the last tokens; fills `kept`; stops after `n_blocks`."""
+        """logits_MV of the tokens that are read; fills `kept`; stops after `n_blocks`."""
         blocks = self.language_model.blocks
         handles = [self._keep_stream(index, kept) for index in streams]
         handles.append(blocks[0].register_forward_hook(self._note_form))
@@ -169,7 +169,7 @@ class SuffixEngine(AbstractEngine):
             with replaced_forwards(dict.fromkeys(blocks[n_blocks:], as_block(pass_on, self._more_outputs))):
                 return last_logits(
                     self.language_model.model,
-                    prompts.filling,
+                    prompts.reads,
                     input_ids=prompts.ids_BT[:, self.n_prefix :],
                     use_cache=True,
                     **cache_argument(self.language_model.model, cache),
@@ -227,7 +227,7 @@ class SuffixForward(AbstractForward):
         base_kept: _Kept,
         source_kept: _Kept,
         keys_values: Sequence[tuple[Tensor, Tensor]],
-        logits_BV: Tensor,
+        logits_MV: Tensor,
         more_outputs: tuple[None, ...] | None,
     ) -> None:
         self.language_model = language_model
@@ -235,12 +235,12 @@ class SuffixForward(AbstractForward):
         self.n_prefix = n_prefix
         self.base_kept, self.source_kept = base_kept, source_kept
         self.keys_values = keys_values
-        self._logits_BV = logits_BV
+        self._logits_MV = logits_MV
         self._more_outputs = more_outputs
 
     def base_logits(self) -> Tensor:
-        """logits_BV of the plain bases, a by-product of the shared forward."""
-        return self._logits_BV
+        """logits_MV of the plain bases, a by-product of the shared forward."""
+        return self._logits_MV
 
     def activations(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """base_CBW, source_CBW, read off the shared forward. Raises: ValueError for a position in the prefix."""
@@ -259,7 +259,7 @@ class SuffixForward(AbstractForward):
         return values_BX[:, tap.start : tap.start + tap.width].to(self.language_model.device)
 
     def intervene(self, places: Sequence[Place], mix: Mix) -> Tensor:
-        """logits_CBV of all cells, in one call of the model."""
+        """logits_CMV of all cells, in one call of the model."""
         base_CBW, source_CBW = self.activations(places)
         mixed_CBW = mix(base_CBW, source_CBW).to(self.language_model.dtype)
         ways = [(entry_of(place), _way_in(place)) for place in places]
@@ -275,9 +275,9 @@ class SuffixForward(AbstractForward):
             rows = self._entering(some, mixed_CBW[start : start + len(some)], token)
             entering.setdefault(entry, []).append(rows)
             start += len(some)
-        logits_RV = self._tail(first_of(token), {at: together(rows) for at, rows in entering.items()}, len(places))
-        logits_CBV = logits_RV.unflatten(0, (len(places), base_CBW.shape[1]))
-        return logits_CBV if is_ordered else logits_CBV[np.argsort(order).tolist()]
+        logits_NV = self._tail(first_of(token), {at: together(rows) for at, rows in entering.items()}, len(places))
+        logits_CMV = logits_NV.unflatten(0, (len(places), -1))
+        return logits_CMV if is_ordered else logits_CMV[np.argsort(order).tolist()]
 
     def _entering(self, places: Sequence[Place], mixed_CBW: Tensor, token: Token) -> Rows:
         """The rows of cells that enter at one block in one way."""
@@ -337,12 +337,13 @@ class SuffixForward(AbstractForward):
         return self.base.ids_BT.shape[1] - first_token
 
     def _tail(self, first_token: int, entering: Mapping[int, Rows], n_cells: int) -> Tensor:
-        """Last logits_RV of the rows that enter after each block, run through the later blocks together."""
+        """The logits that are read of the rows that enter after each block, run through the later blocks together: cell
+        by cell, those of `base_logits`."""
         model, first, last = self.language_model, min(entering), self.language_model.n_layers - 1
         cache = Cache(layers=[TailCache(*pair, first_token, shares=model.shares_keys) for pair in self.keys_values])
         n_tokens = self._n_tokens(first_token)
-        filling = self.base.filling
-        n_read = 1 if filling is None else int(filling.max()) + 1
+        reads = self.base.reads
+        n_read = 1 if reads is None else reads.n_last
         forwards: dict[int, Any] = dict.fromkeys(range(first), pass_on)
         for index in range(first + 1, model.n_layers):
             forwards[index] = model.blocks[index].forward
@@ -358,7 +359,7 @@ class SuffixForward(AbstractForward):
         with replaced_forwards(replacements), attention(model.model):
             return last_logits(
                 model.model,
-                None if filling is None else np.tile(filling, n_cells),
+                None if reads is None else reads.of_cells(n_cells, len(self.base)),
                 inputs_embeds=torch.zeros(1, n_tokens, model.hidden_size, dtype=model.dtype, device=model.device),
                 position_ids=torch.arange(first_token, first_token + n_tokens, device=model.device)[None],
                 use_cache=True,

@@ -30,6 +30,7 @@ from workers.job.saved import load_columns, save_columns
 from workers.methods.alignment import CellFacts, Column, Intervention, Probe, groups_of
 from workers.methods.base import FitContext, NotApplicable, to_device
 from workers.methods.checkpoint import CheckpointFile
+from workers.methods.labels import Labels
 from workers.methods.settings import METHODS
 from workers.tasks import TaskError
 
@@ -97,12 +98,8 @@ class Workbench:
 
     def _is_solved(self, pairs: PairSet) -> NDArray[np.bool_]:
         """Whether the model answers each pair's base and source right."""
-        assert pairs.base_answer_B is not None
-        assert pairs.source_answer_B is not None
-        base = PromptSet(prompts=pairs.base, label_B=pairs.base_answer_B)
-        return self.answers_right(base) & self.answers_right(
-            PromptSet(prompts=pairs.source, label_B=pairs.source_answer_B)
-        )
+        base, source = (self.answers_right(PromptSet.of_side(pairs, side)) for side in ("base", "source"))
+        return base & source
 
     @torch.no_grad()
     def answers_right(self, prompts: PromptSet) -> NDArray[np.bool_]:
@@ -110,20 +107,20 @@ class Workbench:
         if len(prompts.label_B) == 0:
             return np.zeros(0, dtype=bool)
         model = self.language_model
-        batch = TokenBatch.of(prompts.prompts, model.device)
-        label_B = torch.from_numpy(prompts.label_B).to(model.device)
+        batch = TokenBatch.answered(prompts.prompts, prompts.label_BN, model.device)
+        label_BN = torch.from_numpy(prompts.label_BN).to(model.device)
         parts = [batch.rows(start, start + _EVALUATION_BATCH) for start in range(0, len(batch), _EVALUATION_BATCH)]
         said = []
-        for part in parts:
-            logits_BV = last_logits(model.model, part.filling, input_ids=part.ids_BT, use_cache=False)
-            if logits_BV.isnan().any():
+        for part, some_BN in zip(parts, label_BN.split(_EVALUATION_BATCH), strict=True):
+            logits_MV = last_logits(model.model, part.reads, input_ids=part.ids_BT, use_cache=False)
+            if logits_MV.isnan().any():
                 dtype = str(model.dtype).removeprefix("torch.")
                 raise ModelError(
                     f"{self.job.model_path}: its logits are no numbers (NaN) in {dtype}; its weights hold NaN, or it "
                     "needs another `model.dtype`: bfloat16 and float32 reach further than float16"
                 )
-            said.append(logits_BV.argmax(dim=-1))
-        return (torch.cat(said) == label_B).cpu().numpy()
+            said.append(Labels.of(some_BN).are_said(logits_MV[None])[0])
+        return torch.cat(said).cpu().numpy()
 
 
 def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, micro_batch: int) -> list[Column]:

@@ -1,10 +1,10 @@
 """How often fitted columns are correct on pairs that they never saw, as counts.
 
 Of what intervenes: interchange intervention accuracy (IIA), the share of pairs on which the intervened model's argmax
-token is the counterfactual label. The controls, on the same pairs: no intervention, the whole vector swapped, and an
-untrained random rotation at the learned width. `workers.job.measures` says what else is summed of the same runs. Of a
-probe: decoding accuracy, the share of base prompts whose value of
-the variable it tells right. A probe intervenes on nothing, so it has none of these controls.
+token is the counterfactual label, each token of it given those before it. The controls, on the same pairs: no
+intervention, the whole vector swapped, and an untrained random rotation at the learned width. `workers.job.measures`
+says what else is summed of the same runs. Of a probe: decoding accuracy, the share of base prompts whose value of the
+variable it tells right. A probe intervenes on nothing, so it has none of these controls.
 Source: Geiger et al., "Finding Alignments Between Interpretable Causal Variables and Distributed Neural
 Representations", 2023, section 3 (IIA).
 
@@ -101,12 +101,12 @@ def count_correct(
         part = rows_of(pairs, start, start + micro_batch)
         forward = engine.forward(part.base, part.source)
         question = Question.of(part, forward.base_logits())
-        none.add(question, question.plain_BV[None])
+        none.add(question, question.plain_MV[None])
         for run in runs:
             places = run.column.places(moved[run.column.position])
             for name, learned in run.swapped.items():
                 run.tallies[name].add(question, forward.intervene(places, learned.mix(part.variable_B, part.label_B)))
-    n_dummy = int(pairs.label_B.unique(return_counts=True)[1].max())
+    n_dummy = int(pairs.label_BN.unique(dim=0, return_counts=True)[1].max())
     return [_counts(run.tallies, none, n_dummy) for run in runs]
 
 

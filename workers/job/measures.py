@@ -3,15 +3,16 @@
 For a pair with label y, the base's own answer y_b and the source's own y_s, with logits z and probabilities p of the
 run, and z0 and p0 of the one without intervention:
 
-    label_logprob   log p(y)
-    logit_diff      z(y) - z(y_b)
-    kl              sum over the vocabulary of p0 (log p0 - log p)
-    log_odds        log of p0(y_b) p(y_s) / (p0(y_s) p(y_b))
+    label_logprob   log p(y), the sum over its tokens, each given those before it
+    logit_diff      z(y) - z(y_b), at the first token in which the two differ
+    kl              sum over the vocabulary of p0 (log p0 - log p), at the first token of the answer
+    log_odds        log of p0(y_b) p(y_s) / (p0(y_s) p(y_b)), at the first token in which the two differ
 
-A measure that needs an answer which some pair does not have is left out for all of them.
+The label's tokens follow the prompt, so logits are there for what is common to an answer and the label, and for the
+token behind it. A measure that some pair does not have is left out for all of them.
 Source: log_odds is that of Arora, Jurafsky, Potts, "CausalGym", ACL 2024, section 3.3.
 
-Shapes, by suffix: C cells, B pairs, V vocabulary.
+Shapes, by suffix: C cells, B pairs, M tokens of all labels, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,64 +24,60 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from workers.data.pairs import UNKNOWN
 from workers.files.shard import SUMMED
 from workers.methods.base import Batch
+from workers.methods.labels import Labels
 
 _MOST_LOGITS: Final = 1 << 24  # of which log-probabilities are taken at a time: 64 MiB
 
 
-def known(answer_B: Tensor | None) -> Tensor | None:
-    """The answers, where each pair has one."""
-    return None if answer_B is None or bool((answer_B == UNKNOWN).any()) else answer_B
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """Some pairs, what the model says of their bases without intervention, and the answers that are known."""
+    """Some pairs, what the model says of their bases without intervention, and where answers are compared."""
 
-    label_B: Tensor
-    base_answer_B: Tensor | None
-    source_answer_B: Tensor | None
-    plain_BV: Tensor
+    labels: Labels
+    to_base_B3: Tensor | None
+    to_source_B3: Tensor | None
+    plain_MV: Tensor
 
     @classmethod
-    def of(cls, part: Batch, plain_BV: Tensor) -> Question:
-        """The question of these pairs; an answer that some of them lack is not known."""
-        return cls(
-            label_B=part.label_B,
-            base_answer_B=known(part.base_answer_B),
-            source_answer_B=known(part.source_answer_B),
-            plain_BV=plain_BV,
-        )
+    def of(cls, part: Batch, plain_MV: Tensor) -> Question:
+        """The question of these pairs."""
+        return cls(labels=part.labels, to_base_B3=part.to_base_B3, to_source_B3=part.to_source_B3, plain_MV=plain_MV)
 
-    def contrast(self, logits_CBV: Tensor) -> Tensor | None:
+    def contrast(self, logits_CMV: Tensor) -> Tensor | None:
         """contrast_CB: how far the source's answer is preferred to the base's, in logits."""
-        if self.base_answer_B is None or self.source_answer_B is None:
-            return None
-        return _at(logits_CBV, self.source_answer_B) - _at(logits_CBV, self.base_answer_B)
+        return None if self.to_source_B3 is None else self._compared(logits_CMV, self.to_source_B3)
 
-    def measures(self, logits_CBV: Tensor) -> dict[str, Tensor]:
+    def measures(self, logits_CMV: Tensor) -> dict[str, Tensor]:
         """Each measure that is known, value_CB in float64."""
-        label_logprob_CB, kl_CB = self._of_distributions(logits_CBV)
+        label_logprob_CB, kl_CB = self._of_distributions(logits_CMV)
         found = {"label_logprob": label_logprob_CB, "kl": kl_CB}
-        if self.base_answer_B is not None:
-            found["logit_diff"] = _at(logits_CBV, self.label_B) - _at(logits_CBV, self.base_answer_B)
-        contrast_CB, plain_1B = self.contrast(logits_CBV), self.contrast(self.plain_BV[None])
-        if contrast_CB is not None and plain_1B is not None:
-            found["log_odds"] = contrast_CB - plain_1B
+        if self.to_base_B3 is not None:
+            found["logit_diff"] = self._compared(logits_CMV, self.to_base_B3)
+        if self.to_source_B3 is not None:
+            contrasts = (self._compared(one, self.to_source_B3) for one in (logits_CMV, self.plain_MV[None]))
+            found["log_odds"] = next(contrasts) - next(contrasts)
         return {name: value_CB.double() for name, value_CB in found.items()}
 
-    def _of_distributions(self, logits_CBV: Tensor) -> tuple[Tensor, Tensor]:
+    def _compared(self, logits_CMV: Tensor, where_B3: Tensor) -> Tensor:
+        """difference_CB of the logits of two tokens, behind the label's tokens that come before them."""
+        behind_B, first_B, second_B = where_B3.unbind(dim=1)
+        at_B = self.labels.first_B + behind_B
+        return logits_CMV[:, at_B, first_B] - logits_CMV[:, at_B, second_B]
+
+    def _of_distributions(self, logits_CMV: Tensor) -> tuple[Tensor, Tensor]:
         """label_logprob_CB and kl_CB, some cells at a time: a vocabulary is large."""
-        plain_BV = self.plain_BV.log_softmax(dim=-1)
-        share_BV = plain_BV.exp()
+        token_M, first_B = self.labels.token_M, self.labels.first_B
+        plain_BV = self.plain_MV[first_B].log_softmax(dim=-1)
+        share_BV, read_M = plain_BV.exp(), torch.arange(len(token_M), device=token_M.device)
         parts = []
-        for some_CBV in logits_CBV.split(max(1, _MOST_LOGITS // self.plain_BV.numel())):
-            logprob_CBV = some_CBV.log_softmax(dim=-1)
-            label_CB = _at(logprob_CBV, self.label_B)
+        for some_CMV in logits_CMV.split(max(1, _MOST_LOGITS // self.plain_MV.numel())):
+            logprob_CMV = some_CMV.log_softmax(dim=-1)
+            label_CB = self.labels.total(logprob_CMV[:, read_M, token_M])
+            first_CBV = logprob_CMV if self.labels.of_pair_MB is None else logprob_CMV[:, first_B]
             # a token that is ruled out has log p of minus infinity, and no share in the sum
-            terms_CBV = torch.where(share_BV > 0, share_BV * (plain_BV - logprob_CBV), 0.0)
+            terms_CBV = torch.where(share_BV > 0, share_BV * (plain_BV - first_CBV), 0.0)
             parts.append((label_CB, terms_CBV.sum(dim=-1)))
         label_logprob_CB, kl_CB = (torch.cat(some) for some in zip(*parts, strict=True))
         return label_logprob_CB, kl_CB
@@ -94,12 +91,12 @@ class Tally:
         self._flips_C: list[Tensor] = []
         self._values_CB: dict[str, list[Tensor]] = {}
 
-    def add(self, question: Question, logits_CBV: Tensor) -> None:
+    def add(self, question: Question, logits_CMV: Tensor) -> None:
         """Count what the run says of these pairs."""
-        self._right_CB.append(logits_CBV.argmax(dim=-1) == question.label_B)
-        for name, value_CB in question.measures(logits_CBV).items():
+        self._right_CB.append(question.labels.are_said(logits_CMV))
+        for name, value_CB in question.measures(logits_CMV).items():
             self._values_CB.setdefault(name, []).append(value_CB)
-        contrast_CB = question.contrast(logits_CBV)
+        contrast_CB = question.contrast(logits_CMV)
         if contrast_CB is not None:
             self._flips_C.append((contrast_CB > 0).sum(dim=1))
 
@@ -122,8 +119,3 @@ class Tally:
                 value_CB = torch.cat(parts, dim=1)
                 yield f"sum_{name}", value_CB.sum(dim=1).tolist()
                 yield f"sum_{name}_sq", value_CB.square().sum(dim=1).tolist()
-
-
-def _at(values_CBV: Tensor, token_B: Tensor) -> Tensor:
-    """values_CB at each pair's token."""
-    return values_CBV[:, torch.arange(len(token_B), device=token_B.device), token_B]

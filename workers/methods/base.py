@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workers.data.answers import contrast, trimmed
 from workers.data.pairs import PairSet
 from workers.engine.base import AbstractEngine, TokenBatch
 from workers.files.folder import SweepFolder
@@ -18,6 +19,7 @@ from workers.files.job import Cohort
 from workers.files.place import Place
 from workers.methods.alignment import CellGroup, Column, groups_of
 from workers.methods.checkpoint import CheckpointFile
+from workers.methods.labels import Labels
 
 
 class Monitor(Protocol):
@@ -92,33 +94,52 @@ class AbstractMethod(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some pairs on the device; the fields are those of `PairSet`."""
+    """Some pairs on the device. All but the last token of a label follow its base.
+
+    `label_BN` has the labels' tokens, `label_B` the first of each. `to_base_B3` says where the label and the base's own
+    answer are compared, `to_source_B3` the source's answer and the base's (`workers.data.answers.contrast`); None where
+    that is not known of all pairs.
+    """
 
     base: TokenBatch
     source: TokenBatch
-    label_B: Tensor
+    label_BN: Tensor
     variable_B: Tensor
     value_B: Tensor
-    base_answer_B: Tensor | None = None
-    source_answer_B: Tensor | None = None
+    to_base_B3: Tensor | None = None
+    to_source_B3: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.label_B)
+        return len(self.label_BN)
+
+    @property
+    def label_B(self) -> Tensor:  # noqa: N802
+        """The first token of each label."""
+        return self.label_BN[:, 0]
+
+    @property
+    def labels(self) -> Labels:
+        """The labels, as the logits of an intervention are read."""
+        return Labels.of(self.label_BN)
 
 
 def to_device(pairs: PairSet, device: torch.device) -> Batch:
     """`pairs` as tensors on `device`."""
-    values = (pairs.label_B, pairs.variable_B, pairs.value_B)
-    tensors = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in values)
-    answers = (
-        None if part is None else torch.from_numpy(np.ascontiguousarray(part)).to(device)
-        for part in (pairs.base_answer_B, pairs.source_answer_B)
+    label_BN, base_BN, source_BN = (pairs.answers(name) for name in ("label", "base_answer", "source_answer"))
+    assert label_BN is not None
+    label_BN = trimmed(label_BN)
+    to_base_B3 = None if base_BN is None else contrast(label_BN, label_BN, base_BN)
+    to_source_B3 = None if base_BN is None or source_BN is None else contrast(label_BN, source_BN, base_BN)
+    tensors = (
+        torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (label_BN, pairs.variable_B, pairs.value_B)
     )
-    return Batch(TokenBatch.of(pairs.base, device), TokenBatch.of(pairs.source, device), *tensors, *answers)
+    contrasts = (None if part is None else torch.from_numpy(part).to(device) for part in (to_base_B3, to_source_B3))
+    base = TokenBatch.answered(pairs.base, label_BN, device)
+    return Batch(base, TokenBatch.of(pairs.source, device), *tensors, *contrasts)
 
 
 def rows_of(batch: Batch, start: int, stop: int) -> Batch:
     """The pairs from `start` to before `stop`."""
-    values = (part[start:stop] for part in (batch.label_B, batch.variable_B, batch.value_B))
-    answers = (None if part is None else part[start:stop] for part in (batch.base_answer_B, batch.source_answer_B))
-    return Batch(batch.base.rows(start, stop), batch.source.rows(start, stop), *values, *answers)
+    values = (part[start:stop] for part in (batch.label_BN, batch.variable_B, batch.value_B))
+    contrasts = (None if part is None else part[start:stop] for part in (batch.to_base_B3, batch.to_source_B3))
+    return Batch(batch.base.rows(start, stop), batch.source.rows(start, stop), *values, *contrasts)

@@ -37,6 +37,8 @@ def fit(context: FitContext) -> list[Column]:
     if context.settings["contrast"] == "pairs":
         context.monitor.advance(cell_steps=len(context.cohort.cells), pairs=0)
         return [_by_pairs(context, group, coefficient) for group in context.groups]
+    if context.train.rest:
+        raise NotApplicable("steering with `contrast: answers` needs answers of one token (`match: first` takes one)")
     answer_N = _answers(context)
     answer_A = answer_N[answer_N != UNKNOWN].unique()
     if len(answer_A) < 2:

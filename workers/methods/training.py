@@ -80,7 +80,7 @@ class _ColumnTraining:
         self.group, self.cells, self.masks, self.rotation = group, group.cells, masks, rotation
 
     def logits(self, forward: AbstractForward, variable_B: Tensor, share: float) -> Tensor:
-        """logits_CBV under the intervention."""
+        """logits_CMV under the intervention, at the labels' tokens."""
         mask_CBD = self.masks.at(share)[:, variable_B]
         return forward.intervene(self.group.places, lambda base, source: self.rotation.mix(base, source, mask_CBD))
 
@@ -166,10 +166,8 @@ class Training:
 
     def _backward(self, column: _ColumnTraining, forward: AbstractForward, part: Batch, n_pairs: int) -> Tensor:
         """loss_C of this part of a batch of `n_pairs`; its gradients are added up."""
-        logits_CBV = column.logits(forward, part.variable_B, self.share)
-        label_CB = part.label_B.expand(logits_CBV.shape[0], -1)
-        entropy_CB = nn.functional.cross_entropy(logits_CBV.flatten(0, 1), label_CB.flatten(), reduction="none")
-        loss_C = entropy_CB.view_as(label_CB).sum(dim=1) / n_pairs
+        entropy_CB = part.labels.cross_entropy(column.logits(forward, part.variable_B, self.share))
+        loss_C = entropy_CB.sum(dim=1) / n_pairs
         (loss_C + column.masks.penalty(self.share) * (len(part) / n_pairs)).sum().backward()
         return loss_C.detach()
 
@@ -307,7 +305,6 @@ def _validation_iia(training: Training) -> Mapping[str, float]:
         part = rows_of(pairs, start, start + context.micro_batch)
         forward = context.engine.forward(part.base, part.source)
         for column, n_correct_C in zip(training.columns, correct, strict=True):
-            logits_CBV = column.logits(forward, part.variable_B, training.share)
-            n_correct_C += (logits_CBV.argmax(dim=-1) == part.label_B).sum(dim=1)
+            n_correct_C += part.labels.are_said(column.logits(forward, part.variable_B, training.share)).sum(dim=1)
     shares = torch.cat(correct) / len(pairs)
     return {"iia": float(shares.max()), "iia_mean": float(shares.mean())}

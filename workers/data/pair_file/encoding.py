@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -10,13 +11,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.data.answers import MAX_ANSWER_TOKENS, UNKNOWN, Ids, answer_matrix, trimmed, where_they_part
 from workers.data.layout import EncodedPrompts
 from workers.data.pair_file.formats import formatted
 from workers.data.pair_file.reading import FileError, Row, digest_of, read_rows
 from workers.data.pair_file.rows import PairRow, RowError, pair_row
 from workers.data.pair_file.settings import SPLITS, PairFileSettings
 from workers.data.pair_file.table import PairBlock, PairTable, joined
-from workers.data.pairs import UNKNOWN
+from workers.data.pairs import parted
 from workers.data.token_ids import TokenRows
 from workers.data.tokenizer import NoTokenError, Tokenizer
 
@@ -87,8 +89,14 @@ class _Reader:
             known.variables.setdefault(row.pair.variable, len(known.variables))
         pairs = [row.pair for row in rows]
         base, source = self._prompts(rows, "base"), self._prompts(rows, "source")
-        label_B = self._answers(rows, "base", base.rows, "label")
-        base_answer_B = self._answers(rows, "base", base.rows, "base_answer", known_B=label_B)
+        label_BN = self._answers(rows, "base", base.rows, "label")
+        answers = {
+            "label": label_BN,
+            "base_answer": self._answers(rows, "base", base.rows, "base_answer", known_BN=label_BN),
+            "source_answer": self._answers(rows, "source", source.rows, "source_answer"),
+        }
+        self._check_told_apart(rows, answers)
+        first, rest = parted(answers)
         known.share_B.append(np.array([pair.share() for pair in pairs]))
         known.blocks.append(
             PairBlock(
@@ -96,9 +104,10 @@ class _Reader:
                 variables=tuple(known.variables),
                 base=base,
                 source=source,
-                label_B=label_B,
-                base_answer_B=base_answer_B,
-                source_answer_B=self._answers(rows, "source", source.rows, "source_answer"),
+                label_B=first["label"],
+                base_answer_B=first["base_answer"],
+                source_answer_B=first["source_answer"],
+                rest=rest,
                 variable_B=np.array([known.variables[pair.variable] for pair in pairs]),
                 value_B=np.array([pair.value for pair in pairs]),
                 split_B=np.array([SPLITS.index(pair.split) if pair.split else _NO_SPLIT for pair in pairs]),
@@ -120,49 +129,75 @@ class _Reader:
         return encoded
 
     def _answers(
-        self,
-        rows: Sequence[_Placed],
-        side: str,
-        prompts: TokenRows,
-        column: str,
-        known_B: NDArray[np.int64] | None = None,
-    ) -> NDArray[np.int64]:
-        """The token of each answer in `column` behind its prompt; `known_B` those of the labels, which it may equal."""
+        self, rows: Sequence[_Placed], side: str, prompts: TokenRows, column: str, known_BN: Ids | None = None
+    ) -> Ids:
+        """answer_BN, the tokens of each answer in `column` behind its prompt; `known_BN` those of the labels, which it
+        may equal."""
         answers = [getattr(row.pair, column) for row in rows]
-        found_B = np.full(len(rows), UNKNOWN, dtype=np.int64)
         todo = [index for index, answer in enumerate(answers) if answer]
-        if known_B is not None:
+        same: list[int] = []
+        if known_BN is not None:
             same = [index for index in todo if answers[index] == rows[index].pair.label]
-            found_B[same] = known_B[same]
             todo = [index for index in todo if answers[index] != rows[index].pair.label]
-        if not todo:
-            return found_B
         texts = [getattr(row.pair, side) for row in rows]
         groups: dict[tuple[str, str], list[int]] = {}
         for index in todo:
             groups.setdefault((texts[index], answers[index]), []).append(index)
         first = [group[0] for group in groups.values()]
-        own = prompts.take(np.array(first))
-        answered = TokenRows.of(
-            self._tokenizer.encode_answered([texts[index] for index in first], [answers[index] for index in first])
-        )
-        follows_B = follows(own, answered)
-        if not follows_B.all():
-            bad = int(np.flatnonzero(~follows_B)[0])
-            problem = self._not_one_token(own, answered, bad, answers[first[bad]])
-            raise self._error(rows[first[bad]].place, column, problem)
-        for group, token in zip(groups.values(), answered.ids[answered.start_B[1:] - 1].tolist(), strict=True):
-            found_B[group] = token
-        return found_B
+        encoded = self._encoded(rows, prompts, first, [texts[index] for index in first], column)
+        width = max(encoded.shape[1], 1 if known_BN is None else known_BN.shape[1])
+        found_BN = np.full((len(rows), width), UNKNOWN, dtype=np.int64)
+        if known_BN is not None:
+            found_BN[same, : known_BN.shape[1]] = known_BN[same]
+        for group, tokens in zip(groups.values(), encoded, strict=True):
+            found_BN[group, : len(tokens)] = tokens
+        return trimmed(found_BN)
 
-    def _not_one_token(self, own: TokenRows, answered: TokenRows, index: int, answer: str) -> str:
+    def _encoded(
+        self, rows: Sequence[_Placed], prompts: TokenRows, first: Sequence[int], texts: Sequence[str], column: str
+    ) -> Ids:
+        """answer_BN of the rows numbered `first`. Raises: FileError for an answer that is no tokens of its own, or too
+        many."""
+        answers = [getattr(rows[index].pair, column) for index in first]
+        if not answers:
+            return np.empty((0, 1), dtype=np.int64)
+        own = prompts.take(np.array(first))
+        answered = TokenRows.of(self._tokenizer.encode_answered(texts, answers))
+        n_tokens_B = n_behind(own, answered)
+        for bad in np.flatnonzero((n_tokens_B < 1) | (n_tokens_B > MAX_ANSWER_TOKENS))[:1]:
+            problem = self._no_answer(own, answered, int(bad), answers[bad])
+            raise self._error(rows[first[bad]].place, column, problem)
+        if self._settings.match == "first":
+            return answered.ids[answered.start_B[:-1] + own.length_B].astype(np.int64)[:, None]
+        return answer_matrix([answered.row(index)[-n:].tolist() for index, n in enumerate(n_tokens_B.tolist())])
+
+    def _no_answer(self, own: TokenRows, answered: TokenRows, index: int, answer: str) -> str:
         prompt, whole = own.row(index).tolist(), answered.row(index).tolist()
-        extra = whole[len(prompt) :] if whole[: len(prompt)] == prompt else whole
-        pieces = [self._tokenizer.piece(token) for token in extra]
+        if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
+            n_tokens = len(whole) - len(prompt)
+            return f"{answer!r} is {n_tokens} tokens; expected at most {MAX_ANSWER_TOKENS}: give its beginning"
+        pieces = [self._tokenizer.piece(token) for token in whole[max(0, len(prompt) - 2) :]]
         return (
-            f"{answer!r} is not one token after the prompt but {pieces}; choose an answer that the tokenizer writes as "
-            "a single token, a blank before it where the prompt ends without one"
+            f"{answer!r} is not tokens of its own behind the prompt, which ends as {pieces} with it; choose an answer "
+            "that leaves the prompt's tokens as they are, a blank before it where the prompt ends without one"
         )
+
+    def _check_told_apart(self, rows: Sequence[_Placed], answers: Mapping[str, Ids]) -> None:
+        """Raises: FileError for two answers of a row that differ, and that no token tells apart."""
+        for first, second in itertools.combinations(answers, 2):
+            both_B = (answers[first][:, 0] != UNKNOWN) & (answers[second][:, 0] != UNKNOWN)
+            bad_B = both_B & (where_they_part(answers[first], answers[second]) == UNKNOWN)
+            if self._settings.match == "first":
+                bad_B |= both_B & (answers[first][:, 0] == answers[second][:, 0])
+            for index in np.flatnonzero(bad_B).tolist():
+                pair = rows[index].pair
+                one, other = getattr(pair, first), getattr(pair, second)
+                if one != other:
+                    right = "put an end behind both, such as a full stop"
+                    if self._settings.match == "first":
+                        right = "`match: all` compares all their tokens"
+                    problem = f"{one!r} and `{second}` {other!r}: no token that counts tells them apart; {right}"
+                    raise self._error(rows[index].place, first, problem)
 
     def table(self) -> PairTable:
         """All rows. Raises: FileError where there is none."""
@@ -188,13 +223,13 @@ class _Reader:
         return FileError(self._path, place, f"column `{self._settings.columns_of(column)}`: {problem}")
 
 
-def follows(prompts: TokenRows, answered: TokenRows) -> NDArray[np.bool_]:
-    """Whether each of `answered` is its prompt and one token more."""
-    fits_B = answered.length_B == prompts.length_B + 1
-    at = np.flatnonzero(fits_B)
+def n_behind(prompts: TokenRows, answered: TokenRows) -> NDArray[np.int64]:
+    """How many tokens follow each prompt in `answered`; 0 where that does not begin with the prompt's own tokens."""
+    n_behind_B = np.maximum(answered.length_B - prompts.length_B, 0)
+    at = np.flatnonzero(n_behind_B)
     whole, own = answered.take(at), prompts.take(at)
-    is_prompt = np.ones(len(whole.ids), dtype=bool)
-    is_prompt[whole.start_B[1:] - 1] = False
+    inside = np.arange(len(whole.ids)) - np.repeat(whole.start_B[:-1], whole.length_B)
+    is_prompt = inside < np.repeat(own.length_B, whole.length_B)
     differs = whole.ids[is_prompt] != own.ids
-    fits_B[at[np.unique(np.repeat(np.arange(len(at)), own.length_B)[differs])]] = False
-    return fits_B
+    n_behind_B[at[np.unique(np.repeat(np.arange(len(at)), own.length_B)[differs])]] = 0
+    return n_behind_B

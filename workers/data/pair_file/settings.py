@@ -32,8 +32,9 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isi
 
 class PairFileSettings(BaseModel):
     """`columns`: our name for a column to the file's. `where`: the values that rows must have in columns of the file.
-    `answers`: the only texts that labels may be. `shares`: how rows are dealt out that name no split. `hypothesis`: the
-    name of the one hypothesis of a file that has no such column."""
+    `answers`: the only texts that labels may be. `match`: which tokens of an answer count, all or the first. `shares`:
+    how rows are dealt out that name no split. `hypothesis`: the name of the one hypothesis of a file that has no such
+    column."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,6 +42,7 @@ class PairFileSettings(BaseModel):
     columns: dict[str, str] = {}
     where: dict[str, Any] = {}
     answers: Texts = ()
+    match: Literal["all", "first"] = "all"
     shares: dict[Literal["train", "validation", "test"], Share] = {"train": 0.8, "validation": 0.05, "test": 0.15}
     hypothesis: Annotated[str, Field(min_length=1)] = NAME
 

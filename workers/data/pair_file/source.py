@@ -10,12 +10,13 @@ from typing import Any, Final, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.data.answers import UNKNOWN, Ids, stacked, trimmed
 from workers.data.layout import EncodedPrompts, PromptLayout, layout_of
 from workers.data.pair_file.encoding import read_table
 from workers.data.pair_file.reading import digest_of
 from workers.data.pair_file.settings import NAME, SPLITS, PairFileSettings
 from workers.data.pair_file.table import TABLE_VERSION, PairTable
-from workers.data.pairs import UNKNOWN, PairSet, PromptSet, stream_rng
+from workers.data.pairs import PairSet, PromptSet, parted, stream_rng
 from workers.data.source import AbstractPairSource, Example, Keep
 from workers.data.tokenizer import Tokenizer
 from workers.files.folder import SweepFolder
@@ -83,14 +84,15 @@ class FileSource(AbstractPairSource):
         if hypothesis not in self._layouts:
             block = self._table.blocks[hypothesis]
             encoded = EncodedPrompts.joined([block.base, block.source])
-            self._layouts[hypothesis] = layout_of(encoded, self._tokenizer, {})
+            n_answer_tokens = block.answers("label").shape[1]
+            self._layouts[hypothesis] = layout_of(encoded, self._tokenizer, {}, n_answer_tokens=n_answer_tokens)
         return self._layouts[hypothesis]
 
     def check(self, hypothesis: str, splits: Sequence[str]) -> None:
         """Nothing, where these splits have pairs and the labels differ. Raises: TaskError."""
         block, column = self._table.blocks[hypothesis], "column `label`"
-        if len(np.unique(block.label_B)) < 2:
-            label = self._tokenizer.piece(int(block.label_B[0]))
+        if len(np.unique(block.answers("label"), axis=0)) < 2:
+            label = self._answer(block.answers("label")[0])
             problem = f"{label!r} in all {len(block):,} rows; two different ones are needed"
             raise TaskError(f"hypothesis {hypothesis!r}, {column}: {problem}")
         available = self.n_available(hypothesis)
@@ -132,6 +134,7 @@ class FileSource(AbstractPairSource):
             value_B=block.value_B[rows],
             base_answer_B=block.base_answer_B[rows],
             source_answer_B=block.source_answer_B[rows],
+            rest={name: rest_BN[rows] for name, rest_BN in block.rest.items()},
         )
 
     def _kept(self, hypothesis: str, order: NDArray[np.int64], keep: Keep, n_pairs: int) -> NDArray[np.int64]:
@@ -142,10 +145,7 @@ class FileSource(AbstractPairSource):
         found: list[NDArray[np.int64]] = []
         for rows in _parts(order, 2 * n_pairs):
             pairs = self._pairs(hypothesis, rows)
-            assert pairs.base_answer_B is not None
-            assert pairs.source_answer_B is not None
-            base = PromptSet(prompts=pairs.base, label_B=pairs.base_answer_B)
-            source = PromptSet(prompts=pairs.source, label_B=pairs.source_answer_B)
+            base, source = (PromptSet.of_side(pairs, side) for side in ("base", "source"))
             found.append(rows[keep.wants(base) & keep.wants(source)])
             if sum(map(len, found)) >= n_pairs:
                 break
@@ -159,14 +159,15 @@ class FileSource(AbstractPairSource):
         """Bases and sources of test pairs whose own answer is known, chosen alike for every cell."""
         block, layout = self._table.blocks[hypothesis], self.layout(hypothesis)
         rows = block.rows_of("test")
-        sides = [(block.base, block.base_answer_B[rows]), (block.source, block.source_answer_B[rows])]
-        label_B = np.concatenate([answer_B for _, answer_B in sides])
-        chosen = np.flatnonzero(label_B != UNKNOWN)
+        label_BN = stacked([block.answers(f"{side}_answer")[rows] for side in ("base", "source")])
+        chosen = np.flatnonzero(label_BN[:, 0] != UNKNOWN)
         if len(chosen) > n_prompts:
             rng = stream_rng(task=self._science, hypothesis=hypothesis, split="gate", n=n_prompts)
             chosen = np.sort(rng.sample(chosen.tolist(), n_prompts))
-        parts = [encoded.take(rows[part]) for (encoded, _), part in zip(sides, _sides(chosen, len(rows)), strict=True)]
-        return PromptSet(prompts=layout.prompts(EncodedPrompts.joined(parts)), label_B=label_B[chosen])
+        sides = zip((block.base, block.source), _sides(chosen, len(rows)), strict=True)
+        prompts = layout.prompts(EncodedPrompts.joined([encoded.take(rows[part]) for encoded, part in sides]))
+        first, rest = parted({"label": trimmed(label_BN[chosen])})
+        return PromptSet(prompts=prompts, label_B=first["label"], rest_BN=rest.get("label"))
 
     def gate_group(self, hypothesis: str) -> str:
         """Each hypothesis has prompts of its own."""
@@ -177,14 +178,17 @@ class FileSource(AbstractPairSource):
         block = self._table.blocks[hypothesis]
         row = number % len(block)
         encoded = block.base.take(np.array([row]))
-        answer = int(block.base_answer_B[row])
-        labels = np.unique(block.label_B)[:_N_SHOWN].tolist()
+        labels = np.unique(block.answers("label"), axis=0)[:_N_SHOWN]
         return Example(
             text=self._tokenizer.text(encoded.rows.row(0).tolist()),
             prompts=self.layout(hypothesis).prompts(encoded),
-            answer="" if answer == UNKNOWN else self._tokenizer.piece(answer),
-            answers=tuple(self._tokenizer.piece(label) for label in labels),
+            answer=self._answer(block.answers("base_answer")[row]),
+            answers=tuple(map(self._answer, labels)),
         )
+
+    def _answer(self, answer_N: Ids) -> str:
+        """The answer's text; empty where it is not known."""
+        return "".join(self._tokenizer.piece(token) for token in answer_N.tolist() if token != UNKNOWN)
 
 
 def _parts(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from workers.data.answers import UNKNOWN, Ids, n_tokens, stacked
 from workers.data.layout import EncodedPrompts
 from workers.data.pair_file.settings import SPLITS
+from workers.data.pairs import with_rest
 from workers.data.token_ids import TokenRows
 from workers.files.folder import replace_file
 from workers.tasks.base import TaskError
@@ -29,7 +31,8 @@ TABLE_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairBlock:
-    """B pairs of one hypothesis. `split_B` indexes `SPLITS`; `row_B` is the pair's number in the file, from 0."""
+    """B pairs of one hypothesis. `split_B` indexes `SPLITS`; `row_B` is the pair's number in the file, from 0; `rest`
+    has the further tokens of answers of several, as in `workers.data.pairs.PairSet`."""
 
     hypothesis: str
     variables: tuple[str, ...]
@@ -42,23 +45,29 @@ class PairBlock:
     value_B: NDArray[np.float64]
     split_B: NDArray[np.int64]
     row_B: NDArray[np.int64]
+    rest: Mapping[str, Ids] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row_B)
+
+    def answers(self, name: str) -> Ids:
+        """answer_BN, all tokens of `label`, `base_answer` or `source_answer`."""
+        return with_rest(getattr(self, f"{name}_B"), self.rest.get(name))
 
     def rows_of(self, split: str) -> NDArray[np.int64]:
         """The indices of the split's pairs, in the file's order."""
         return np.flatnonzero(self.split_B == SPLITS.index(split))
 
-    def to_arrow(self) -> pa.Table:
-        """A row a pair; the places of a prompt's names as a list, `last` left out."""
+    def to_arrow(self, schema: pa.Schema) -> pa.Table:
+        """A row a pair, with the columns of `schema`; the places of a prompt's names as a list, `last` left out."""
         columns: dict[str, pa.Array] = {name: pa.array(getattr(self, name)) for name in _NUMBERS}
         for side in ("base", "source"):
             encoded: EncodedPrompts = getattr(self, side)
             columns[side] = _lists(encoded.rows)
             places = [encoded.named[name].astype(np.int32) for name in self.positions]
             columns[f"{side}_places"] = _lists(_rows_of(np.stack(places, axis=1) if places else None, len(self)))
-        return pa.table(columns).cast(_SCHEMA)
+        columns |= {f"{name}_rest": _lists(_without_filling(self.answers(name)[:, 1:])) for name in ANSWERS}
+        return pa.table(columns).select(schema.names).cast(schema)
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -76,6 +85,9 @@ _SCHEMA: Final = pa.schema(
     [(name, pa.float64() if name == "value_B" else pa.int64()) for name in _NUMBERS]
     + [(name, _IDS) for name in ("base", "base_places", "source", "source_places")]
 )
+ANSWERS: Final = ("label", "base_answer", "source_answer")
+_SEVERAL: Final = 2  # the version of a table with answers of several tokens, whose schema has these columns more
+_SEVERAL_SCHEMA: Final = pa.schema([*_SCHEMA, *(pa.field(f"{name}_rest", _IDS) for name in ANSWERS)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +99,14 @@ class PairTable:
     def save(self, path: Path) -> None:
         """Write the table to `path`. Raises: OSError."""
         blocks = list(self.blocks.values())
-        notes = {"table_version": str(TABLE_VERSION), "hypotheses": json.dumps([block.to_json() for block in blocks])}
+        has_several = any(block.rest for block in blocks)
+        version, schema = (_SEVERAL, _SEVERAL_SCHEMA) if has_several else (TABLE_VERSION, _SCHEMA)
+        notes = {"table_version": str(version), "hypotheses": json.dumps([block.to_json() for block in blocks])}
         buffer = io.BytesIO()
         options = {"compression": "zstd", "write_page_checksum": True}
-        with pq.ParquetWriter(buffer, _SCHEMA.with_metadata(notes), **options) as writer:
+        with pq.ParquetWriter(buffer, schema.with_metadata(notes), **options) as writer:
             for block in blocks:
-                writer.write_table(block.to_arrow(), row_group_size=len(block))
+                writer.write_table(block.to_arrow(schema), row_group_size=len(block))
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, buffer.getvalue())
 
@@ -102,9 +116,9 @@ class PairTable:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 notes = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
-                if notes.get("table_version") != str(TABLE_VERSION):
+                if notes.get("table_version") not in (str(TABLE_VERSION), str(_SEVERAL)):
                     found = notes.get("table_version")
-                    raise TaskError(f"{path}: version {found!r} of a table of pairs; expected {TABLE_VERSION}")
+                    raise TaskError(f"{path}: version {found!r} of a table of pairs; expected {_SEVERAL} or less")
                 found = json.loads(notes["hypotheses"])
                 blocks = [_block(one, file.read_row_group(index)) for index, one in enumerate(found)]
         except FileNotFoundError:
@@ -130,8 +144,25 @@ def _block(notes: Mapping[str, Any], table: pa.Table) -> PairBlock:
         variables=tuple(notes["variables"]),
         base=sides["base"],
         source=sides["source"],
+        rest=_rest(table),
         **numbers,
     )
+
+
+def _rest(table: pa.Table) -> dict[str, Ids]:
+    """The further tokens of answers of several, by name; those of names that have none are left out."""
+    found = {}
+    for name in ANSWERS:
+        if f"{name}_rest" in table.column_names:
+            rows = _token_rows(table[f"{name}_rest"])
+            if len(rows.ids):
+                found[name] = rows.padded(UNKNOWN)
+    return found
+
+
+def _without_filling(answer_BN: Ids) -> TokenRows:
+    start_B = np.concatenate([np.zeros(1, dtype=np.int64), n_tokens(answer_BN).cumsum()])
+    return TokenRows(ids=answer_BN[answer_BN != UNKNOWN].astype(np.int32), start_B=start_B)
 
 
 def _token_rows(column: pa.ChunkedArray) -> TokenRows:
@@ -154,8 +185,10 @@ def _rows_of(places_BN: NDArray[np.int32] | None, n_rows: int) -> TokenRows:
 def joined(parts: Sequence[PairBlock]) -> PairBlock:
     """The blocks of one hypothesis as one."""
     numbers: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _NUMBERS}
+    names = {name for part in parts for name in part.rest}
     return PairBlock(
         hypothesis=parts[0].hypothesis,
+        rest={name: stacked([part.answers(name) for part in parts])[:, 1:] for name in sorted(names)},
         variables=max((part.variables for part in parts), key=len),
         base=EncodedPrompts.joined([part.base for part in parts]),
         source=EncodedPrompts.joined([part.source for part in parts]),

@@ -164,11 +164,11 @@ def test_broken_model_is_named(tmp_path: Path, demo_model: Path) -> None:
         expand(spec_of(raw_spec(), tmp_path))
 
 
-def test_answer_of_two_tokens_is_refused(project: Path) -> None:
-    """An answer that is not one token is named at the task's key."""
-    with pytest.raises(SpecError, match=r"key `task`: .*is not one token"):
+def test_answer_of_too_many_tokens_is_refused(project: Path) -> None:
+    """An answer that is longer than the limit is named at the task's key."""
+    with pytest.raises(SpecError, match=r"key `task`: .*is not one to 16 tokens"):
         expand(
-            spec_of(raw_spec(task={"name": "price_tagging", "answers_as": ["Yes indeed", "No"]}), project / "examples")
+            spec_of(raw_spec(task={"name": "price_tagging", "answers_as": ["Yes" * 17, "No"]}), project / "examples")
         )
 
 

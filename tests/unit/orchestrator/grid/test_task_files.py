@@ -89,8 +89,13 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "a function raises": ("m <= n", "m / 0", "FILE:24, <lambda>: ZeroDivisionError"),
     # they do not fit together
     "unequal prompts": ("self.most)}", "12)}", "FILE:14: task 'order': prompts of unequal token count (17 and 18)"),
-    "two tokens": ('"Yes"', '"Oh yes"', "FILE:17: task 'order': answer 'Oh yes' is not one token after the prompt"),
-    "one token for both": ('"No"', '"Yes"', "FILE:17: task 'order': answers ['Yes', 'Yes'] are one token"),
+    "too many tokens": (
+        '"Yes"',
+        '"Yes" * 17',
+        "FILE:17: task 'order': answer 'YesYesYesYesYesYesYesYesYesYesYesYesYesYesYesYesYes' is not one to 16 tokens",
+    ),
+    "an answer begins another": ('"Yes"', '"No No"', "FILE:17: task 'order': answer 'No No' begins with the tokens of"),
+    "one token for both": ('"No"', '"Yes"', "FILE:17: task 'order': answers ['Yes', 'Yes'] are the same tokens"),
     "an output without an answer": ("lambda L: L", "lambda L: 2", "FILE:17: task 'order': output 2 (of"),
     "a circle": ("lambda m, n: m", "lambda answer, n: n", "FILE:23, hypotheses: CausalModelError: variables L, answer"),
     "unreachable": (

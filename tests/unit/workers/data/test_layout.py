@@ -122,17 +122,37 @@ def test_hypotheses_that_disagree_on_the_answer_are_refused(tokenizer: Tokenizer
         read_layout(Undecided(), tokenizer)
 
 
-def test_an_answer_of_two_tokens_is_refused(tokenizer: Tokenizer) -> None:
-    """The message names the answer and its tokens."""
+def test_answers_may_have_several_tokens(tokenizer: Tokenizer) -> None:
+    """Each with its own number of them, teacher-forced; what follows the first is kept apart."""
     task = load_task({"name": "price_tagging", "answers_as": ["Yes.", "No"]})
-    with pytest.raises(TaskError, match=r"answer 'Yes\.' is not one token after the prompt but \['Yes', '\.'\]"):
+    layout = read_layout(task, tokenizer)
+    assert [tokenizer.piece(token) for token in layout.answer(True)] == ["Yes", "."]
+    assert [tokenizer.piece(token) for token in layout.answer(False)] == ["No"]
+    assert (layout.answer_tokens[True], layout.n_answer_tokens, layout.answer("neither")) == (
+        layout.answer(True)[0],
+        2,
+        (),
+    )
+
+
+def test_an_answer_of_too_many_tokens_is_refused(tokenizer: Tokenizer) -> None:
+    """The message names the answer, the limit and its tokens."""
+    task = load_task({"name": "price_tagging", "answers_as": ["Yes" + "." * 16, "No"]})
+    with pytest.raises(TaskError, match=r"answer 'Yes\.+' is not one to 16 tokens after the prompt but \['Yes', '\.'"):
+        read_layout(task, tokenizer)
+
+
+def test_an_answer_that_begins_another_is_refused(tokenizer: Tokenizer) -> None:
+    """`Yes` and `Yes.`: a model that says the second has said the first."""
+    task = load_task({"name": "price_tagging", "answers_as": ["Yes.", "Yes"]})
+    with pytest.raises(TaskError, match=r"answer 'Yes\.' begins with the tokens of 'Yes', so no token tells"):
         read_layout(task, tokenizer)
 
 
 def test_answers_that_are_the_same_token_are_refused(tokenizer: Tokenizer) -> None:
     """Two characters that the vocabulary lacks are one and the same unknown token."""
     task = load_task({"name": "price_tagging", "answers_as": ["€", "¥"]})
-    with pytest.raises(TaskError, match=r"answers \['€', '¥'\] are one token; two are needed"):
+    with pytest.raises(TaskError, match=r"answers \['€', '¥'\] are the same tokens; two that differ are needed"):
         read_layout(task, tokenizer)
 
 

@@ -89,7 +89,7 @@ def test_prompts_of_unequal_length_are_each_as_if_alone(family: str, n_prefix: i
     it on its own, where nothing is filled up."""
     model, layers = tiny_model(family), [0, 1, 1, 2]
     batch = to_device(ragged_pairs(6, n_prefix=n_prefix), CPU)
-    assert batch.base.filling is not None
+    assert batch.base.reads is not None
     fast = SuffixEngine(model, places=at(0, *layers), prefix_P=batch.base.ids_BT[0, :n_prefix]).forward(
         batch.base, batch.source
     )
