@@ -162,7 +162,7 @@ def _strands(
                     stream=stream,
                     variables=source.variables[hypothesis],
                     inapplicable=why,
-                    n_tokens=layout.n_tokens,
+                    n_tokens=layout.n_tokens + layout.n_answer_tokens - 1,  # which follow the prompt
                     n_prefix=layout.n_prefix,
                     first_tokens={at: layout.first_tokens[at] for at in sorted(positions) if not layout.is_index(at)},
                     cells=tuple(

@@ -49,8 +49,14 @@ class PairFileSettings(BaseModel):
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
         """The settings given. Raises: TaskError naming the first wrong key, its value and what is expected."""
+        given = dict(options)
+        if isinstance(given.get("answers"), Mapping):
+            rules = dict(given.pop("answers"))
+            if unknown := sorted(map(str, rules.keys() - {"match", "only"})):
+                raise TaskError(f"answers.{unknown[0]}: unknown key; there are match, only")
+            given |= {{"only": "answers"}.get(key, key): value for key, value in rules.items()}
         try:
-            return cls.model_validate(dict(options))
+            return cls.model_validate(given)
         except ValidationError as error:
             problem = error.errors()[0]
             key = ".".join(map(str, problem["loc"])) or "columns"

@@ -241,3 +241,13 @@ def test_list_of_a_setting_means_several_methods(project: Path) -> None:
         "interchange",
     ]
     assert len({cell.key for _, cell in grid.cells()}) == 3 * 4
+
+
+def test_the_tokens_of_long_answers_are_planned_for(project: Path) -> None:
+    """Those of the longest answer but for the last follow the prompt."""
+    plain, longer = (
+        expand(spec_of(raw_spec(task={"name": "price_tagging", "answers_as": answers}), project / "examples"))
+        for answers in (["Yes", "No"], ["Yes..", "No"])
+    )
+    (first, *_), (second, *_) = plain.strands, longer.strands
+    assert second.n_tokens == first.n_tokens + 2

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.workers.data.small_tokenizers import byte_level, save
+from workers.data.answers import UNKNOWN
 from workers.data.pairs import PairSet, PromptSet
 from workers.data.source import AbstractPairSource, Keep
 from workers.data.sources import open_source
@@ -311,3 +312,76 @@ def test_values_are_numbers_or_have_no_order(tmp_path: Path, tokenizer: Tokenize
     rows = [row(index, split="train", value=value) for index, value in enumerate([1, 2.5, True, None])]
     pairs = opened(as_jsonl(tmp_path / "pairs.jsonl", rows), tokenizer).pairs("pairs", n_pairs=9, split="train", seed=1)
     assert np.array_equal(pairs.value_B, [1, 2.5, 1, np.nan], equal_nan=True)
+
+
+CITIES = (" Rome", " Buenos Aires", " New York", " New Orleans")
+
+
+def city_row(index: int) -> dict[str, Any]:
+    """A pair whose label has one to many tokens, by the index."""
+    base, source = CITIES[index % 4], CITIES[(index + 1 + index // 4 % 3) % 4]
+    return {"base": f"I am {index}, from", "source": "She is from", "label": source, "base_answer": base} | {
+        "source_answer": source
+    }
+
+
+def test_answers_of_several_tokens_are_those_behind_the_prompt(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Each token of each answer, in the pairs, the gate's prompts and the example, also once the sweep's table is read."""
+    rows = [city_row(index) for index in range(40)]
+    path, folder = as_jsonl(tmp_path / "cities.jsonl", rows), SweepFolder(tmp_path / "sweep")
+    written = opened(path, tokenizer)
+    written.carry(folder)
+    read = open_source(written.science(), tokenizer, folder)
+    for source in (written, read):
+        for split in ("train", "test"):
+            pairs = source.pairs("pairs", n_pairs=100, split=split, seed=1)
+            for name, side in (("label", "base"), ("base_answer", "base"), ("source_answer", "source")):
+                answer_BN, prompts = pairs.answers(name), getattr(pairs, side)
+                assert answer_BN is not None
+                for index in range(len(pairs)):
+                    prompt = prompts.ids_BT[index, : prompts.length_B[index]].tolist()
+                    answer = [token for token in answer_BN[index].tolist() if token != UNKNOWN]
+                    text = tokenizer.text([*prompt, *answer])
+                    assert tokenizer.encode([text])[0] == [*prompt, *answer]
+                    assert text.endswith(CITIES)
+        prompts = source.prompts("pairs", n_prompts=100)
+        lengths = {len(tokenizer.encode([city])[0]) for city in CITIES}
+        assert prompts.rest_BN is not None
+        assert {len(tokens[tokens != UNKNOWN]) for tokens in prompts.label_BN} <= lengths
+            len(tokenizer.encode([city])[0]) for city in CITIES
+        }
+        assert source.example("pairs", 1).answer == " Buenos Aires"
+        assert source.layout("pairs").n_answer_tokens == max(lengths)
+
+
+def test_only_the_first_token_counts_where_the_spec_says_so(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """` Rome` and ` New York` are then one token each; ` New York` and ` New Orleans` can not be told apart."""
+    rows = [city_row(index) | {"label": CITIES[index % 2], "source_answer": CITIES[index % 2]} for index in range(40)]
+    rows = [one | {"base_answer": CITIES[index % 2]} for index, one in enumerate(rows)]
+    backend = byte_level()
+    backend.add_tokens([" Rome", " Buenos", " New"])
+    words = Tokenizer.load(save(backend, tmp_path / "words"))
+    path = as_jsonl(tmp_path / "cities.jsonl", rows)
+    assert opened(path, words).pairs("pairs", n_pairs=9, split="train", seed=1).rest
+    source = opened(path, words, answers={"match": "first"})
+    pairs = source.pairs("pairs", n_pairs=100, split="train", seed=1)
+    assert not pairs.rest
+    assert {words.piece(token) for token in pairs.label_B.tolist()} == {" Rome", " Buenos"}
+    assert source.science()["match"] == "first"
+    alike = as_jsonl(tmp_path / "alike.jsonl", [city_row(0) | {"label": CITIES[2], "base_answer": CITIES[3]}])
+    with pytest.raises(
+        TaskError, match=r"line 1: column `label`: ' New York' and `base_answer` ' New Orleans': no token"
+    ):
+        opened(alike, words, answers={"match": "first"})
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [({"match": "some"}, "match: got 'some'"), ({"form": 1}, "answers.form: unknown key; there are match, only")],
+)
+def test_a_wrong_rule_for_answers_is_named(
+    tmp_path: Path, tokenizer: Tokenizer, answers: dict[str, Any], message: str
+) -> None:
+    """The key, what it has, and what there is."""
+    with pytest.raises(TaskError, match=message):
+        opened(as_jsonl(tmp_path / "cities.jsonl", [city_row(0)]), tokenizer, answers=answers)
