@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.causal_model import Hypothesis
+from workers.data.answers import UNKNOWN as UNKNOWN
 from workers.data.answers import Ids, answer_matrix
 from workers.data.layout import PromptLayout, encode_prompts
 from workers.data.token_ids import Prompts

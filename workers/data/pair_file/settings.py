@@ -54,7 +54,9 @@ class PairFileSettings(BaseModel):
             rules = dict(given.pop("answers"))
             if unknown := sorted(map(str, rules.keys() - {"match", "only"})):
                 raise TaskError(f"answers.{unknown[0]}: unknown key; there are match, only")
-            given |= {{"only": "answers"}.get(key, key): value for key, value in rules.items()}
+            if "only" in rules:
+                given["answers"] = rules.pop("only")
+            given |= rules
         try:
             return cls.model_validate(given)
         except ValidationError as error:

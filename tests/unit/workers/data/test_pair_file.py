@@ -326,7 +326,7 @@ def city_row(index: int) -> dict[str, Any]:
 
 
 def test_answers_of_several_tokens_are_those_behind_the_prompt(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    """Each token of each answer, in the pairs, the gate's prompts and the example, also once the sweep's table is read."""
+    """Each token of each answer, in the pairs, the gate's prompts and the example, also from the sweep's own table."""
     rows = [city_row(index) for index in range(40)]
     path, folder = as_jsonl(tmp_path / "cities.jsonl", rows), SweepFolder(tmp_path / "sweep")
     written = opened(path, tokenizer)
@@ -345,11 +345,9 @@ def test_answers_of_several_tokens_are_those_behind_the_prompt(tmp_path: Path, t
                     assert tokenizer.encode([text])[0] == [*prompt, *answer]
                     assert text.endswith(CITIES)
         prompts = source.prompts("pairs", n_prompts=100)
-        lengths = {len(tokenizer.encode([city])[0]) for city in CITIES}
+        lengths = {len(ids) - 1 for ids in tokenizer.encode(CITIES)}  # each begins with the special token
         assert prompts.rest_BN is not None
         assert {len(tokens[tokens != UNKNOWN]) for tokens in prompts.label_BN} <= lengths
-            len(tokenizer.encode([city])[0]) for city in CITIES
-        }
         assert source.example("pairs", 1).answer == " Buenos Aires"
         assert source.layout("pairs").n_answer_tokens == max(lengths)
 
