@@ -5,13 +5,14 @@ It needs no grid, so that it can be shown before the positions of a spec are cor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import SpecError
 from orchestrator.grid.axes import AxisError, resolve_positions
 from orchestrator.grid.expand import PromptReader
 from orchestrator.grid.model import read_model
-from orchestrator.spec.schema import SweepSpec
+from orchestrator.spec.schema import Experiment, SweepSpec
 from workers.data.layout import PromptLayout
 from workers.data.model_info import ModelError
 from workers.tasks import TaskError
@@ -42,12 +43,7 @@ class ExamplePrompt:
 
 def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> ExamplePrompt:
     """The prompt number `draw` of the experiment's task, the first experiment's by default. Raises: SpecError."""
-    chosen = next((one for one in spec.grid.experiments if one.name == experiment), None)
-    if experiment and chosen is None:
-        names = ", ".join(one.name for one in spec.grid.experiments)
-        raise SpecError(f"--experiment: got {experiment!r}; {spec.source} has {names}")
-    tokenizer = read_model(spec).tokenizer
-    one = chosen or spec.grid.experiments[0]
+    one, tokenizer = _experiment(spec, experiment), read_model(spec).tokenizer
     source = PromptReader(spec, tokenizer).read("task", one.task)
     hypothesis = one.hypothesis or one.name
     if hypothesis not in source.variables:
@@ -56,28 +52,46 @@ def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> E
         layout, example = source.layout(hypothesis), source.example(hypothesis, draw)
     except (ModelError, TaskError) as error:
         raise SpecError(f"{spec.source}: key `task`: {error}") from error
-    prompts = example.prompts
-    places = range(layout.n_tokens) if prompts.place_BP is None else prompts.place_BP[0].tolist()
-    in_grid = {places[point] for point in _points_in_grid(spec, layout)}
-    named = {name: places[point] for name, point in layout.named.items()}
-    tokens = []
-    for index, token in enumerate(prompts.ids_BT[0].tolist()):
-        label = layout.tokens[index].strip(" ") if layout.is_indexed else ""
-        tokens.append(
-            PromptToken(
-                text=tokenizer.piece(token),
-                index=index if layout.is_indexed else None,
-                label=label if layout.find(label) == (index,) else "",
-                names=tuple(name for name, place in named.items() if place == index),
-                in_grid=index in in_grid,
-            )
-        )
+    ids = example.prompts.ids_BT[0].tolist()
+    places = None if example.prompts.place_BP is None else example.prompts.place_BP[0].tolist()
+    tokens = _tokens(spec, layout, [tokenizer.piece(token) for token in ids], places)
     return ExamplePrompt(
         task=source.name,
         text=example.text,
         answer=example.answer,
         answers=example.answers,
-        tokens=tuple(tokens),
+        tokens=tokens,
+    )
+
+
+def _experiment(spec: SweepSpec, name: str) -> Experiment:
+    """The experiment of this name, the first one where none is given. Raises: SpecError."""
+    for one in spec.grid.experiments:
+        if name in ("", one.name):
+            return one
+    names = ", ".join(one.name for one in spec.grid.experiments)
+    raise SpecError(f"--experiment: got {name!r}; {spec.source} has {names}")
+
+
+def _tokens(
+    spec: SweepSpec, layout: PromptLayout, texts: Sequence[str], places: Sequence[int] | None
+) -> tuple[PromptToken, ...]:
+    """The tokens of one prompt. `places` has the token of each point of the prompts, where these differ in length."""
+    places = range(layout.n_tokens) if places is None else places
+    in_grid = {places[point] for point in _points_in_grid(spec, layout)}
+    names: dict[int, list[str]] = {}
+    for name, point in layout.named.items():
+        names.setdefault(places[point], []).append(name)
+    labels = [token.strip(" ") for token in layout.tokens] if layout.is_indexed else [""] * len(texts)
+    return tuple(
+        PromptToken(
+            text=text,
+            index=index if layout.is_indexed else None,
+            label=labels[index] if layout.find(labels[index]) == (index,) else "",
+            names=tuple(names.get(index, ())),
+            in_grid=index in in_grid,
+        )
+        for index, text in enumerate(texts)
     )
 
 
