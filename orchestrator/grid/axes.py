@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from orchestrator.spec.filters import parse_range
 from workers.data.layout import PromptLayout
+
+_DEPTHS: Final = re.compile(r"\s*(\d{1,3}(?:\.\d{1,6})?)%(?:\s*\.\.\s*(\d{1,3}(?:\.\d{1,6})?)%)?\s*", re.ASCII)
 
 
 class AxisError(ValueError):
@@ -18,12 +22,29 @@ class AxisError(ValueError):
 
 
 def resolve_layers(items: Sequence[int | str], n_layers: int) -> list[int]:
-    """The decoder blocks that `items` name, each once, ascending. Raises: AxisError."""
+    """The decoder blocks that `items` name, each once, ascending. Raises: AxisError.
 
-    def unknown(label: str) -> list[int]:
-        raise AxisError("layers", label, f"expected an index from 0 to {n_layers - 1}, a range such as 0..3, or `all`")
+    `50%` is the block nearest to that depth (block l of n lies at l / (n - 1)), and `25%..75%` are all blocks between:
+    the same places in models of different depth.
+    """
 
-    return _resolve("layers", items, n_layers, range(n_layers), unknown)
+    def relative(label: str) -> list[int]:
+        ends = _DEPTHS.fullmatch(label)
+        if ends is None:
+            right = f"expected an index from 0 to {n_layers - 1}, a range such as 0..3, a depth such as 50%, or `all`"
+            raise AxisError("layers", label, right)
+        low, high = float(ends[1]), float(ends[2] or ends[1])
+        if not low <= high <= 100:
+            raise AxisError("layers", label, "expected depths from 0% to 100%, the lower one first")
+        last = n_layers - 1
+        if ends[2] is None:
+            return [int(low / 100 * last + 0.5)]
+        between = [layer for layer in range(n_layers) if low * last <= 100 * layer <= high * last]
+        if not between:
+            raise AxisError("layers", label, f"no block of the {n_layers} lies between; give a depth such as {low:g}%")
+        return between
+
+    return _resolve("layers", items, n_layers, range(n_layers), relative)
 
 
 def resolve_positions(items: Sequence[int | str], layout: PromptLayout) -> list[int]:
