@@ -18,7 +18,7 @@ from orchestrator import __version__
 from orchestrator.cli import finding, reading, running, steering, watching
 
 GROUPS: Final = {
-    "Prepare a sweep": (running.prompt, finding.methods, running.plan, reading.doctor),
+    "Prepare a sweep": (finding.init, running.prompt, finding.methods, running.plan, reading.doctor),
     "Run it": (running.run, running.submit, running.resume),
     "While it runs": (
         *(finding.list_sweeps, watching.status, watching.logs, watching.errors),
@@ -55,7 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find where inside a language model an algorithm lives: Boundless DAS over grids of hypotheses, layers and "
     "token positions, on this machine, on SLURM or on Ray.",
-    epilog="Begin with: causalsweep run examples/demo.yaml",
+    epilog="Begin with: causalsweep run examples/demo.yaml, or with your model: causalsweep init MODEL",
 )
 
 

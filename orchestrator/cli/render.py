@@ -15,6 +15,7 @@ from workers.files.place import BLOCK_OUTPUT
 
 if TYPE_CHECKING:
     from cluster.backend import Finding
+    from orchestrator.drafting.draft import Draft
     from orchestrator.grid.prompt_preview import ExamplePrompt
     from orchestrator.jobs.faults import Fault
     from orchestrator.jobs.submit import Receipt
@@ -130,6 +131,17 @@ def status_view(status: SweepStatus, *, live: bool = False) -> Group:
     parts += [f"note: {note}" for note in status.notes]
     parts += [f"torn shard: {shard.path} ({shard.problem})" for shard in status.torn]
     return Group(*parts, *_failed_jobs(status), *status.watch)
+
+
+def draft_view(draft: Draft) -> Group:
+    """What `init` wrote, what it costs, and the commands to type next."""
+    plan = draft.plan
+    written = f"written: {draft.spec}" + (f" and {draft.task}" if draft.task else "")
+    device = "workers on this machine" if plan.machines.kind == "cpu" else plan.machines.kind
+    time = duration(plan.totals.makespan_h * 3600)
+    cost = f"{plan.n_to_run:,} cells, about {time} on {plan.machines.n_gpus} {device}"
+    notes = [f"note: {note}" for note in (*draft.notes, *plan.notes)]
+    return Group(written, cost, *notes, "next:", *(f"  {command}" for command in draft.commands))
 
 
 def sweeps_view(found: Sequence[Listed], ages: Sequence[str]) -> Table:

@@ -41,7 +41,8 @@ SIBLINGS = {
 ARROWS: dict[str, dict[str, set[str]]] = {
     "orchestrator": {
         "__main__": {"cli"},
-        "cli": {"listing"},
+        "cli": {"listing", "drafting"},
+        "drafting": {"sweep"},
         "listing": {"sweep"},
         "search": {"sweep"},
         "sweep": {"folder", "jobs", "report", "learned"},
