@@ -104,7 +104,7 @@ def _spec_text(
         f"name: {_scalar(spec.stem)}",
         "",
         "model:",
-        f"  path: {_scalar(str(model.path))}" + ("" if model.has_weights else " # no weights yet: `run` needs them"),
+        f"  path: {_scalar(model.path)}" + ("" if model.has_weights else " # no weights yet: `run` needs them"),
         f"  dtype: {dtype} # float32, bfloat16 or float16",
         "",
         f"task: {_flow(choice.settings)}",

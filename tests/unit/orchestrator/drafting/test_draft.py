@@ -13,6 +13,8 @@ from orchestrator.drafting.proposal import layers_of
 from orchestrator.errors import SpecError
 from orchestrator.sweep import Sweep
 
+COMMIT = "0123456789" * 4
+
 
 @pytest.fixture
 def copy(demo_model: Path, tmp_path: Path) -> Path:
@@ -47,16 +49,16 @@ def test_a_model_of_the_hub_is_taken_from_the_cache(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its name on the Hub, at the revision that a download left; without a copy there, how to get one."""
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
     repo = tmp_path / "hf" / "hub" / "models--org--tiny"
-    shutil.copytree(copy, repo / "snapshots" / "abc")
+    shutil.copytree(copy, repo / "snapshots" / COMMIT)
     (repo / "snapshots" / "old").mkdir()
     (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("abc")
+    (repo / "refs" / "main").write_text(COMMIT)
     made = draft("org/tiny", task="price_tagging", folder=tmp_path)
     assert made.spec.name == "tiny.yaml"
-    assert planned(made.spec).spec.model_path == (repo / "snapshots" / "abc").resolve()
+    sweep = planned(made.spec)
+    assert (sweep.spec.model.path, sweep.spec.model.revision) == ("org/tiny", COMMIT)
     with pytest.raises(SpecError, match="hf download org/other"):
         draft("org/other", folder=tmp_path)
 
