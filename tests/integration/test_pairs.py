@@ -73,6 +73,13 @@ PAGE_ROWS = {
         | {"positions": {side: {"city": [0, len(city)]} for side, city in (("base", one), ("source", other))}}
         for text, one, other in TRIPLES
     ],
+    "years.jsonl": [
+        {"base": f"{one} was born in 1900 and died in", "source": f"{other} was born in 1900 and died in"}
+        | {side: f" {1950 + len(name)}" for side, name in (("base_answer", one), ("source_answer", other))}
+        | {"label": f" {1950 + len(other)}"}
+        for one in CITIES
+        for other in CITIES
+    ],
     "ravel.jsonl": [
         {"input": text.format(one), "source_input": text.format(other), "inv_label": f" {CITIES[other]}"}
         | {"label": f" {CITIES[one]}", "entity": one, "source_entity": other, "attribute": attribute}
@@ -85,12 +92,13 @@ PAGE_ROWS = {
 def test_the_pages_specs_are_planned(tmp_path: Path, project: Path) -> None:
     """Every YAML block of docs/data.md on a file of its shape; its JSON row is one of a file that is read."""
     text = (project / "docs" / "data.md").read_text(encoding="utf-8")
-    (row,) = re.findall(r"^```json\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    shown = re.findall(r"^```json\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
     specs = re.findall(r"^```yaml\n# (\S+)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-    assert [name for name, _ in specs] == ["capitals.yaml", "ravel.yaml"]
+    assert [name for name, _ in specs] == ["capitals.yaml", "years.yaml", "ravel.yaml"]
+    extra = {"capitals.jsonl": shown[0], "years.jsonl": shown[1]}
     for name, rows in PAGE_ROWS.items():
-        extra = [json.loads(row)] if name == "capitals.jsonl" else []
-        (tmp_path / name).write_text("".join(json.dumps(one) + "\n" for one in [*rows, *extra]), encoding="utf-8")
+        lines = [*map(json.dumps, rows), *([extra[name].strip()] if name in extra else [])]
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     words = [f" {word}" for word in CITIES.values()]
     shutil.copytree(project / "examples" / "alpaca-7b", tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
     backend = byte_level()
@@ -100,7 +108,8 @@ def test_the_pages_specs_are_planned(tmp_path: Path, project: Path) -> None:
         (tmp_path / name).write_text(spec, encoding="utf-8")
         grid = Sweep.load(tmp_path / name, overrides=["model.path=model", "grid.layers=0"], sweeps=tmp_path / "s").grid
         tokens = {cell.token for _, cell in grid.cells()}
-        assert tokens == ({"city", "last"} if name == "capitals.yaml" else {"entity", "last"})
+        named = {"capitals.yaml": {"city"}, "ravel.yaml": {"entity"}}.get(name, set())
+        assert tokens == {*named, "last"}
 
 
 def drawn(task: AbstractTask, hypothesis: Hypothesis, seed: int) -> Iterator[dict[str, Any]]:
@@ -169,6 +178,24 @@ def test_a_tasks_own_pairs_as_a_file_give_the_same_rows(ioi: Path) -> None:
     assert len(by_class) == 36
     assert by_class["n_correct"].notna().any()
     pd.testing.assert_frame_equal(by_class, by_file)
+
+
+def test_answers_of_several_tokens_give_the_same_rows_of_a_class_and_of_a_file(ioi: Path) -> None:
+    """One to four tokens, ` Anna` to ` Mary gave a drink`: every count and sum of whole jobs."""
+    short, long = 'f" {name}"', '" ".join(["", name, *("gave", "a", "drink")[: NAMES.index(name) % 4]])'
+    text = (ioi / "ioi.py").read_text(encoding="utf-8")
+    assert short in text
+    (ioi / "long.py").write_text(text.replace(short, long), encoding="utf-8")
+    task = load_task({"file": str(ioi / "long.py")})
+    assert set(task.answers.values()) > {" Anna", " Jack gave", " Mary gave a drink"}
+    rows = [row for hypothesis in task.hypotheses.values() for row in drawn(task, hypothesis, 42)]
+    (ioi / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    by_class = rows_of(ioi, "long-by-class", {"file": "long.py"})
+    by_file = rows_of(ioi, "long-by-file", {"name": "pairs", "file": "long.jsonl"})
+    pd.testing.assert_frame_equal(by_class, by_file)
+    measured = by_class[by_class["status"] == "done"]
+    assert (measured["sum_kl"] > 0).all()
+    assert measured[["sum_label_logprob", "sum_log_odds", "sum_logit_diff", "n_flips"]].notna().all(axis=None)
 
 
 def test_pairs_that_the_model_gets_wrong_are_left_out(ioi: Path) -> None:

@@ -171,7 +171,7 @@ def read_layout(task: AbstractTask, tokenizer: Tokenizer) -> PromptLayout:
     """The layout that the task's prompts share.
 
     Raises: TaskError when the task's own code fails or contradicts itself, prompts differ in their number of tokens and
-    the task names no positions, or an answer is not one token.
+    the task names no positions, or an answer is no tokens of its own.
     """
     with blamed(task):
         texts, named = probed(task, _N_PROBES)

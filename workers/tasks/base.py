@@ -43,7 +43,7 @@ class AbstractTask(ABC):
     @property
     @abstractmethod
     def answers(self) -> Mapping[Any, str]:
-        """The text that the model must say for each value of a causal model's output: one token each."""
+        """The text that the model must say for each value of a causal model's output: one token or several."""
 
     @property
     @abstractmethod
