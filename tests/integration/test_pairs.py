@@ -194,7 +194,7 @@ def test_answers_of_several_tokens_give_the_same_rows_of_a_class_and_of_a_file(i
     by_file = rows_of(ioi, "long-by-file", {"name": "pairs", "file": "long.jsonl"})
     pd.testing.assert_frame_equal(by_class, by_file)
     measured = by_class[by_class["status"] == "done"]
-    assert (measured["sum_kl"] > 0).all()
+    assert measured["sum_kl"].max() > 1e-3
     assert measured[["sum_label_logprob", "sum_log_odds", "sum_logit_diff", "n_flips"]].notna().all(axis=None)
 
 
