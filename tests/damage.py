@@ -1,8 +1,9 @@
-"""Every file of a sweep's folder damaged in every way, and what each read command makes of it.
+"""Every file of a sweep's folder damaged in every way, and what each command makes of it.
 
     python -m tests.damage                 every file, every damage, every command; the table of exit codes
     python -m tests.damage --seed 7        other bits flipped
     python -m tests.damage --cases 60      a seeded choice of N cases, as in the unit tests
+    python -m tests.damage --writing       the commands that write (tests/damage_writing.py) in place of those that read
 
 After a damage each command must end with 0, 1 or 2 and without a traceback. Where it refuses, it names the file that is
 damaged. It changes no other file but what it may write (`store/`, `report/`), and it shows no row that differs from
@@ -284,20 +285,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tries", type=int, default=5, help="of each damage that is drawn: cut, zeroed, bit flipped")
     parser.add_argument("--cases", type=int, default=0, help="a seeded choice of this number; 0: all")
+    parser.add_argument("--writing", action="store_true", help="the commands that write")
     parser.add_argument("--report", action="store_true", help="`report` too, which takes seconds a case")
     options = parser.parse_args()
     os.environ.setdefault("COLUMNS", "200")
     commands = (*READING, "report") if options.report else READING
     table: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    n_faults = n_cases = 0
+    n_faults = n_cases = n_commands = 0
     with tempfile.TemporaryDirectory() as folder:
-        chosen = cases(Path(folder), options.seed, options.tries)
-        if options.cases:
-            chosen = random.Random(options.seed).sample(chosen, options.cases)
-        for case, outcome in campaign(Path(folder), chosen, commands):
+        for case, outcome in _chosen(Path(folder), options, commands):
             n_cases += 1
-            table[case.kind].update(f"{case.damage}" for _ in range(1))
-            table[case.kind].update(f"exit {code}" for code in outcome.codes.values())
+            n_commands += len(outcome.codes)
+            table[case.kind].update([case.damage, *(f"exit {code}" for code in outcome.codes.values())])
             for fault in outcome.faults:
                 n_faults += 1
                 print(f"{case.sweep.parent.name}/{case.file}, {case.damage} ({case.seed}): {fault}", flush=True)
@@ -305,8 +304,21 @@ def main() -> int:
     print(" | ".join(["file", *columns]))
     for kind, counts in sorted(table.items()):
         print(" | ".join([kind, *(str(counts[name]) for name in columns)]))
-    print(f"{n_cases} cases, {n_cases * len(commands)} commands, {n_faults} faults")
+    print(f"{n_cases} cases, {n_commands} commands, {n_faults} faults")
     return int(bool(n_faults))
+
+
+def _chosen(root: Path, options: argparse.Namespace, commands: Sequence[str]) -> Iterator[tuple[Case, Outcome]]:
+    """The cases of the command line, with their outcomes."""
+    if options.writing:
+        from tests.damage_writing import writing_campaign  # which imports this module
+
+        yield from writing_campaign(root, seed=options.seed, n_cases=options.cases)
+        return
+    chosen = cases(root, options.seed, options.tries)
+    if options.cases:
+        chosen = random.Random(options.seed).sample(chosen, options.cases)
+    yield from campaign(root, chosen, commands)
 
 
 if __name__ == "__main__":

@@ -146,10 +146,10 @@ def _stub_jobs() -> None:
     submit.request_of = stubbed
 
 
-def drain(folder: Path) -> None:
-    """Run every job that waits and may start, in this process."""
+def drain(folder: Path, *, most: int | None = None) -> None:
+    """Run the jobs that wait and may start, at most this number, in this process."""
     queue = LocalFiles(folder)
-    for handle in list(queue.startable()) if queue.limit() != 0 else []:
+    for handle in list(queue.startable())[:most] if queue.limit() != 0 else []:
         request = queue.request(handle)
         record = RunnerRecord(runner=ProcessId.of(os.getpid()), slots=(0,), gpu="", started=time.time())
         if request is not None and queue.claim(handle, record):
@@ -164,24 +164,24 @@ def _new(bench: Bench) -> None:
     """No sweep yet."""
 
 
-def _waiting(bench: Bench) -> None:
+def waiting(bench: Bench) -> None:
     """Two jobs that wait."""
     _well(bench.do("submit", str(bench.spec()), starts=False))
 
 
-def _cancelled(bench: Bench) -> None:
+def cancelled(bench: Bench) -> None:
     """Two jobs that were cancelled before they started."""
-    _waiting(bench)
+    waiting(bench)
     _well(bench.do("cancel", NAME, starts=False))
 
 
-def _held(bench: Bench) -> None:
+def held(bench: Bench) -> None:
     """Two jobs that are held."""
-    _waiting(bench)
+    waiting(bench)
     _well(bench.do("hold", NAME, starts=False))
 
 
-def _done(bench: Bench) -> None:
+def done(bench: Bench) -> None:
     """All cells have rows."""
     _well(bench.do("run", str(bench.spec()), "--poll-s", "0.05"))
 
@@ -207,17 +207,17 @@ TRIALS: Final[Mapping[str, Trial]] = {
     "submit again": Trial(before=_new, command=("submit", "SPEC"), then=(("submit", "SPEC"), _RUN)),
     "run": Trial(before=_new, command=("run", "SPEC", "--poll-s", "0.05"), then=(("RESUME",), _RUN), starts=True),
     "grow": Trial(
-        before=_done, command=("submit", "GROWN"), then=(("resume", NAME), ("submit", "GROWN"), _RUN), n_cells=4
+        before=done, command=("submit", "GROWN"), then=(("resume", NAME), ("submit", "GROWN"), _RUN), n_cells=4
     ),
-    "resume": Trial(before=_cancelled, command=("resume", NAME), then=(("resume", NAME), _RUN)),
-    "cancel": Trial(before=_waiting, command=("cancel", NAME), then=(("cancel", NAME), ("resume", NAME), _RUN)),
-    "cancel at once": Trial(before=_waiting, command=("cancel", NAME, "--at-once"), then=(("resume", NAME), _RUN)),
-    "hold": Trial(before=_waiting, command=("hold", NAME), then=(("hold", NAME), ("release", NAME), _RUN)),
-    "release": Trial(before=_held, command=("release", NAME), then=(("release", NAME), _RUN)),
-    "limit": Trial(before=_waiting, command=("limit", NAME, "1"), then=(("limit", NAME, "none"), _RUN)),
-    "check": Trial(before=_done, command=("check", NAME), then=(("check", NAME),)),
-    "results": Trial(before=_done, command=("results", NAME), then=(("results", NAME),)),
-    "report": Trial(before=_done, command=("report", NAME), then=(("report", NAME),)),
+    "resume": Trial(before=cancelled, command=("resume", NAME), then=(("resume", NAME), _RUN)),
+    "cancel": Trial(before=waiting, command=("cancel", NAME), then=(("cancel", NAME), ("resume", NAME), _RUN)),
+    "cancel at once": Trial(before=waiting, command=("cancel", NAME, "--at-once"), then=(("resume", NAME), _RUN)),
+    "hold": Trial(before=waiting, command=("hold", NAME), then=(("hold", NAME), ("release", NAME), _RUN)),
+    "release": Trial(before=held, command=("release", NAME), then=(("release", NAME), _RUN)),
+    "limit": Trial(before=waiting, command=("limit", NAME, "1"), then=(("limit", NAME, "none"), _RUN)),
+    "check": Trial(before=done, command=("check", NAME), then=(("check", NAME),)),
+    "results": Trial(before=done, command=("results", NAME), then=(("results", NAME),)),
+    "report": Trial(before=done, command=("report", NAME), then=(("report", NAME),)),
 }
 
 
