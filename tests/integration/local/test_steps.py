@@ -10,7 +10,7 @@ import pytest
 from orchestrator import folder as sweep_folder
 from tests.steps import TRIALS, tried
 
-STRIDE = {"report": 40}  # it draws pictures; of the others each seventh step
+STRIDE = {"report": 40, "submit again": 20, "run": 15, "grow": 15}  # of the others each ninth step
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", TRIALS)
 def test_a_killed_command_leaves_a_folder_to_continue_with(tmp_path: Path, name: str) -> None:
     """The next natural command ends with 0, the sweep comes to its end, and no cell is run or counted twice."""
-    assert list(tried(name, tmp_path, stride=STRIDE.get(name, 7), offset=3)) == []
+    assert list(tried(name, tmp_path, stride=STRIDE.get(name, 9), offset=3)) == []
 
 
 def test_a_half_written_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
