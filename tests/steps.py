@@ -36,6 +36,7 @@ from orchestrator.spec.text import to_yaml
 from tests.damage import run
 from tests.stub_worker import finish
 from tests.unit.orchestrator.specs import raw_spec
+from workers.files.failure import EXIT_BAD_INPUT
 from workers.files.job import Job
 
 KILLED: Final = 137
@@ -153,8 +154,12 @@ def drain(folder: Path, *, most: int | None = None) -> None:
         request = queue.request(handle)
         record = RunnerRecord(runner=ProcessId.of(os.getpid()), slots=(0,), gpu="", started=time.time())
         if request is not None and queue.claim(handle, record):
-            finish(Job.load(Path(request.argv[-1])))
-            queue.put_run(handle, replace(record, ended=time.time()))
+            code = 0
+            try:
+                finish(Job.load(Path(request.argv[-1])))
+            except (OSError, ValueError):  # as a worker ends on a job file that it cannot read
+                code = EXIT_BAD_INPUT
+            queue.put_run(handle, replace(record, ended=time.time(), exit_code=code))
 
 
 # What is tried ------------------------------------------------------------------------------------------------------
