@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from orchestrator.errors import SpecError
 from orchestrator.grid.applicable import by_applicability
-from orchestrator.grid.autoencoders import with_autoencoder
 from orchestrator.grid.axes import resolve_positions
+from orchestrator.grid.methods import Step, methods_of, placed
 from orchestrator.grid.model import ReadModel, read_model
 from orchestrator.grid.places import check_methods, places_of
 from orchestrator.spec.filters import CellFilter
@@ -29,7 +29,7 @@ from workers.files.cell_identity import own_columns, shared_columns
 from workers.files.folder import SweepFolder
 from workers.files.job import MAIN_SETTING, JobCell, Setting, Stream, canonical_json
 from workers.files.place import Place
-from workers.methods.settings import MethodError, method_label, method_variants
+from workers.methods.settings import method_label
 from workers.tasks import TaskError
 from workers.tasks.user_file import scratch_folder
 
@@ -43,7 +43,8 @@ class Strand:
     prompts; `first_tokens` has the first token at which a position lies, where that is not its own number.
 
     `is_trained`: what the cells learned is saved, and they are only to be evaluated. `inapplicable`: why the method has
-    no meaning for the cells, so that there is nothing to run.
+    no meaning for the cells, so that there is nothing to run. `after`: the label of the method at whose `best` places
+    the cells are run, and the others left out; empty where they are run everywhere.
     """
 
     experiment: str
@@ -55,6 +56,8 @@ class Strand:
     first_tokens: Mapping[int, int] = field(default_factory=dict)
     is_trained: bool = False
     inapplicable: str = ""
+    after: str = ""
+    best: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +107,8 @@ def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     """
     read = read_model(spec)
     model = read.info
-    methods, autoencoders = _methods(spec, folder)
-    check_methods(spec, methods)
+    methods, autoencoders = methods_of(spec, folder)
+    check_methods(spec, [step.method for step in methods])
     prompts = PromptReader(spec, read.tokenizer, folder)
     strands: list[Strand] = []
     for index in range(len(spec.grid.experiments)):
@@ -117,23 +120,8 @@ def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     return Grid(model=model, strands=tuple(strands), sources=prompts.sources, autoencoders=autoencoders, notes=notes)
 
 
-def _methods(spec: SweepSpec, folder: SweepFolder | None) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    """The settings of each method, and the autoencoders that they read, by hash. Raises: SpecError."""
-    methods: list[dict[str, Any]] = []
-    autoencoders: dict[str, Path] = {}
-    for key, method in spec.methods():
-        try:
-            for settings in method_variants(method.name, method.settings()):
-                planned, files = with_autoencoder(settings, folder)
-                methods.append(planned)
-                autoencoders |= files
-        except MethodError as error:
-            raise _placed(spec, key, error) from error
-    return methods, autoencoders
-
-
 def _strands(
-    spec: SweepSpec, index: int, read: ReadModel, prompts: PromptReader, methods: Sequence[Mapping[str, Any]]
+    spec: SweepSpec, index: int, read: ReadModel, prompts: PromptReader, methods: Sequence[Step]
 ) -> Iterator[Strand]:
     """The strands of one experiment."""
     experiment, model = spec.grid.experiments[index], read.info
@@ -143,16 +131,16 @@ def _strands(
     data, science = prompts.data_of(source, hypothesis), source.science()
     places = places_of(spec, model, layout)
     positions = {place.position for place in places}
-    for method in methods:
-        parts = by_applicability(source, hypothesis, method, model, places)
-        for seed in spec.grid.seeds:
+    for step in methods:
+        parts = by_applicability(source, hypothesis, step.method, model, places)
+        for seed in step.seeds:
             stream = Stream(
                 model=read.science(spec.model.dtype),
                 task=science,
                 hypothesis=hypothesis,
                 seed=seed,
                 data=data,
-                method=method,
+                method=step.method,
                 engine=spec.engine,
             )
             key_of = cell_keys(stream)
@@ -162,6 +150,8 @@ def _strands(
                     stream=stream,
                     variables=source.variables[hypothesis],
                     inapplicable=why,
+                    after=step.after,
+                    best=step.best,
                     n_tokens=layout.n_tokens + layout.n_answer_tokens - 1,  # which follow the prompt
                     n_prefix=layout.n_prefix,
                     first_tokens={at: layout.first_tokens[at] for at in sorted(positions) if not layout.is_index(at)},
@@ -211,7 +201,7 @@ class PromptReader:
         except ModelError as error:  # its tokenizer gives ids that it does not know
             raise SpecError(f"{self._spec.source}: key `model.path`: {error}") from error
         except (TaskError, TypeError) as error:
-            raise _placed(self._spec, key, error) from error
+            raise placed(self._spec, key, error) from error
         return self._sources[text]
 
     @property
@@ -258,7 +248,7 @@ class PromptReader:
                     layout = source.layout(hypothesis)
                     source.check(hypothesis, splits)
             except TaskError as error:
-                raise _placed(self._spec, key, error) from error
+                raise placed(self._spec, key, error) from error
             self._layouts[known] = layout
         return self._layouts[known]
 
@@ -290,7 +280,7 @@ def _check_settings(spec: SweepSpec, prompts: PromptReader) -> None:
                 try:
                     moved_positions(own, other, resolve_positions(spec.grid.positions, own), setting.name)
                 except TaskError as error:
-                    raise _placed(spec, key, error) from error
+                    raise placed(spec, key, error) from error
 
 
 def _without_excluded(spec: SweepSpec, strands: Iterable[Strand]) -> list[Strand]:
@@ -327,11 +317,3 @@ def _check_all_different(spec: SweepSpec, strands: Iterable[Strand]) -> None:
             raise spec.error(
                 "grid.experiments", strand.experiment, f"it has the same cells as {first!r}; keep one of the two"
             )
-
-
-def _placed(spec: SweepSpec, key: str, error: Exception) -> SpecError:
-    """A task's or method's `KEY: got ..` at its place in the spec."""
-    name, colon, rest = str(error).partition(": ")
-    if colon and name.isidentifier():
-        return SpecError(f"{spec.source}: key `{key}.{name}`: {rest}")
-    return SpecError(f"{spec.source}: key `{key}`: {error}")

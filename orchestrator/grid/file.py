@@ -96,6 +96,8 @@ def write_grid(grid: Grid, path: Path, spec: PlannedSpec | None = None) -> None:
             "n_prefix": strand.n_prefix,
             "first_tokens": list(strand.first_tokens.items()),
             "inapplicable": strand.inapplicable,
+            "after": strand.after,
+            "best": strand.best,
         }
         for strand in grid.strands
     ]
@@ -160,6 +162,8 @@ def _grid(table: pa.Table, metadata: Mapping[str, str]) -> Grid:
             n_prefix=raw["n_prefix"],
             first_tokens=dict(raw.get("first_tokens", ())),
             inapplicable=raw.get("inapplicable", ""),
+            after=raw.get("after", ""),
+            best=raw.get("best", 0),
             cells=tuple(cells[index]),
         )
         for index, raw in enumerate(json.loads(metadata["strands"]))

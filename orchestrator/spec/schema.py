@@ -44,7 +44,7 @@ from values.numbers import (
 from values.problems import dotted
 from workers.data.hub import is_hub_id
 from workers.data.sites import SITES
-from workers.files.job import MAIN_SETTING, RunOptions, Setting
+from workers.files.job import MAIN_SETTING, VALIDATION_SETTING, RunOptions, Setting
 from workers.files.place import BLOCK_OUTPUT
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
@@ -211,6 +211,16 @@ class SettingSection(_Section):
     experiments: tuple[str, ...] = ()
 
 
+class ThenSection(_Section):
+    """A further method, at the `best` places of each experiment of an earlier one. `after` is that one's label, and may
+    be left out where there is only one. `seeds`: the grid's where none are given."""
+
+    method: Annotated[Method, BeforeValidator(_named)]
+    after: str = ""
+    best: Count = 1
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed)] = ()
+
+
 class JobsSection(_Section):
     """How cells are packed into jobs, and when a job that nobody sees counts as lost."""
 
@@ -262,6 +272,7 @@ class SweepSpec(_BackendSections):
     engine: Literal["suffix", "reference"] = "suffix"
     gate: GateSection = GateSection()
     settings: tuple[SettingSection, ...] = ()
+    then: tuple[ThenSection, ...] = ()
     jobs: JobsSection = JobsSection()
     run: RunSection = RunSection()
     cluster: ClusterSection | None = None
@@ -280,6 +291,10 @@ class SweepSpec(_BackendSections):
         known = {experiment.name for experiment in self.grid.experiments}
         names = [setting.name for setting in self.settings]
         for index, setting in enumerate(self.settings):
+            if setting.name == VALIDATION_SETTING and self.then:
+                raise ValueError(
+                    f"settings[{index}].name: {setting.name!r} is the pairs by which `then` chooses; give another name"
+                )
             if setting.name == MAIN_SETTING or names.count(setting.name) > 1:
                 raise ValueError(f"settings[{index}].name: {setting.name!r} is taken; give another name")
             for name in setting.experiments:
@@ -305,8 +320,9 @@ class SweepSpec(_BackendSections):
         return (("method", self.method or Method()),)
 
     def evaluation_settings(self) -> tuple[Setting, ...]:
-        """The further settings as a job file has them."""
-        return tuple(Setting(**section.model_dump()) for section in self.settings)
+        """The further settings as a job file has them; the validation pairs first, where a chain chooses by them."""
+        validation = [Setting(name=VALIDATION_SETTING, split="validation")] if self.then else []
+        return (*validation, *(Setting(**section.model_dump()) for section in self.settings))
 
     def error(self, key: str, got: Any, right: str) -> SpecError:
         """The error of a bad value of this spec."""
@@ -337,6 +353,9 @@ def parse_spec(raw: Mapping[str, Any], *, source: str, folder: Path) -> SweepSpe
     update = {"model": model, "task": _with_absolute_file(spec.task, folder)}
     if spec.method is not None:
         update["method"] = _with_absolute_path(spec.method, folder)
+    update["then"] = tuple(
+        section.model_copy(update={"method": _with_absolute_path(section.method, folder)}) for section in spec.then
+    )
     methods = tuple(_with_absolute_path(method, folder) for method in spec.grid.methods)
     update["grid"] = spec.grid.model_copy(update={"methods": methods})
     resolved = spec.model_copy(update=update)

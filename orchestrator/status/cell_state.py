@@ -89,7 +89,7 @@ _INAPPLICABLE: Final = _Facts(
 )
 _LEFT_OUT: Final = _Facts(
     label="left out",
-    meaning="not run on purpose: coarse to fine found it not worth its cost",
+    meaning="not run on purpose: coarse to fine found it not worth its cost, or a chain chose other places",
     colour="dim",
     mark=Mark(
         light="#f7f7f7",

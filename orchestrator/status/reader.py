@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from orchestrator.backends.submissions import Submission, read_job, read_submiss
 from orchestrator.grid.expand import Grid, wanted_settings
 from orchestrator.spec.schema import CoarseSection
 from orchestrator.status.cell_state import CellState
+from orchestrator.status.chain import Chain, chained
 from orchestrator.status.coarse_to_fine import left_out
 from orchestrator.status.job_state import judged, left_over
 from orchestrator.status.states import Attempt, CellStatus, JobStatus, SweepStatus
@@ -90,7 +91,7 @@ class StatusReader:
             gpu_hours_to_come=to_come_s / 3600,
             eta_s=_remaining_s(jobs),
             torn=tuple(self.store.torn()),
-            notes=tuple(notes),
+notes=(*notes, *self._chain(index, settled).notes),
             silent=tuple(self._silent),
             watch=tuple(watch),
             counts=Counter(cell.state for cell in cells.values()),
@@ -140,11 +141,16 @@ class StatusReader:
             for cell in strand.cells if strand.inapplicable else ():
                 if cells[cell.key].state in (CellState.MISSING, CellState.FAILED):
                     cells[cell.key] = CellStatus(state=CellState.INAPPLICABLE, reason=strand.inapplicable)
-        if self._coarse:
-            for key, reason in left_out(self._grid, self._coarse, settled, index).items():
-                if cells[key].state is CellState.MISSING:
-                    cells[key] = CellStatus(state=CellState.LEFT_OUT, reason=reason)
+        for key, reason in self._chain(index, settled).left_out.items():
+            if cells[key].state is CellState.MISSING:
+                cells[key] = CellStatus(state=CellState.LEFT_OUT, reason=reason)
         return cells
+
+    def _chain(self, index: Mapping[tuple[str, str], RowState], settled: Mapping[str, CellStatus]) -> Chain:
+        """What coarse to fine and the chain leave out, and what the chain has chosen."""
+        everywhere = replace(self._grid, strands=tuple(strand for strand in self._grid.strands if not strand.after))
+        out = left_out(everywhere, self._coarse, settled, index) if self._coarse else {}
+        return chained(self._grid, out, settled, index)
 
     # Jobs -------------------------------------------------------------------------------------------------------
 

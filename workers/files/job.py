@@ -20,7 +20,9 @@ from workers.files.document import NO_OTHER_KEYS, Format, NotThisFile
 from workers.files.folder import SweepFolder
 from workers.files.place import PLACE_VERSION, Place
 
-JOB_SCHEMA_VERSION: Final = max(2, PLACE_VERSION)  # 1: a cell has `layer` and `position` beside its key
+# 1: a cell has `layer` and `position` beside its key; 2: a setting has no `split`
+JOB_SCHEMA_VERSION: Final = max(3, PLACE_VERSION)
+VALIDATION_SETTING: Final = "validation"  # the validation pairs, by which a chain chooses places
 MAIN_SETTING: Final = "main"  # the setting that a cell is trained for; others only evaluate what it learned
 
 
@@ -104,8 +106,9 @@ class Cohort:
 class Setting:
     """A data distribution to evaluate learned alignments on, without training.
 
-    `task` overrides keys of the stream's task; `keep` restricts the pairs to prompts that the model answers right
-    (`correct`), wrong (`incorrect`) or either (`all`); `experiments` limits it to these (empty: every one).
+    `split` says which pairs, `task` overrides keys of the stream's task; `keep` restricts the pairs to prompts that the
+    model answers right (`correct`), wrong (`incorrect`) or either (`all`); `experiments` limits it to these (empty:
+    every one).
     """
 
     __pydantic_config__ = NO_OTHER_KEYS
@@ -114,6 +117,7 @@ class Setting:
     task: Mapping[str, Any] = field(default_factory=dict)
     keep: str = "all"
     experiments: tuple[str, ...] = ()
+    split: str = "test"  # or `validation`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ from workers.tasks import TaskError
 log = logging.getLogger(__name__)
 
 _EVALUATION_BATCH: Final = 64
+_SIZES: Final = {"test": "n_test", "validation": "n_eval"}  # the numbers of pairs of the splits that cells are tried on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +201,8 @@ def evaluate_setting(
     data = bench.task_data({**stream.task, **setting.task}, stream.hypothesis, n_test)
     keep = None if setting.keep == "all" else Keep(which=setting.keep, is_right=bench.answers_right)
     try:
-        pairs, n_dropped = bench.pairs(stream, {**stream.task, **setting.task}, "test", "n_test", keep)
+        size = _SIZES[setting.split]
+        pairs, n_dropped = bench.pairs(stream, {**stream.task, **setting.task}, setting.split, size, keep)
     except (TaskError, NotApplicable) as error:
         raise TaskError(f"setting {setting.name!r}: {error}") from error
     own_layout, layout = (source.layout(stream.hypothesis) for source in (own.source, data.source))
