@@ -3,6 +3,7 @@
     alignment   directions_DK and mask_VK, the directions after the last one that a mask lets through left out
     features    encoder_DF, bias_F, threshold_F, centre_D, decoder_FD, mask_VF
     steering    vector_AD, answer_A, coefficient (by pairs: coefficient alone)
+    task vector vector_VD, null_VD
     probe       weight_VD, bias_V, centre_VD, cut_V
 
 The metadata say which cell it is and where it intervenes (site, unit, width D), which variables its hypothesis aligns,
@@ -37,6 +38,7 @@ from workers.methods.alignment import (
     Learned,
     PairSteering,
     Probe,
+    Replacement,
     Steering,
     joined,
 )
@@ -88,7 +90,7 @@ def _tensors(learned: Learned, cell: int, *, whole: bool) -> dict[str, Tensor]:
             "decoder": learned.decoder_CFD[cell, :n_kept],
             "mask": learned.mask_CVF[cell, :, :n_kept],
         }
-    elif isinstance(learned, Steering | PairSteering):
+    elif isinstance(learned, Steering | PairSteering | Replacement):
         tensors = {_bare(field.name): getattr(learned, field.name)[cell] for field in fields(learned)}
     elif isinstance(learned, Probe):
         parts = (learned.weight_CVD, learned.bias_CV, learned.centre_CVD, learned.cut_CV)
@@ -180,9 +182,9 @@ def _learned(tensors: Mapping[str, Tensor], *, n_directions: int) -> Learned:
             n_missing = n_directions - tensors["mask"].shape[2]
             parts = {field.name: tensors[_bare(field.name)] for field in fields(kind)}
             return kind(**{name: _padded(name, part, n_missing) for name, part in parts.items()})
-    if "coefficient" in tensors:
-        steers: type[Steering | PairSteering] = Steering if "vector" in tensors else PairSteering
-        return steers(**{field.name: tensors[_bare(field.name)] for field in fields(steers)})
+    for plain in (Steering, PairSteering, Replacement):
+        if set(tensors) == {_bare(field.name) for field in fields(plain)}:
+            return plain(**{field.name: tensors[_bare(field.name)] for field in fields(plain)})
     return Probe(*(tensors[name] for name in _PROBE_PARTS))
 
 

@@ -157,6 +157,23 @@ class PairSteering:
 
 
 @dataclass(frozen=True, slots=True)
+class Replacement:
+    """Vectors of C cells, one for each variable, that take the place of the base's hidden state, and those of their
+    null. All float32."""
+
+    vector_CVD: Tensor
+    null_CVD: Tensor
+
+    def mix(self, variable_B: Tensor, label_B: Tensor | None = None) -> Mix:
+        """The intervention that puts the vector of variable `variable_B[b]` into pair b's base."""
+        return lambda _base_CBD, _source_CBD: self.vector_CVD[:, variable_B]
+
+    def control(self, keys: Sequence[str]) -> Replacement:
+        """The null's vectors."""
+        return replace(self, vector_CVD=self.null_CVD)
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """Linear classifiers of C cells: each says whether variable v's value in the base run lies above `cut_CV`.
 
@@ -178,7 +195,7 @@ class Probe:
         return value_B > self.cut_CV[:, variable_B]
 
 
-Intervention = Alignment | FeatureAlignment | WholeVector | Steering | PairSteering
+Intervention = Alignment | FeatureAlignment | WholeVector | Steering | PairSteering | Replacement
 Learned = Intervention | Probe
 
 

@@ -151,6 +151,10 @@ class SteeringSettings(MethodSettings):
     contrast: Literal["answers", "pairs"] = "answers"
 
 
+class TaskVectorSettings(MethodSettings):
+    """The mean state of the training pairs' sources: nothing to set."""
+
+
 class BoundlessDasSettings(TrainingSettings):
     """Boundless DAS (Wu et al., NeurIPS 2023, section 3). Temperatures are for hidden size 4096 and scale with it."""
 
@@ -245,6 +249,7 @@ METHODS: dict[str, type[MethodSettings]] = {
     "dbm": DbmSettings,
     "sae": SaeSettings,
     "steering": SteeringSettings,
+    "task_vector": TaskVectorSettings,
     "linear_probe": LinearProbeSettings,
     "sparse_probe": SparseProbeSettings,
 }
