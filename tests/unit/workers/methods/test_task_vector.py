@@ -78,7 +78,7 @@ def test_what_was_saved_is_the_same_vector(tmp_path: Path) -> None:
     """Written and read again: equal to the last bit."""
     context = context_of(tmp_path, random_pairs(32, 12))
     (column,) = task_vector.fit(context)
-    save_columns(tmp_path, context.cohort, [column], whole=False)
+    save_columns(tmp_path, context.cohort, [column], whole=False, variables=("P",), indices=())
     groups = groups_of(context.cohort.cells, width_of=context.width_of, join_places=True)
     (loaded,) = load_columns(tmp_path, groups, CPU)
     assert loaded.facts == column.facts
