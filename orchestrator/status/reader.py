@@ -91,7 +91,7 @@ class StatusReader:
             gpu_hours_to_come=to_come_s / 3600,
             eta_s=_remaining_s(jobs),
             torn=tuple(self.store.torn()),
-notes=(*notes, *self._chain(index, settled).notes),
+            notes=(*notes, *self._chain(index, settled).notes),
             silent=tuple(self._silent),
             watch=tuple(watch),
             counts=Counter(cell.state for cell in cells.values()),
