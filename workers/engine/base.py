@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workers.data.answers import n_tokens
 from workers.data.token_ids import Prompts
-from workers.engine.model import Reads, Token
+from workers.engine.model import LanguageModel, Reads, Token
 from workers.files.place import Place
 
 # (base_CBW, source_CBW) -> mixed_CBW, all float32; gradients flow through it into whatever it closes over
@@ -117,6 +117,7 @@ class AbstractForward(ABC):
 class AbstractEngine(ABC):
     """Runs batches of pairs for cells at the given points."""
 
+    language_model: LanguageModel
     joins_places: ClassVar[bool]  # whether `intervene` takes several places at once
 
     @abstractmethod

@@ -3,7 +3,7 @@
     alignment   directions_DK and mask_VK, the directions after the last one that a mask lets through left out
     features    encoder_DF, bias_F, threshold_F, centre_D, decoder_FD, mask_VF
     steering    vector_AD, answer_A, coefficient (by pairs: coefficient alone)
-    task vector vector_VD, null_VD
+    task vector vector_VD, null_VD (a function vector: added_D, null_D)
     probe       weight_VD, bias_V, centre_VD, cut_V
 
 The metadata say which cell it is and where it intervenes (site, unit, width D), which variables its hypothesis aligns,
@@ -30,6 +30,7 @@ from workers.files.job import Cohort, JobCell, canonical_json
 from workers.files.place import AXES
 from workers.methods.alignment import (
     MASK_FLOOR,
+    Addition,
     Alignment,
     CellFacts,
     CellGroup,
@@ -90,7 +91,7 @@ def _tensors(learned: Learned, cell: int, *, whole: bool) -> dict[str, Tensor]:
             "decoder": learned.decoder_CFD[cell, :n_kept],
             "mask": learned.mask_CVF[cell, :, :n_kept],
         }
-    elif isinstance(learned, Steering | PairSteering | Replacement):
+    elif isinstance(learned, Steering | PairSteering | Replacement | Addition):
         tensors = {_bare(field.name): getattr(learned, field.name)[cell] for field in fields(learned)}
     elif isinstance(learned, Probe):
         parts = (learned.weight_CVD, learned.bias_CV, learned.centre_CVD, learned.cut_CV)
@@ -182,7 +183,7 @@ def _learned(tensors: Mapping[str, Tensor], *, n_directions: int) -> Learned:
             n_missing = n_directions - tensors["mask"].shape[2]
             parts = {field.name: tensors[_bare(field.name)] for field in fields(kind)}
             return kind(**{name: _padded(name, part, n_missing) for name, part in parts.items()})
-    for plain in (Steering, PairSteering, Replacement):
+    for plain in (Steering, PairSteering, Replacement, Addition):
         if set(tensors) == {_bare(field.name) for field in fields(plain)}:
             return plain(**{field.name: tensors[_bare(field.name)] for field in fields(plain)})
     return Probe(*(tensors[name] for name in _PROBE_PARTS))

@@ -174,6 +174,22 @@ class Replacement:
 
 
 @dataclass(frozen=True, slots=True)
+class Addition:
+    """A vector of each of C cells that is added to the base's hidden state, and that of its null. Float32."""
+
+    added_CD: Tensor
+    null_CD: Tensor
+
+    def mix(self, variable_B: Tensor, label_B: Tensor | None = None) -> Mix:
+        """The intervention that adds the vector, whatever the pair."""
+        return lambda base_CBD, _source_CBD: base_CBD + self.added_CD[:, None]
+
+    def control(self, keys: Sequence[str]) -> Addition:
+        """The null's vectors."""
+        return replace(self, added_CD=self.null_CD)
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """Linear classifiers of C cells: each says whether variable v's value in the base run lies above `cut_CV`.
 
@@ -195,7 +211,7 @@ class Probe:
         return value_B > self.cut_CV[:, variable_B]
 
 
-Intervention = Alignment | FeatureAlignment | WholeVector | Steering | PairSteering | Replacement
+Intervention = Alignment | FeatureAlignment | WholeVector | Steering | PairSteering | Replacement | Addition
 Learned = Intervention | Probe
 
 

@@ -155,6 +155,14 @@ class TaskVectorSettings(MethodSettings):
     """The mean state of the training pairs' sources: nothing to set."""
 
 
+class FunctionVectorSettings(MethodSettings):
+    """The sum of the mean outputs of the `n_heads` attention heads of the largest causal effect."""
+
+    label_keys = ("n_heads",)
+
+    n_heads: Count = 10
+
+
 class BoundlessDasSettings(TrainingSettings):
     """Boundless DAS (Wu et al., NeurIPS 2023, section 3). Temperatures are for hidden size 4096 and scale with it."""
 
@@ -250,6 +258,7 @@ METHODS: dict[str, type[MethodSettings]] = {
     "sae": SaeSettings,
     "steering": SteeringSettings,
     "task_vector": TaskVectorSettings,
+    "function_vector": FunctionVectorSettings,
     "linear_probe": LinearProbeSettings,
     "sparse_probe": SparseProbeSettings,
 }

@@ -42,6 +42,7 @@ OPTIONS: Final[list[tuple[str, dict[str, Any]]]] = [
     ("steering", {"coefficient": 4.0}),
     ("steering", {"contrast": "pairs"}),
     ("task_vector", {}),
+    ("function_vector", {"n_heads": 2}),
 ]
 
 
