@@ -17,7 +17,8 @@ what their mean does here.
 
 Source: Todd, Li, Sharma, Mueller, Wallace, Bau, "Function Vectors in Large Language Models", ICLR 2024, section 3.
 
-Shapes, by suffix: C cells, B pairs, H heads of all layers, W width of a head, D hidden size.
+Shapes, by suffix: C cells, B pairs, H heads of all layers, W width of a head, D hidden size, M tokens that
+are read.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from workers.files.job import content_key
 from workers.files.place import Place
 from workers.methods.alignment import LARGEST_GROUP, Addition, CellFacts, CellGroup, Column
 from workers.methods.base import FitContext, NotApplicable, rows_of, to_device
+from workers.methods.labels import Labels
 
 
 @torch.no_grad()
@@ -117,10 +119,10 @@ def _effects(context: FitContext, engine: AbstractEngine, heads: Sequence[Place]
         part = rows_of(pairs, start, start + context.micro_batch)
         with context.monitor.timed("tails"):
             forward = engine.forward(part.base, part.source)
-            plain_B = _likely(forward.base_logits()[None], part.label_B)[0]
+            plain_B = _likely(forward.base_logits()[None], part.labels)[0]
             for some in _parts(engine, len(heads)):
-                logits_CBV = forward.intervene(heads[some], _put(mean_HW[some]))
-                effect_H[some] += (_likely(logits_CBV, part.label_B) - plain_B).sum(dim=1)
+                logits_CMV = forward.intervene(heads[some], _put(mean_HW[some]))
+                effect_H[some] += (_likely(logits_CMV, part.labels) - plain_B).sum(dim=1)
         context.monitor.advance(cell_steps=0, pairs=0)
     return effect_H / len(pairs)
 
@@ -130,9 +132,11 @@ def _put(mean_CW: Tensor) -> Mix:
     return lambda base_CBW, _source_CBW: mean_CW[:, None].expand_as(base_CBW)
 
 
-def _likely(logits_CBV: Tensor, label_B: Tensor) -> Tensor:
-    """probability_CB of the label, float64."""
-    return logits_CBV.double().softmax(dim=-1)[:, torch.arange(len(label_B)), label_B]
+def _likely(logits_CMV: Tensor, labels: Labels) -> Tensor:
+    """probability_CB of the label: the product over its tokens, float64."""
+    token_M = labels.token_M
+    logprob_CMV = logits_CMV.double().log_softmax(dim=-1)
+    return labels.total(logprob_CMV[:, torch.arange(len(token_M), device=token_M.device), token_M]).exp()
 
 
 def _written(model: LanguageModel, heads: Sequence[Place], mean_HW: Tensor) -> Tensor:
