@@ -69,7 +69,7 @@ def _summary_view(summary: pd.DataFrame, highest: str) -> tuple[pd.DataFrame, La
     frame = summary.copy()
     records = frame.to_dict("records")
     frame["setting"] = frame["setting"].where(frame["setting"] != MAIN_SETTING, "")
-    frame["at"] = [_at(line) for line in records]
+    frame["at"] = [best_place(line) for line in records]
     frame["better"] = [f"{line['n_better']}/{line['n_tested']}" if line["n_tested"] else "" for line in records]
     sites = ["site"] if (frame["site"] != BLOCK_OUTPUT).any() else []
     which = ["experiment", "method", "setting", *sites]
@@ -78,7 +78,7 @@ def _summary_view(summary: pd.DataFrame, highest: str) -> tuple[pd.DataFrame, La
     return frame[columns], replace(_SUMMARY, titles=_SUMMARY_TITLES | {"maximum": highest})
 
 
-def _at(line: dict[Any, Any]) -> str:
+def best_place(line: dict[Any, Any]) -> str:
     """Where the highest value is: `L2 p81`, `L2 h3 p81`; empty where nothing is measured."""
     layer, unit = line["layer"], line["unit"]
     if layer is None or layer != layer:

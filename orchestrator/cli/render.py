@@ -12,6 +12,7 @@ from rich.text import Text
 
 from orchestrator.status.cell_state import CellState
 from workers.files.place import BLOCK_OUTPUT
+from workers.files.progress import AttemptState
 
 if TYPE_CHECKING:
     from cluster.backend import Finding
@@ -217,7 +218,7 @@ def _job_cells(job: JobStatus) -> dict[str, str]:
     return {
         "job": job.name,
         "what": job.label,
-        "state": "LOST" if job.is_lost else str(job.state),
+        "state": _shown_state(job),
         "node": job.node,
         "GPU": job.gpu,
         "cells": f"{job.n_settled}/{job.n_cells}",
@@ -226,6 +227,14 @@ def _job_cells(job: JobStatus) -> dict[str, str]:
         "attempt": str(job.attempts[-1].number) if job.attempts else "",
         "detail": job.detail,
     }
+
+
+def _shown_state(job: JobStatus) -> str:
+    """The job's state for people; one that was stopped and wrote its checkpoint is not called killed or failed."""
+    progress = job.progress
+    if not job.holds_cells and progress and progress.state is AttemptState.INTERRUPTED:
+        return "stopped, checkpoint kept"
+    return "LOST" if job.is_lost else str(job.state)
 
 
 def skipped_lines(status: SweepStatus) -> list[str]:

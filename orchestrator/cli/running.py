@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -169,10 +170,11 @@ def run(
 def _wait(sweep: Sweep, *, poll_s: float, quiet: bool) -> SweepStatus:
     """The last status, after waiting with a live view. Ctrl-C stops the jobs; a second one stops them at once."""
     from cluster.backend import Control
+    from orchestrator.cli.ending import ending
     from orchestrator.cli.render import out
     from orchestrator.cli.watching import Display
 
-    n_interrupts = 0
+    n_interrupts, started = 0, time.monotonic()
     with Display(quiet=quiet) as display:
         while True:
             try:
@@ -185,7 +187,7 @@ def _wait(sweep: Sweep, *, poll_s: float, quiet: bool) -> SweepStatus:
                 sweep.control(action, sweep.jobs())
                 display.say("stopping: the workers write checkpoints; Ctrl-C again stops them at once")
     if not quiet:
-        out.print(display.summary(sweep, status, was_stopped=n_interrupts > 0))
+        out.print(ending(sweep, status, wall_s=time.monotonic() - started, was_stopped=n_interrupts > 0))
     return status
 
 

@@ -60,23 +60,6 @@ class Display:
         """A line that stays, on standard error."""
         print(line, file=sys.stderr, flush=True)
 
-    def summary(self, sweep: Sweep, status: SweepStatus, *, was_stopped: bool) -> str:
-        """What to do next."""
-        from orchestrator.cli.render import duration, skipped_lines, status_line
-        from orchestrator.status.cell_state import CellState
-
-        name = sweep.spec.name
-        if status.is_done:
-            spent = duration(status.gpu_hours_used * 3600)
-            n_done, n_cells = status.counts[CellState.DONE], len(status.cells)
-            done = f"all {n_cells} cells done" if n_done == n_cells else status_line(status).partition(": ")[2] + ";"
-            return f"{name}: {done} in {spent} of workers' time; causalsweep report {name}"
-        lines = [status_line(status), *skipped_lines(status)]
-        if any(n_cells and (state.is_open or state.is_held) for state, n_cells in status.counts.items()):
-            why = "" if was_stopped else f"; why: causalsweep errors {name}"
-            lines.append(f"what is left: causalsweep resume {name}{why}")
-        return "\n".join(lines)
-
 
 def status(
     source: Source,

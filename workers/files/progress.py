@@ -40,6 +40,7 @@ ENV_METRICS_FILE: Final = "CAUSALSWEEP_METRICS_FILE"  # where to publish numbers
 
 
 FIRST_PHASE: Final = "start"
+GATE_NOTE: Final = "gate: "  # a note that begins so says why the model fails the gate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

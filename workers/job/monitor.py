@@ -28,7 +28,7 @@ from workers.files.progress import (
     Progress,
 )
 from workers.job.gauges import MetricsFile
-from workers.job.pace import CheckpointClock, Pace, Stopwatch
+from workers.job.pace import CheckpointClock, EvaluationAhead, Pace, Stopwatch
 from workers.job.stop import StopRequest
 from workers.methods.base import Interrupted
 
@@ -46,7 +46,7 @@ class JobMonitor:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._stopwatch = Stopwatch(device)
-        self._pace = Pace()
+        self._pace, self._evaluation = Pace(), EvaluationAhead()
         self._checkpoints = CheckpointClock(job.options.checkpoint_every_s)
         self._steps_of_finished = 0
         self.deadline = float(os.environ.get(ENV_DEADLINE) or "inf")
@@ -105,6 +105,8 @@ class JobMonitor:
     def begin(self, cohorts: Sequence[Cohort], *, n_done_before: int) -> None:
         """The cohorts that this attempt will train, and the cells that have all their rows already."""
         self._metrics.begin(cohorts)
+        for cohort in cohorts:
+            self._evaluation.expect(n_evaluation_steps(cohort, self.job))
         self.update(cells_done=n_done_before, steps_total=sum(n_cell_steps(cohort) for cohort in cohorts))
 
     def cohort_done(self, cohort: Cohort, rows: Sequence[Mapping[str, Any]], divergences: tuple[Failure, ...]) -> None:
@@ -113,6 +115,7 @@ class JobMonitor:
         n_by_status = Counter({row["cell_key"]: row["status"] for row in rows}.values())
         main = [row for row in rows if row["setting"] == MAIN_SETTING and row["status"] == "done"]
         best = max((row["iia"] for row in main if row["metric"] == "iia"), default=None)
+        self._evaluation.done(n_evaluation_steps(cohort, self.job), self._stopwatch.seconds("evaluation"))
         progress = self.progress
         self._steps_of_finished = progress.steps_done
         best_iia = dict(progress.best_iia)
@@ -175,7 +178,7 @@ class JobMonitor:
 
     def _rates(self, now: float) -> dict[str, Any]:
         progress = self.progress
-        rates = self._pace.rates(now, done=progress.steps_done, total=progress.steps_total)
+        rates = self._pace.rates(now, done=progress.steps_done, total=progress.steps_total, after=self._evaluation)
         return {**asdict(rates), "shares": self._stopwatch.shares()}
 
 
@@ -186,6 +189,13 @@ def n_cell_steps(cohort: Cohort) -> int:
         return len(cohort.cells)
     batch_size = min(int(method["batch_size"]), n_train)
     return len(cohort.cells) * int(method["epochs"]) * -(-n_train // batch_size)
+
+
+def n_evaluation_steps(cohort: Cohort, job: Job) -> float:
+    """What evaluating the cohort's cells on all their settings takes, in cell-steps (`EvaluationAhead`)."""
+    batch_size = int(cohort.stream.method.get("batch_size", 64))
+    n_settings = 1 + sum(not one.experiments or cohort.experiment in one.experiments for one in job.settings)
+    return len(cohort.cells) * n_settings * int(cohort.stream.data["n_test"]) / batch_size
 
 
 def _first_progress(job: Job, attempt: int, device: torch.device) -> Progress:

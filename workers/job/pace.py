@@ -41,6 +41,10 @@ class Stopwatch:
         if self._is_gpu and is_sampled:
             torch.cuda.synchronize()
 
+    def seconds(self, name: str) -> float:
+        """What was spent on it, as far as time was taken."""
+        return self._seconds[name]
+
     def shares(self) -> dict[str, float]:
         """The share of each in all the time that was taken."""
         total = sum(self._seconds.values()) or 1.0
@@ -62,6 +66,31 @@ class Rates:
     steps_per_s: float
     pairs_per_s: float
     eta_s: float
+
+
+class EvaluationAhead:
+    """How long the evaluations take that are still to come. They are counted in cell-steps: a step trains on a batch,
+    forward and backward, and an evaluation passes the test pairs forward, three times (the alignment, the whole vector,
+    a random rotation), which is about one step for each batch of them. Measured ones correct this."""
+
+    def __init__(self) -> None:
+        self._n_left, self._n_done, self._spent_s = 0.0, 0.0, 0.0
+
+    def expect(self, n_steps: float) -> None:
+        """So many cell-steps are to come."""
+        self._n_left += n_steps
+
+    def done(self, n_steps: float, spent_s: float) -> None:
+        """So many of them are over; all until now have taken `spent_s`."""
+        self._n_left = max(self._n_left - n_steps, 0.0)
+        self._n_done += n_steps
+        self._spent_s = spent_s
+
+    def seconds(self, steps_per_s: float) -> float:
+        """What is to come, at the measured pace, or at that of the training before anything is measured."""
+        if self._n_done and self._spent_s:
+            return self._n_left * self._spent_s / self._n_done
+        return self._n_left / steps_per_s if steps_per_s > 0 else 0.0
 
 
 class Pace:
@@ -89,8 +118,8 @@ class Pace:
         """Cell-steps a second of training since the first step; 0.0 before the second."""
         return self._n_steps / (time.time() - self._since) if self._n_steps else 0.0
 
-    def rates(self, now: float, *, done: int, total: int) -> Rates:
-        """The pace of the last seconds, `done` of `total` cell-steps behind us."""
+    def rates(self, now: float, *, done: int, total: int, after: EvaluationAhead | None = None) -> Rates:
+        """The pace of the last seconds, `done` of `total` cell-steps behind us; `after` is what comes beside them."""
         self._marks.append(_Mark(now, done, self.n_pairs))
         while len(self._marks) > 2 and now - self._marks[0].at > _RATE_WINDOW_S:
             self._marks.pop(0)
@@ -101,7 +130,7 @@ class Pace:
         return Rates(
             steps_per_s=rate,
             pairs_per_s=(self.n_pairs - first.n_pairs) / seconds,
-            eta_s=(total - done) / usual if usual > 0 else 0.0,
+            eta_s=(total - done) / usual + (after.seconds(usual) if after else 0.0) if usual > 0 else 0.0,
         )
 
 

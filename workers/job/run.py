@@ -39,6 +39,7 @@ from workers.job.monitor import JobMonitor
 from workers.job.remaining import Work, work_of
 from workers.job.rows import GateResult, RowWriter, cell_row
 from workers.job.stop import StopRequest
+from workers.job.wrong_answers import wrong_answers
 from workers.methods.alignment import Column
 from workers.methods.base import Interrupted, NotApplicable
 from workers.methods.checkpoint import CheckpointFile
@@ -86,6 +87,7 @@ class _JobRun:
         self.job, self.monitor = job, monitor
         self.attempt_name = job.sweep_folder.attempt_name(job.job, attempt)
         self.writer = RowWriter(job, attempt, monitor.progress)
+        self._explained: set[tuple[str, str]] = set()  # tasks whose gate failed, and was explained
 
     def run(self) -> None:
         """Whatever of the job has no rows yet. Raises: whatever ends the attempt."""
@@ -134,6 +136,7 @@ class _JobRun:
         gate = self._data(cohort).gate
         if gate.accuracy is not None and gate.accuracy < self.job.gate_task_accuracy:
             reason = f"task accuracy {gate.accuracy:.4f} is below the gate's {self.job.gate_task_accuracy:.4f}"
+            self._say_wrong_answers(cohort)
             self._skip(work, reason, gate)
             return []
         checkpoint = CheckpointFile(self.job.sweep_folder.checkpoints, cohort.key(), self.attempt_name)
@@ -186,6 +189,20 @@ class _JobRun:
         self.writer.add(rows)
         self.monitor.cohort_done(cohort, rows, ())
         log.warning("%s: %d cells skipped: %s", _name(cohort), len(cohort.cells), reason)
+
+    def _say_wrong_answers(self, cohort: Cohort) -> None:
+        """Note what the model says instead, once for each set of prompts."""
+        stream, known = cohort.stream, self.monitor.progress.notes
+        source = self._data(cohort).source
+        asked = (source.name, source.gate_group(stream.hypothesis))
+        if asked in self._explained:
+            return
+        self._explained.add(asked)
+        prompts = source.prompts(stream.hypothesis, n_prompts=int(stream.data["n_test"]))
+        new = [note for note in wrong_answers(self.bench, prompts) if note not in known]
+        for note in new:
+            log.warning("%s", note)
+        self.monitor.update(notes=(*known, *new))
 
     def _data(self, cohort: Cohort) -> TaskData:
         stream = cohort.stream

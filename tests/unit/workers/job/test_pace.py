@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from workers.job import pace
-from workers.job.pace import CheckpointClock, Pace, Stopwatch
+from workers.job.pace import CheckpointClock, EvaluationAhead, Pace, Stopwatch
 
 
 class Clock:
@@ -83,3 +83,25 @@ def test_a_checkpoint_that_takes_long_is_written_less_often(clock: Clock) -> Non
     assert not checkpoints.is_due()
     clock.now += 1
     assert checkpoints.is_due()
+
+
+def test_evaluations_are_part_of_the_estimate() -> None:
+    """At ten steps a second 40 of the evaluation take 4 s; after half of them took 8 s, 8 s are left."""
+    ahead = EvaluationAhead()
+    ahead.expect(40)
+    assert ahead.seconds(10.0) == pytest.approx(4.0)
+    ahead.done(20, 8.0)
+    assert ahead.seconds(10.0) == pytest.approx(8.0)
+    ahead.done(20, 16.0)
+    assert ahead.seconds(10.0) == 0.0
+
+
+def test_nothing_is_said_to_be_left_only_when_nothing_is(clock: Clock) -> None:
+    """With all steps done and the evaluation to come, the estimate is that of the evaluation and not 0."""
+    counted, ahead = Pace(), EvaluationAhead()
+    ahead.expect(50)
+    for _ in range(11):
+        counted.advance(cell_steps=10, pairs=1)
+        clock.now += 1
+    rates = counted.rates(clock.now, done=110, total=110, after=ahead)
+    assert rates.eta_s > 3.0

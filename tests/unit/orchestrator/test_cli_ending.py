@@ -1,0 +1,75 @@
+"""What `run` says at its end: time, what was found, why cells were kept out, what to type next."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cluster.backend import JobState
+from orchestrator import cli
+from orchestrator.cli.ending import ending
+from orchestrator.cli.render import status_view
+from tests.unit.orchestrator.conftest import LoadSweep
+from tests.unit.orchestrator.fake_cluster import World, finish, jobs_of, set_state, write_progress, write_shard
+from workers.files.progress import GATE_NOTE, AttemptState
+
+
+def test_a_finished_run_says_what_was_found(
+    load: LoadSweep, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The clock's time, the best place of each map with its controls, and two commands."""
+    load().submit()
+    for job in jobs_of(load()):
+        finish(world, job)
+        write_shard(job, metric="iia", n_correct_none=61, n_correct_full=73, n_correct_random=58)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["causalsweep", "run", "small.yaml"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-4].startswith("small: all 8 cells done in ")
+    assert lines[-4].endswith(" of workers' time in all)")
+    controls = "(no intervention 0.610, random rotation 0.580, whole vector 0.730)"
+    assert lines[-3] == f"  left_boundary: best IIA 0.700 at L0 p80 {controls}"
+    assert lines[-2].startswith("  bracket_identity: best IIA 0.700 at L0 p80")
+    assert lines[-1] == "next: causalsweep summary small; causalsweep report small"
+
+
+def test_a_gate_that_fails_says_by_how_much_and_what_the_model_said(load: LoadSweep, world: World) -> None:
+    """Accuracy, interval, threshold, and the worker's notes on wrong answers, once however many jobs noted them."""
+    load().submit()
+    note = f"{GATE_NOTE}...'### Response:': it says 'No', 'Yes' is right"
+    for job in jobs_of(load()):
+        reason = "task accuracy 0.7000 is below the gate's 0.8000"
+        counts = {"task_accuracy": 0.7, "task_n_correct": 700, "task_n_total": 1000}
+        write_shard(job, status="skipped", reason=reason, **counts)
+        write_progress(job, AttemptState.FINISHED, notes=(note, "of something else"))
+        set_state(world, job.job, JobState.COMPLETED)
+    sweep = load()
+    said = ending(sweep, sweep.status(), wall_s=3.0, was_stopped=False)
+    threshold = f"gate.task_accuracy is {sweep.spec.gate.task_accuracy}"
+    assert f"700 of 1,000 prompts right, 0.700 (95 % interval 0.671 to 0.728); {threshold}" in said
+    assert said.count("it says 'No', 'Yes' is right") == 1
+    assert "something else" not in said
+    assert "next:" not in said
+
+
+def test_a_stop_is_no_failure(load: LoadSweep, world: World) -> None:
+    """After Ctrl-C jobs and the last line say that the checkpoint is kept, and how to continue."""
+    load().submit()
+    for job in jobs_of(load()):
+        write_progress(job, AttemptState.INTERRUPTED)
+        set_state(world, job.job, JobState.CANCELLED)
+    sweep = load()
+    status = sweep.status()
+    said = ending(sweep, status, wall_s=3.0, was_stopped=True)
+    assert said.startswith("small: stopped, checkpoint kept; 8 missing")
+    assert said.endswith("what is left: causalsweep resume small")
+    shown = io.StringIO()
+    Console(width=200, file=shown).print(status_view(status))
+    assert shown.getvalue().count("stopped, checkpoint kept") == 2
