@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.backend import Control, Finding
 from orchestrator import folder as sweep_folder
@@ -35,8 +35,9 @@ from orchestrator.learned import find_alignment, write_index
 from orchestrator.plan.calibration import write_costs
 from orchestrator.plan.machines import machines
 from orchestrator.plan.plan import Plan, Planner, n_settings
-from orchestrator.report import frames
+from orchestrator.report import frames, pictures
 from orchestrator.report.frames import Check
+from orchestrator.report.notebook import Page
 from orchestrator.spec.schema import BACKEND_KEYS, SweepSpec
 from orchestrator.status.reader import StatusReader
 from orchestrator.status.states import JobStatus, SweepStatus
@@ -202,6 +203,54 @@ class Sweep:
         """The path of the HTML page, written anew with its pictures of that metric. Raises: StorageError."""
         rows, cells, target = self.results(), self.cells(), folder or self.folder.report
         return frames.report(rows, cells, target, spec=self.spec, baselines=self._baselines, metric=metric)
+
+    def figures(
+        self,
+        folder: Path | None = None,
+        *,
+        width_in: float = 5.5,
+        formats: Sequence[str] = ("pdf",),
+        experiments: Sequence[str] = (),
+        setting: str = "",
+    ) -> list[Path]:
+        """The maps as pictures for a paper, each `width_in` inches wide, in `folder` (default: report/paper).
+
+        Raises: SpecError, StorageError.
+        """
+        target = folder or self.folder.report / "paper"
+        maps = pictures.chosen(self.results(), self.cells(), experiments=experiments, setting=setting)
+        return pictures.write(maps, target, width_in=width_in, formats=formats)
+
+    def heatmap(
+        self,
+        experiment: str = "",
+        *,
+        ax: Any = None,
+        method: str = "",
+        setting: str = "",
+        scale: str = "value",
+        over: str = "maximum",
+    ) -> Any:
+        """Draw one map into `ax`, matplotlib's axes (default: new ones), and return them. `scale`: value, normalised or
+        excess; `over`: maximum or mean over seeds. Raises: SpecError."""
+        maps = pictures.chosen(
+            self.results(),
+            self.cells(),
+            experiments=[experiment] if experiment else [],
+            methods=[method] if method else [],
+            setting=setting,
+        )
+        return pictures.into(maps[0], ax, scale=scale, over=over)
+
+    def page(self, *, height: int = 700) -> Page:
+        """The report's page, written anew; a notebook shows it inline, `height` pixels high. Raises: StorageError."""
+        return Page(path=self.report(), height=height)
+
+    def __repr__(self) -> str:
+        return f"<Sweep {self.spec.name}: {self.grid.n_cells:,} cells in {self.folder.root}>"
+
+    def _repr_html_(self) -> str:
+        return self.status()._repr_html_()
 
     def summary(self, *, metric: Metric = Metric.IIA) -> pd.DataFrame:
         """The paper's table, one line an experiment, method and setting: columns of `orchestrator.report.summary`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -131,6 +132,16 @@ def report(
         typer.Option("--output", "-o", file_okay=False, help="The folder to write. Default: the sweep's report/."),
     ] = None,
     metric: MetricOption = Metric.IIA,
+    figure: Annotated[
+        bool, typer.Option("--figure", help="Draw the maps for a paper instead: no letter below 7 pt at --width.")
+    ] = False,
+    width: Annotated[str, typer.Option("--width", help="The width of a paper's figure: 5.5in, 14cm, 400pt.")] = "5.5in",
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMATS", help="Some of pdf, svg and png, for --figure.")
+    ] = "pdf",
+    experiment: Annotated[
+        list[str] | None, typer.Option("--experiment", help="Only this one's figure; may be repeated.")
+    ] = None,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
@@ -139,9 +150,26 @@ def report(
     \b
     causalsweep report demo
     causalsweep report demo --metric kl -o kl
+    causalsweep report demo --figure --width 5.5in --format pdf,svg --experiment left_boundary
     """
+    if figure:
+        formats = [part.strip() for part in form.split(",") if part.strip()]
+        sweep = load(source, sweeps)
+        paths = sweep.figures(output, width_in=_inches(width), formats=formats, experiments=experiment or ())
+        print_json({"paths": list(map(str, paths))}) if as_json else print("\n".join(map(str, paths)))
+        return
     path = load(source, sweeps).report(output, metric=metric)
     print_json({"path": str(path)}) if as_json else print(path)
+
+
+def _inches(text: str) -> float:
+    """A width with its unit in inches. Raises: SpecError."""
+    from orchestrator.errors import SpecError
+
+    found = re.fullmatch(r"\s*(\d{1,4}(?:\.\d{1,4})?)\s*(in|cm|mm|pt)\s*", text)
+    if found is None:
+        raise SpecError(f"--width: got {text!r}; expected a length such as 5.5in, 14cm or 400pt")
+    return float(found[1]) / {"in": 1.0, "cm": 2.54, "mm": 25.4, "pt": 72.0}[found[2]]
 
 
 def check(source: Source, sweeps: Sweeps = DEFAULT_SWEEPS, as_json: Json = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,24 @@ class Plan:
     memory: Memory | None
     reference: Totals  # the same cells with everything recomputed for each, as the paper did
     notes: tuple[str, ...] = ()  # on the model, the data, and cells with nothing to run
+
+    def __repr__(self) -> str:
+        return f"<plan of {self.sweep}: {', '.join(f'{name} {value}' for name, value in self._figures.items())}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in self._figures.items())
+        return f"<b>{html.escape(self.sweep)}</b><table>{rows}</table>"
+
+    @property
+    def _figures(self) -> dict[str, str]:
+        hours = "worker-hours" if self.machines.kind == "cpu" else "GPU-hours"
+        return {
+            "cells": f"{self.n_cells:,}",
+            "to run": f"{self.n_to_run:,}",
+            "jobs": f"{self.totals.n_jobs:,}",
+            hours: f"{self.totals.gpu_hours:.2f}",
+            "machines": f"{self.machines.n_gpus} x {self.machines.kind}",
+        }
 
 
 class Planner:

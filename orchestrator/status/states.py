@@ -6,6 +6,7 @@ heartbeat; not seeing a job is not a failure.
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -108,6 +109,14 @@ class SweepStatus:
                 left = job.n_cells - job.n_settled
                 cells += left * min(job.progress.steps_done / job.progress.steps_total, 1.0)
         return cells / max(len(self.cells), 1)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n:,} {state.label}" for state in CellState if (n := self.counts[state]))
+        return f"<status of {self.name}: {counts}; {len(self.jobs)} jobs>"
+
+    def _repr_html_(self) -> str:
+        counts = "".join(f"<tr><th>{one.label}</th><td>{n:,}</td></tr>" for one in CellState if (n := self.counts[one]))
+        return f"<b>{html.escape(self.name)}</b><table>{counts}</table>"
 
     @property
     def is_done(self) -> bool:

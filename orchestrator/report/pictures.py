@@ -1,0 +1,83 @@
+"""Maps of a sweep as pictures: which of them, into files for a paper or into axes of a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.errors import SpecError, StorageError
+from orchestrator.spec.filters import instead
+from workers.files.job import MAIN_SETTING
+from workers.files.place import BLOCK_OUTPUT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from orchestrator.report.heatmap import HeatMap
+
+FORMATS: Final = ("pdf", "svg", "png")
+
+
+def chosen(
+    rows: pd.DataFrame,
+    cells: pd.DataFrame,
+    *,
+    experiments: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    setting: str = "",
+) -> list[HeatMap]:
+    """The maps of these experiments (default: all), methods and setting (default: as trained), those at the blocks'
+    output where there are any. Raises: SpecError."""
+    from orchestrator.report.heatmap import Axis, heat_maps
+    from orchestrator.report.measured import measured
+
+    maps = [item for item in heat_maps(measured(rows, cells)) if item.axis is Axis.POSITION]
+    for name, wanted in (("experiment", experiments), ("method", methods), ("setting", [setting or MAIN_SETTING])):
+        there = {getattr(item, name) for item in maps}
+        for value in wanted:
+            if value not in there:
+                raise SpecError(f"{name}: got {value!r}; {instead(value, there)}")
+        maps = [item for item in maps if not wanted or getattr(item, name) in wanted]
+    at_blocks = [item for item in maps if item.site == BLOCK_OUTPUT]
+    if not maps:
+        raise SpecError("figure: no map fits all of these; ask for fewer")
+    return at_blocks or maps
+
+
+def write(maps: Sequence[HeatMap], folder: Path, *, width_in: float, formats: Sequence[str]) -> list[Path]:
+    """The files of `orchestrator.report.paper.write_figures`. Raises: SpecError, StorageError."""
+    from orchestrator.report.heatmap import Scale, value_range
+    from orchestrator.report.paper import write_figures
+
+    for form in formats:
+        if form not in FORMATS:
+            raise SpecError(f"--format: got {form!r}; expected some of {', '.join(FORMATS)}")
+    try:
+        limits = value_range(maps, Scale.RAW)
+        return write_figures(maps, folder, width_in=width_in, formats=formats, limits=limits)
+    except ValueError as error:
+        raise SpecError(f"--{error}") from error
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot write: {error.strerror}") from error
+
+
+def into(item: HeatMap, axes: Any, *, scale: str, over: str) -> Any:
+    """The axes in which the map was drawn, with a colour bar where they are new. Raises: SpecError."""
+    from orchestrator.report.heatmap import Over, Scale, value_range
+    from orchestrator.report.paper import draw_panel
+
+    for name, value, known in (("scale", scale, Scale), ("over", over, Over)):
+        if value not in list(known):
+            raise SpecError(f"{name}: got {value!r}; expected one of {', '.join(known)}")
+    is_new = axes is None
+    if is_new:
+        from matplotlib import pyplot
+
+        size = (1.6 + 0.42 * len(item.columns), 1.2 + 0.28 * len(item.layers))
+        axes = pyplot.subplots(figsize=size, layout="constrained")[1]
+    draw_panel(axes, item, scale=Scale(scale), over=Over(over), limits=value_range([item], Scale(scale)))
+    axes.set_ylabel("layer")
+    if is_new:
+        axes.figure.colorbar(axes.collections[0], ax=axes)
+    return axes
