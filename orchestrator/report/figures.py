@@ -62,8 +62,8 @@ def draw(maps: Sequence[HeatMap], *, scale: Scale, over: Over, limits: tuple[flo
             values = item.values(scale, over)
             numbers = np.ma.masked_invalid(values)
             axes.pcolormesh(numbers, cmap=colours, vmin=limits[0], vmax=limits[1], edgecolors=_GRID_LINE, linewidth=0.5)
-            draw_states(axes, item.states(over))
-            draw_better(axes, item.better(over))
+            _draw_states(axes, item.states(over))
+            _draw_better(axes, item.better(over))
             _label(axes, item, values, is_first=index == 0)
         figure.colorbar(panels[0].collections[0], cax=bar).outline.set_visible(False)
         _head(figure, maps, scale, over)
@@ -94,7 +94,7 @@ def _frame(maps: Sequence[HeatMap], *, legend_lines: int) -> tuple[Figure, list[
     margin = _MARGINS_IN
     widths = [max(2.47, cell_w * len(item.columns)) for item in maps]
     height = max(1.2, cell_h * max(len(item.layers) for item in maps))
-    longest = max(len(label) for item in maps for label in axis_labels(item))
+    longest = max(len(label) for item in maps for label in _axis_labels(item))
     bottom = longest * _LETTER_IN + (legend_lines + 0.5) * _LEGEND_IN["line"] + _LEGEND_IN["pad"]
     total_w = max(_MIN_WIDTH_IN, margin["left"] + sum(widths) + margin["gap"] * (len(maps) - 1) + margin["right"])
     total_h = bottom + height + margin["top"]
@@ -108,7 +108,7 @@ def _frame(maps: Sequence[HeatMap], *, legend_lines: int) -> tuple[Figure, list[
     return figure, panels, bar
 
 
-def draw_states(axes: Any, states: Any) -> None:
+def _draw_states(axes: Any, states: Any) -> None:
     for layer, position in zip(*np.nonzero((states != "done") & (states != "")), strict=True):
         mark = MARKS[states[layer, position]]
         corner = (position, layer)
@@ -118,15 +118,15 @@ def draw_states(axes: Any, states: Any) -> None:
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#d8d8d8", linewidth=0.5))
 
 
-def draw_better(axes: Any, better: Any) -> None:
+def _draw_better(axes: Any, better: Any) -> None:
     layers, positions = np.nonzero(better)
     axes.scatter(positions + 0.5, layers + 0.5, s=3.2, c="white", edgecolors="black", linewidths=0.35, zorder=3)
 
 
 def _label(axes: Any, item: HeatMap, values: NDArray[np.float64], *, is_first: bool) -> None:
     """The panel's name, its highest place, and its axes. A `$` in a token begins no formula."""
-    labels = axis_labels(item)
-    axes.set_title(drawable(shown_name(item.experiment)), loc="left", pad=14, color=_INK, parse_math=False)
+    labels = _axis_labels(item)
+    axes.set_title(_drawable(shown_name(item.experiment)), loc="left", pad=14, color=_INK, parse_math=False)
     if np.isfinite(values).any():
         layer, position = np.unravel_index(np.nanargmax(values), values.shape)
         where = f"layer {item.layers[layer]}, {item.column_name} {labels[position]}"
@@ -143,8 +143,8 @@ def _label(axes: Any, item: HeatMap, values: NDArray[np.float64], *, is_first: b
         axes.set_ylabel("layer")
 
 
-def axis_labels(item: HeatMap) -> list[str]:
-    labels = [drawable(label) for label in item.axis_labels()]
+def _axis_labels(item: HeatMap) -> list[str]:
+    labels = [_drawable(label) for label in item.axis_labels()]
     return [label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1] + "…" for label in labels]
 
 
@@ -164,7 +164,7 @@ def _head(figure: Figure, maps: Sequence[HeatMap], scale: Scale, over: Over) -> 
     left = _MARGINS_IN["left"] / width
     unit = unit_name(maps[0].metric, scale)
     figure.text(left, 1 - 0.12 / height, unit, va="top", fontweight="bold", color=_INK)
-    figure.text(left, 1 - 0.28 / height, drawable(" · ".join(parts)), va="top", color=_FAINT, parse_math=False)
+    figure.text(left, 1 - 0.28 / height, _drawable(" · ".join(parts)), va="top", color=_FAINT, parse_math=False)
 
 
 def _legend_entries(maps: Sequence[HeatMap], over: Over) -> list[list[Any]]:
@@ -209,6 +209,6 @@ def _drawable_letters() -> frozenset[int]:
     return frozenset(font.get_charmap())
 
 
-def drawable(text: str) -> str:
+def _drawable(text: str) -> str:
     """The text with letters that the font lacks as code points: a picture shows them, and draws no empty boxes."""
     return "".join(letter if ord(letter) in _drawable_letters() else f"U+{ord(letter):04X}" for letter in text)

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from orchestrator.report.figures import (
     COLOURS,
     STYLE,
-    axis_labels,
-    draw_better,
-    draw_states,
-    drawable,
+    _axis_labels,
+    _draw_better,
+    _draw_states,
+    _drawable,
     save,
     unit_name,
 )
@@ -49,7 +49,7 @@ def draw_row(
     if panel_in < 1.0:
         raise ValueError(f"width: {width_in:g} in for {len(maps)} maps; each needs an inch beside the margins")
     height_in = min(_CELL_H_IN * max(len(item.layers) for item in maps), _MOST_H_IN)
-    longest = max(len(label) for item in maps for label in axis_labels(item))
+    longest = max(len(label) for item in maps for label in _axis_labels(item))
     bottom_in = longest * _LETTER_IN + 0.12
     total_in = bottom_in + height_in + _TOP_IN
     with style.context(["default", _STYLE]):
@@ -75,18 +75,18 @@ def draw_panel(axes: Any, item: HeatMap, *, scale: Scale, over: Over, limits: tu
     colours = matplotlib.colormaps[COLOURS[scale]].with_extremes(bad=(0, 0, 0, 0))
     numbers = np.ma.masked_invalid(values)
     mesh = axes.pcolormesh(numbers, cmap=colours, vmin=limits[0], vmax=limits[1], edgecolors="white", linewidth=0.4)
-    draw_states(axes, item.states(over))
+    _draw_states(axes, item.states(over))
     n_layers, n_columns = values.shape
     box = axes.get_window_extent().transformed(axes.figure.dpi_scale_trans.inverted())
     cell_w, cell_h = box.width / n_columns, box.height / n_layers
     if cell_w >= _VALUE_IN and cell_h >= _LINE_IN:
         _print_values(axes, values, mesh)
     else:
-        draw_better(axes, item.better(over))
-    axes.set_title(drawable(shown_name(item.experiment)), loc="left", parse_math=False)
+        _draw_better(axes, item.better(over))
+    axes.set_title(_drawable(shown_name(item.experiment)), loc="left", parse_math=False)
     axes.set_xlim(0, n_columns)
     axes.set_ylim(0, n_layers)
-    _ticks(axes.set_xticks, axis_labels(item), cell_w, rotation=90)
+    _ticks(axes.set_xticks, _axis_labels(item), cell_w, rotation=90)
     _ticks(axes.set_yticks, [str(layer) for layer in item.layers], cell_h, rotation=0)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -136,4 +136,4 @@ def _head(item: HeatMap, scale: Scale, over: Over) -> str:
     parts.append(f"{over.value} over {len(item.seeds)} seeds" if len(item.seeds) > 1 else "one seed")
     if item.setting != MAIN_SETTING:
         parts.append(f"setting {shown_name(item.setting)}")
-    return drawable(", ".join(parts))
+    return _drawable(", ".join(parts))
