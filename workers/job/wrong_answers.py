@@ -29,7 +29,7 @@ def wrong_answers(bench: Workbench, prompts: PromptSet) -> Iterator[str]:
         return
     model = bench.language_model
     part = TokenBatch.of(prompts.prompts, model.device).rows(0, n_looked_at)
-    said_B = last_logits(model.model, part.filling, input_ids=part.ids_BT, use_cache=False).argmax(dim=-1).cpu().numpy()
+    said_B = last_logits(model.model, part.reads, input_ids=part.ids_BT, use_cache=False).argmax(dim=-1).cpu().numpy()
     right_B = said_B == prompts.label_B[:n_looked_at]
     piece = bench.tokenizer.piece
     for row in np.flatnonzero(~right_B)[:_N_SHOWN]:
@@ -38,7 +38,7 @@ def wrong_answers(bench: Workbench, prompts: PromptSet) -> Iterator[str]:
         said, right = piece(int(said_B[row])), piece(int(prompts.label_B[row]))
         yield f"{GATE_NOTE}...{end!r}: it says {said!r}, {right!r} is right"
     templates = [str(inputs["template"]) for inputs in prompts.inputs[:n_looked_at] if "template" in inputs]
-    if len(templates) == n_looked_at:
+    if len(templates) == n_looked_at and prompts.rest_BN is None:  # of longer answers only the first token was asked
         for template in sorted(set(templates)):
             of_it = right_B[[one == template for one in templates]]
             yield f"{GATE_NOTE}template {template!r}: {int(of_it.sum())} of {len(of_it)} right"
