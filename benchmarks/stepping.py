@@ -28,6 +28,7 @@ from workers.methods.base import FitContext, rows_of, to_device
 from workers.methods.boundless_das import fit
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import method_settings
+from workers.methods.states import PromptStates
 
 Point = tuple[int, int]  # layer, position
 N_WARM_UP: Final = 1  # steps at the beginning that do not count
@@ -135,10 +136,13 @@ def time_fit(
         n_prefix = n_common_prefix(pairs.base, pairs.source)
         prefix_P = torch.from_numpy(pairs.base.ids_BT[0, :n_prefix]).to(model.device)
         engine = SuffixEngine(model, places=[cell.place for cell in cohort.cells], prefix_P=prefix_P)
+    places = [cell.place for cell in cohort.cells]
+    states = PromptStates(lambda: engine, pairs, places, model=model, micro_batch=micro_batch or batch_size)
     with TemporaryDirectory() as folder:
         context = FitContext(
             cohort=cohort,
             engine=engine,
+            states=states,
             width_of=lambda place: width_of(model, place),
             variables=variables,
             train=pairs,

@@ -117,7 +117,10 @@ def fake_rows(
         rate = planted_rate(cell["experiment"], cell["layer"] / deepest, cell["position"])
         for setting, scale in ({MAIN_SETTING: 1.0} | dict(settings or {})).items():
             rate_here = 0.52 + (rate - 0.52) * scale
-            lines.append(row(cell, setting=setting, metric=metric, **_counts(random, rate_here, cell["layer"])))
+            counts = _counts(random, rate_here, cell["layer"])
+            if metric != "iia":  # a reading has none of the controls of interventions
+                counts |= dict.fromkeys(name for name in counts if name.startswith(("n_correct_", "n_only_")))
+            lines.append(row(cell, setting=setting, metric=metric, **counts))
     return pd.DataFrame(lines, columns=SHARD_SCHEMA.names)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from orchestrator.cli.tables import Layout
 from orchestrator.store.metrics import NUMBERS, Metric
 from workers.files.job import MAIN_SETTING
+from workers.files.metrics import CLASS_SCORES, IIA, METRICS, Meaning
 from workers.files.place import BLOCK_OUTPUT, INSIDE, UNIT_LETTERS
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _RATES: Final = ("iia", "iia_none", "iia_random", "iia_full")
 _COUNTS: Final = ("n_correct", "n_total")
 _MORE: Final = (
     *("iia_normalized", "status", *_COUNTS, "task_accuracy", "dummy_accuracy", "subspace_dim", "loss", "steps"),
-    *("gpu_seconds", "job", "host", "metric", "cell_key"),
+    *("gpu_seconds", "job", "host", "metric", "reading", "null", "cell_key"),
 )
 RESULTS: Final = Layout(secondary=_MORE, shareable=(*_WHICH, *_PLACE, "status", "metric", "host"))
 
@@ -42,10 +43,9 @@ def results_view(frame: pd.DataFrame, metric: Metric = Metric.IIA) -> tuple[pd.D
     rates = _RATES if metric is Metric.IIA else (metric.value, *(f"{metric}_{name}" for name in NUMBERS[1:]))
     first = [*_WHICH, *places, *_WHERE, *rates]
     layout = RESULTS
-    if (
-        metric is Metric.IIA and (frame["metric"] == "decoding").any()
-    ):  # a probe has no IIA; its counts say how often it is right
-        first += ["metric", *_COUNTS]
+    is_reading = frame["metric"].notna() & (frame["metric"] != IIA)
+    if metric is Metric.IIA and is_reading.any():  # a reading has no IIA, but a number of its own, and counts
+        first += ["metric", "reading", "null", *_COUNTS]
         layout = replace(RESULTS, secondary=tuple(name for name in _MORE if name not in first))
     elif (frame["status"] != "done").any():
         first.append("status")
@@ -53,16 +53,25 @@ def results_view(frame: pd.DataFrame, metric: Metric = Metric.IIA) -> tuple[pd.D
 
 
 def summary_views(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, Layout]]:
-    """The paper's table with its heading. Probes have their own, because what can be decoded need not be what the
-    model uses."""
-    is_decoding = summary["metric"] == "decoding"
-    causal, decoding = summary[~is_decoding], summary[is_decoding]
-    if len(causal) or not len(decoding):
+    """The paper's table with its heading. The readings of each metric have their own: their numbers are no IIA, and two
+    metrics share no unit."""
+    is_causal = summary["metric"].map(lambda name: METRICS[name].changes_model).astype(bool)
+    causal, readings = summary[is_causal], summary[~is_causal]
+    if len(causal) or not len(readings):
         name = Metric(causal["metric"].iloc[0]) if len(causal) else Metric.IIA
         yield "", *_summary_view(causal, f"max {'IIA' if name is Metric.IIA else name}")
-    if len(decoding):
-        heading = "decoding accuracy (no intervention: what can be decoded need not be used)"
-        yield heading, *_summary_view(decoding, "max accuracy")
+    for metric, lines in readings.groupby("metric", sort=False):
+        meaning = METRICS[str(metric)]
+        yield f"{meaning.label} (nothing was changed in the model)", *_reading_view(lines, meaning)
+
+
+def _reading_view(summary: pd.DataFrame, metric: Meaning) -> tuple[pd.DataFrame, Layout]:
+    frame, layout = _summary_view(summary, metric.best)
+    scores = [*(["dummy"] if summary["dummy"].notna().any() else []), *CLASS_SCORES]
+    columns = [name for name in frame.columns if name not in ("none", "full")]
+    columns += [name for name in scores if summary[name].notna().any()]
+    titles = {**layout.titles, "random": "null", "dummy": "majority"}
+    return frame.assign(**{name: summary[name] for name in scores})[columns], replace(layout, titles=titles)
 
 
 def _summary_view(summary: pd.DataFrame, highest: str) -> tuple[pd.DataFrame, Layout]:

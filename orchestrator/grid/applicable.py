@@ -10,7 +10,7 @@ from workers.data.model_info import ModelInfo
 from workers.data.sites import width_of
 from workers.data.source import AbstractPairSource
 from workers.files.place import Place
-from workers.methods.settings import METHODS, why_no_classes, why_not
+from workers.methods.settings import METHODS, settings_object, why_no_classes
 
 
 def by_applicability(
@@ -23,11 +23,12 @@ def by_applicability(
     unordered = source.unordered(hypothesis) if METHODS[method["name"]].tells_classes else ()
     always = why_no_classes(method["name"], hypothesis, unordered[0], [math.nan]) if unordered else ""
     n_variables = len(source.variables[hypothesis])
+    settings = settings_object(method)
     found: dict[str, list[Place]] = {}
     reasons: dict[int, str] = {}  # by width
     for place in places:
         width = width_of(model, place)
         if width not in reasons:
-            reasons[width] = always or why_not(method, width=width, n_variables=n_variables)
-        found.setdefault(reasons[width], []).append(place)
+            reasons[width] = always or settings.why_not(width=width, n_variables=n_variables)
+        found.setdefault(settings.why_not_at(place) or reasons[width], []).append(place)
     return found

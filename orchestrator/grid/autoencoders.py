@@ -8,7 +8,8 @@ from typing import Any
 
 from workers.data.sae_file import SaeError, digest_of, files_of, read_sae
 from workers.files.folder import SweepFolder
-from workers.methods.settings import METHODS, AutoencoderSettings, MethodError
+from workers.methods.base_settings import MethodError
+from workers.methods.settings import METHODS, AutoencoderSettings
 
 
 def with_autoencoder(

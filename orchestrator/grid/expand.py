@@ -17,7 +17,7 @@ from orchestrator.grid.applicable import by_applicability
 from orchestrator.grid.axes import resolve_positions
 from orchestrator.grid.methods import Step, methods_of, placed
 from orchestrator.grid.model import ReadModel, read_model
-from orchestrator.grid.places import check_methods, places_of
+from orchestrator.grid.places import places_of
 from orchestrator.spec.filters import CellFilter
 from orchestrator.spec.schema import Experiment, SweepSpec
 from workers.data.layout import PromptLayout, moved_positions
@@ -108,7 +108,6 @@ def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     read = read_model(spec)
     model = read.info
     methods, autoencoders = methods_of(spec, folder)
-    check_methods(spec, [step.method for step in methods])
     prompts = PromptReader(spec, read.tokenizer, folder)
     strands: list[Strand] = []
     for index in range(len(spec.grid.experiments)):

@@ -11,7 +11,8 @@ from orchestrator.errors import SpecError
 from orchestrator.grid.autoencoders import with_autoencoder
 from orchestrator.spec.schema import SweepSpec, ThenSection
 from workers.files.folder import SweepFolder
-from workers.methods.settings import MethodError, method_label, method_variants
+from workers.methods.base_settings import MethodError
+from workers.methods.settings import method_label, method_variants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

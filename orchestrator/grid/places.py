@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 from orchestrator.grid.axes import AxisError, resolve_layers, resolve_positions, resolve_units
 from orchestrator.spec.schema import SweepSpec
 from workers.data.layout import PromptLayout
 from workers.data.model_info import ModelInfo
 from workers.data.sites import SITES
 from workers.files.place import Place
-from workers.methods.settings import METHODS
 
 
 def places_of(spec: SweepSpec, model: ModelInfo, layout: PromptLayout) -> list[Place]:
@@ -31,16 +27,6 @@ def places_of(spec: SweepSpec, model: ModelInfo, layout: PromptLayout) -> list[P
         for position in positions
         for unit in units
     ]
-
-
-def check_methods(spec: SweepSpec, methods: Iterable[Mapping[str, Any]]) -> None:
-    """Every method works at every site. Raises: SpecError."""
-    for method in methods:
-        right = METHODS[method["name"]].sites
-        for index, (site, _) in enumerate(spec.grid.named_sites()):
-            if right and site not in right:
-                words = f"method {method['name']!r} works at {', '.join(right)}; put it into a sweep of its own"
-                raise spec.error(f"grid.sites[{index}]", site, words)
 
 
 def _sites(spec: SweepSpec, model: ModelInfo) -> list[tuple[str, list[int] | list[None]]]:

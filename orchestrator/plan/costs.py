@@ -12,7 +12,7 @@ prefix, computed once a job), and for each cell forward and backward through wha
 
 and each cell's rotation costs some d^3 operations a step, d the width of its site. A site inside block l costs that
 block once more, for the position's token or for all tokens from it on (`workers.data.sites.OwnBlock`). Cells of one
-position run in one call, whatever their layer and site.
+position run in one call, whatever their layer and site. A reading changes nothing in the model and runs no tails.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from workers.data.model_info import ModelInfo
 from workers.data.sites import SITES, OwnBlock, width_of
 from workers.files.job import JobCell
 from workers.files.place import Place
+from workers.methods.base_settings import MethodSettings
 from workers.methods.settings import METHODS
 
 # Source: Wu et al., NeurIPS 2023: about 1.5 h a cell on an A100, for the mean cell of the paper's grid (LLaMA 7B:
@@ -39,7 +40,7 @@ _EVALUATIONS: Final = 3  # forward passes over a setting's test pairs: the cell 
 _PAIR_S: Final = 3e-4  # to draw one pair, balance it and make tokens of it
 _BATCH: Final = 64  # pairs of a forward pass of a method without batches
 _LOAD_BYTES_PER_S: Final = 1e9
-COSTS_VERSION: Final = 4  # version of this table and these counts: measured ratios are ratios to them
+COSTS_VERSION: Final = 5  # version of this table and these counts: measured ratios are ratios to them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +170,7 @@ class CostModel:
             (pairs + test_pairs / _EVALUATIONS) * block * (strand.n_tokens - strand.n_prefix) * shared_blocks / rate
         )
         trains = self._fits(strand) == "by gradient"  # else no tail and no rotation before it is evaluated
-        tail_pairs = test_pairs + (2 * pairs if trains else 0)
+        tail_pairs = (test_pairs if self._method(strand).changes_model else 0) + (2 * pairs if trains else 0)
         tail_s = self._scale * tail_pairs * block / rate
         sites = {}
         for place in _kinds(strand):
@@ -226,8 +227,11 @@ class CostModel:
         n_settings = self._n_settings.get(strand.experiment, 0)
         return max(n_settings, 1) if strand.is_trained else 1 + n_settings
 
+    def _method(self, strand: Strand) -> type[MethodSettings]:
+        return METHODS[strand.stream.method["name"]]
+
     def _fits(self, strand: Strand) -> str:
-        return METHODS[strand.stream.method["name"]].fits
+        return self._method(strand).fits
 
     def _work(self, strand: Strand) -> tuple[int, int, int]:
         """Training steps, pairs a step, and pairs that a cell is evaluated on."""

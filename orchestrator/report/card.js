@@ -111,7 +111,8 @@ function walk(event, map, plot) {
 
 function card_of(map, layer, position, records) {
   const done = records.filter((record) => record.state === "done");
-  const best = done.reduce((a, b) => (a === null || b.value > a.value ? b : a), null);
+  const sign = data.metrics[map.metric].best === "lowest" ? -1 : 1;
+  const best = done.reduce((a, b) => (a === null || sign * b.value > sign * a.value ? b : a), null);
   const of_seed = records.find((record) => String(record.seed) === chosen.over);
   const told = of_seed ?? best ?? records[0];
   const unit = told.unit !== null ? `${map.unit_name} ${whole(told.unit)} · ` : "";
@@ -127,10 +128,12 @@ function absent(told) {
 }
 
 function measured(map, told, done, value) {
-  const metric = data.metrics[map.metric];
+  const { title, unit, is_share, changes_model } = data.metrics[map.metric];
+  const metric = unit === "" ? title : `${title} (${unit})`;
   const is_mean = chosen.over === "mean" && done.length > 1;
-  const interval = `${fixed(told.low)} to ${fixed(told.high)} (95 %)` + (["iia", "decoding"].includes(map.metric)
-    ? `, ${whole(told.n_correct)} of ${whole(told.n_total)}` : `, ${whole(told.n_total)} pairs`);
+  const counted = ["iia", "decoding"].includes(map.metric) ? `${whole(told.n_correct)} of ${whole(told.n_total)}`
+    : `${whole(told.n_total)} ${is_share || changes_model ? "pairs" : "prompts"}`;
+  const interval = `${fixed(told.low)} to ${fixed(told.high)} (95 %), ${counted}`;
   const [least, most] = [Math.min, Math.max].map((pick) => fixed(pick(...done.map((one) => one.value))));
   const big = element("div", { class: "big" }, `${metric} ${fixed(is_mean ? value : told.value)}`,
     element("span", {}, is_mean ? `mean of ${done.length} seeds` : `seed ${told.seed}`));
@@ -140,9 +143,13 @@ function measured(map, told, done, value) {
 
 function numbers(map, told, metric) {
   const is_iia = map.metric === "iia";
+  const { null: control, best } = data.metrics[map.metric];
+  const above = is_iia ? "above its controls" : `${best === "lowest" ? "below" : "above"} its control`;
   const lines = [[metric, told.value, told.normalised], ["no intervention", told.none, told.none_normalised],
-    ["whole vector swapped", told.full, told.full_normalised], ["random rotation", told.random, told.random_normalised],
-    ["above its controls", told.excess, null], ["task accuracy", told.task, 1], ["majority label", told.dummy, 0]];
+    ["whole vector swapped", told.full, told.full_normalised], [control, told.random, told.random_normalised],
+    [above, told.excess, null], ["balanced accuracy", told.balanced, null], ["chance, balanced", told.chance, null],
+    ["F1", told.f1, null], ["Matthews correlation", told.mcc, null],
+    ["task accuracy", told.task, 1], [is_iia ? "majority label" : "majority class", told.dummy, 0]];
   const head = element("tr", {}, ["", "raw", is_iia ? "normalised" : ""].map((text) => element("th", {}, text)));
   return element("table", {}, head, lines.filter(([, raw]) => raw !== null).map(([name, raw, normalised]) =>
     element("tr", {}, element("th", {}, name), element("td", {}, fixed(raw)), element("td", {}, is_iia && normalised !== null ? fixed(normalised) : ""))));

@@ -21,11 +21,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from orchestrator.report.heatmap import METRIC_NAMES, Axis, HeatMap, Over, Scale, shown_name
+from orchestrator.report.heatmap import Axis, HeatMap, Over, Scale, shown_name
 from orchestrator.status.cell_state import MARKS
 from orchestrator.store.statistics import ALPHA
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING
+from workers.files.metrics import METRICS
 from workers.files.place import BLOCK_OUTPUT
 
 DPI: Final = 200
@@ -64,7 +65,7 @@ def draw(maps: Sequence[HeatMap], *, scale: Scale, over: Over, limits: tuple[flo
             axes.pcolormesh(numbers, cmap=colours, vmin=limits[0], vmax=limits[1], edgecolors=_GRID_LINE, linewidth=0.5)
             _draw_states(axes, item.states(over))
             _draw_better(axes, item.better(over))
-            _label(axes, item, values, is_first=index == 0)
+            _label(axes, item, values, scale=scale, is_first=index == 0)
         figure.colorbar(panels[0].collections[0], cax=bar).outline.set_visible(False)
         _head(figure, maps, scale, over)
         _legend(figure, entries)
@@ -82,10 +83,14 @@ def save(figure: Figure, path: Path) -> None:
 
 def unit_name(metric: str, scale: Scale) -> str:
     """What the numbers of a map are, for a colour bar."""
-    name = METRIC_NAMES[metric]
+    about = METRICS[metric]
     if scale is Scale.NORMALISED:
-        return f"{name}, normalised (0 = majority label, 1 = task accuracy)"
-    return f"{name} above its controls" if scale is Scale.EXCESS else name
+        return f"{about.title}, normalised (0 = majority label, 1 = task accuracy)"
+    if scale is Scale.RAW:
+        return about.label
+    if about.changes_model:
+        return f"{about.title} above its controls"
+    return f"{about.title}: {'below' if about.best == 'lowest' else 'above'} {about.null}"
 
 
 def _frame(maps: Sequence[HeatMap], *, legend_lines: int) -> tuple[Figure, list[Any], Any]:
@@ -123,14 +128,15 @@ def _draw_better(axes: Any, better: Any) -> None:
     axes.scatter(positions + 0.5, layers + 0.5, s=3.2, c="white", edgecolors="black", linewidths=0.35, zorder=3)
 
 
-def _label(axes: Any, item: HeatMap, values: NDArray[np.float64], *, is_first: bool) -> None:
-    """The panel's name, its highest place, and its axes. A `$` in a token begins no formula."""
+def _label(axes: Any, item: HeatMap, values: NDArray[np.float64], *, scale: Scale, is_first: bool) -> None:
+    """The panel's name, its best place, and its axes. A `$` in a token begins no formula."""
     labels = _axis_labels(item)
     axes.set_title(_drawable(shown_name(item.experiment)), loc="left", pad=14, color=_INK, parse_math=False)
     if np.isfinite(values).any():
-        layer, position = np.unravel_index(np.nanargmax(values), values.shape)
+        is_lowest = item.best == "lowest" and scale is Scale.RAW
+        layer, position = np.unravel_index((np.nanargmin if is_lowest else np.nanargmax)(values), values.shape)
         where = f"layer {item.layers[layer]}, {item.column_name} {labels[position]}"
-        text = f"highest {values[layer, position]:.3f}, {where}"
+        text = f"{'lowest' if is_lowest else 'highest'} {values[layer, position]:.3f}, {where}"
         style = {"fontsize": 6.5, "color": _FAINT, "parse_math": False}
         axes.annotate(text, (0, 1), (0, 4), "axes fraction", "offset points", **style)
     axes.set_xlim(0, len(item.columns))

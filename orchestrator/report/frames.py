@@ -19,6 +19,7 @@ from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import SweepStatus
 from orchestrator.store.metrics import NUMBERS, Metric
 from orchestrator.store.store import Store
+from workers.files.metrics import IIA, METRICS
 from workers.files.place import AXES
 
 if TYPE_CHECKING:
@@ -54,10 +55,22 @@ def rows(store: Store, grid: Grid, where: Iterable[str]) -> pd.DataFrame:
 
 
 def with_control_rates(table: pa.Table) -> pa.Table:
-    """Rows with their controls as shares, computed from the counts; null for a probe, which has no controls."""
+    """Rows with their controls as shares, computed from the counts. A reading has `reading` and `null` instead: what
+    its metric says, and its own null."""
+    is_iia = pc.fill_null(pc.equal(table["metric"], IIA), True)
+    n_total = pc.cast(table["n_total"], pa.float64())
     for name, count in CONTROL_RATES.items():
-        share = pc.divide(pc.cast(table[count], pa.float64()), pc.cast(table["n_total"], pa.float64()))
+        share = pc.divide(pc.cast(table[count], pa.float64()), n_total)
+        share = pc.if_else(is_iia, share, pa.scalar(None, pa.float64()))
         table = table.add_column(table.schema.get_field_index("iia") + 1, name, share)
+    for name, control in (("null", "_random"), ("reading", "")):
+        found: Any = pa.nulls(table.num_rows, pa.float64())
+        for metric, about in METRICS.items():
+            column = table[f"sum_{about.measure}{control}" if about.measure else f"n_correct{control}"]
+            mean = pc.divide(pc.cast(column, pa.float64()), n_total)
+            found = pc.if_else(pc.fill_null(pc.equal(table["metric"], metric), False), mean, found)
+        found = pc.if_else(is_iia, pa.scalar(None, pa.float64()), found)
+        table = table.add_column(table.schema.get_field_index("metric") + 1, name, found)
     return table
 
 

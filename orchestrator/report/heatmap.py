@@ -18,17 +18,13 @@ from numpy.typing import NDArray
 
 from orchestrator.report.measured import MAP_KEYS
 from orchestrator.status.cell_state import CellState
-from orchestrator.store.metrics import Metric
 from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING
+from workers.files.metrics import METRICS
 from workers.files.place import AXES
 
 Spot: TypeAlias = tuple[int, int, int, str]  # layer, position, unit or -1, token: what makes cells of two maps equal
 
-METRIC_NAMES: Final = {
-    **{metric.value: metric.words[0].upper() + metric.words[1:] for metric in Metric},
-    "decoding": "Decoding accuracy",
-}
 PLACE: Final = [axis.name for axis in AXES if axis.name not in MAP_KEYS]  # what tells the places of a map apart
 _MAPPED: Final = [*PLACE, "token", "seed", "value", "normalised", "excess", "better"]
 _BYTE_TOKENS: Final = {"<0x0A>": "\n", "<0x09>": "\t", "<0x0D>": "\r"}
@@ -77,21 +73,23 @@ class HeatMap:
     cells: pd.DataFrame
 
     def chosen(self, over: Over | int) -> pd.DataFrame:
-        """The measured line that stands for each place: that of the seed given, or of the highest accuracy.
+        """The measured line that stands for each place: that of the seed given, or of the best value.
 
-        The best line is chosen by its raw accuracy, so all its numbers in all units are of one and the same cell. Its
+        The best line is chosen by its raw value, so all its numbers in all units are of one and the same cell. Its
         index is that of `cells`.
         """
         done = self._done()
         if isinstance(over, int):
             done = done[done["seed"] == over]
-        return _best_first(done).drop_duplicates(["layer", self.axis.value])
+        return self._best_first(done).drop_duplicates(["layer", self.axis.value])
 
     def values(self, scale: Scale, over: Over | int) -> NDArray[np.float64]:
         """Numbers [layer, column]: NaN where nothing is measured or the unit is not defined."""
         if over is Over.MEAN:
             means = self._done().groupby(PLACE, dropna=False)[scale.value].mean().reset_index()
-            numbers = means.groupby(["layer", self.axis.value])[scale.value].max().reset_index()
+            best = means.groupby(["layer", self.axis.value])[scale.value]
+            is_low_best = self.best == "lowest" and scale is Scale.RAW
+            numbers = (best.min() if is_low_best else best.max()).reset_index()
         else:
             numbers = self.chosen(over)
         grid = np.full((len(self.layers), len(self.columns)), math.nan)
@@ -119,8 +117,8 @@ class HeatMap:
         return grid
 
     def by_place(self) -> dict[Spot, float]:
-        """The raw accuracy of each measured place and unit, the maximum over seeds."""
-        lines = _best_first(self._done()).drop_duplicates(PLACE)
+        """The raw value of each measured place and unit, the best over seeds."""
+        lines = self._best_first(self._done()).drop_duplicates(PLACE)
         units = lines["unit"].fillna(-1).astype(int)
         places = zip(lines["layer"], lines["position"], units, lines["token"].fillna(""), strict=True)
         return dict(zip(places, lines["value"], strict=True))
@@ -131,6 +129,14 @@ class HeatMap:
             return [str(unit) for unit in self.columns]
         pairs = zip(self.columns, self.tokens, strict=True)
         return [f"{position} {shown_token(token)}" for position, token in pairs]
+
+    @property
+    def best(self) -> str:
+        """Which end of the map is of interest: `highest`, `lowest`."""
+        return METRICS[self.metric].best
+
+    def _best_first(self, lines: pd.DataFrame) -> pd.DataFrame:
+        return lines.sort_values(["value", "seed", "unit"], ascending=[self.best == "lowest", True, True])
 
     @property
     def unit_name(self) -> str:
@@ -172,28 +178,41 @@ def site_maps(maps: Sequence[HeatMap]) -> list[HeatMap]:
 
 
 def value_range(maps: Sequence[HeatMap], scale: Scale) -> tuple[float, float]:
-    """The ends of the colour scale that all `maps` share, so that equal colours are equal numbers.
+    """The ends of the colour scale that all `maps` share, so that equal colours are equal numbers. They are of one
+    metric.
 
-    Raw: from 0.5, or lower where a cell is, to 1. Normalised: from 0 to 1, or beyond where a cell is. Over the
+    A share, raw: from 0.5, or lower where a cell is, to 1. Normalised: from 0 to 1, or beyond where a cell is. Over the
     controls: as far down as up. In steps of 0.05; never stretched to make noise look like a pattern. A metric that is
     no share has no such ends: from 0 to the cell that is farthest from it.
     """
     columns = [heat_map.cells[scale.value].dropna() for heat_map in maps]
+    if maps and not is_share(maps[0].metric):
+        return _range_of_means(pd.concat(columns), scale)
     found = pd.concat(columns) if columns else pd.Series(dtype=float)
     low, high = (float(found.min()), float(found.max())) if len(found) else (math.nan, math.nan)
     below, above = math.floor(low * 20) / 20 if len(found) else 1.0, math.ceil(high * 20) / 20 if len(found) else 0.0
     if scale is Scale.EXCESS:
         reach = max(0.1, abs(below) if len(found) else 0.0, above)
         return -reach, reach
-    if maps and not is_share(maps[0].metric):
-        return (min(0.0, below), max(0.0, above)) if below < 0 or above > 0 else (0.0, 1.0)
     floor = 0.5 if scale is Scale.RAW else 0.0
     return min(floor, below), max(1.0, above)
 
 
 def is_share(metric: str) -> bool:
     """Whether a map's numbers are shares, from 0 to 1."""
-    return metric == "decoding" or Metric(metric).is_share
+    return METRICS[metric].is_share
+
+
+def _range_of_means(found: pd.Series[float], scale: Scale) -> tuple[float, float]:
+    """From 0 to the farthest number on either side, in small steps; over a null as far down as up."""
+    reach = float(found.abs().max()) if len(found) else 0.0
+    if reach == 0:
+        return (-1.0, 1.0) if scale is Scale.EXCESS else (0.0, 1.0)
+    step = 10.0 ** math.floor(math.log10(reach)) / 20
+    low, high = (math.floor(found.min() / step + 1e-9) * step, math.ceil(found.max() / step - 1e-9) * step)
+    if scale is Scale.EXCESS:
+        return -max(-low, high), max(-low, high)
+    return min(0.0, low), max(0.0, high)
 
 
 def shown_token(token: str) -> str:
@@ -211,10 +230,6 @@ def shown_name(name: str) -> str:
 def main_maps(maps: Sequence[HeatMap]) -> list[HeatMap]:
     """The maps of the distribution that the cells were trained for."""
     return [heat_map for heat_map in maps if heat_map.setting == MAIN_SETTING]
-
-
-def _best_first(lines: pd.DataFrame) -> pd.DataFrame:
-    return lines.sort_values(["value", "seed", "unit"], ascending=[False, True, True])
 
 
 def _heat_map(keys: Sequence[str], lines: pd.DataFrame, axis: Axis) -> HeatMap:

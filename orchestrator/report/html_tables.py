@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import pandas as pd
 
-from orchestrator.report.heatmap import METRIC_NAMES, HeatMap, is_share, shown_name, shown_token, site_maps
+from orchestrator.report.heatmap import HeatMap, is_share, shown_name, shown_token, site_maps
 from orchestrator.status.cell_state import MAPPED
 from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING
+from workers.files.metrics import DECODING, IIA, METRICS
 from workers.files.place import BLOCK_OUTPUT
 
 NOTHING: Final = "–"
@@ -27,11 +28,11 @@ def page_tables(
 ) -> dict[str, str]:
     """The HTML of each table and list of the page, by its slot in the template."""
     is_main = summary["setting"] == MAIN_SETTING if len(summary) else pd.Series(dtype=bool)
-    is_causal = summary["metric"] != "decoding" if len(summary) else pd.Series(dtype=bool)
+    is_causal = summary["metric"].map(lambda name: METRICS[name].changes_model) if len(summary) else is_main
     return {
         "tiles": _tiles(maps, provenance),
         "summary_table": _summary_table(summary[is_main & is_causal]),
-        "decoding_section": _decoding_section(summary[~is_causal]),
+        "decoding_section": _reading_sections(summary[~is_causal]),
         "sites_section": _sites_section(summary[is_main & is_causal]),
         "settings_section": _settings_section(summary[~is_main & is_causal]),
         "states_table": _states_table(maps, n_unplanned),
@@ -74,7 +75,7 @@ def _name(line: Mapping[str, Any]) -> str:
 
 def _named(summary: pd.DataFrame) -> str:
     """What the numbers of these lines are called in a heading."""
-    name = METRIC_NAMES[summary["metric"].iloc[0] if len(summary) else "iia"]
+    name = METRICS[summary["metric"].iloc[0] if len(summary) else IIA].title
     return name if name[1].isupper() else name[0].lower() + name[1:]
 
 
@@ -108,7 +109,9 @@ def _highest(line: Mapping[str, Any]) -> str:
     if not _is_number(line["maximum"]):
         return NOTHING
     interval = f"{rate(line['low'])} to {rate(line['high'])}"
-    counts = _counts(line["n_correct"], line["n_total"]) if line["metric"] in ("iia", "decoding") else ""
+    counts = _counts(line["n_correct"], line["n_total"]) if line["metric"] in (IIA, DECODING) else ""
+    if not METRICS[line["metric"]].changes_model and not counts:
+        counts = f"{int(line['n_total']):,} prompts"
     return _with(f"<b>{rate(line['maximum'])}</b>", f"{counts}<br>{interval}" if counts else interval)
 
 
@@ -189,29 +192,44 @@ def _settings_section(summary: pd.DataFrame) -> str:
     )
 
 
-def _decoding_section(summary: pd.DataFrame) -> str:
-    """Probes, apart from everything causal."""
+def _reading_sections(summary: pd.DataFrame) -> str:
+    """A section for the readings of each metric."""
     if summary.empty:
         return ""
-    head = ["Probe of", "Setting", "Highest accuracy", "Where", "Mean", "Variance × 100", "SD over seeds"]
+    parts = summary.groupby("metric", sort=False)
+    return "".join(_reading_section(lines, str(metric)) for metric, lines in parts)
+
+
+def _reading_section(summary: pd.DataFrame, metric: str) -> str:
+    """The readings of one metric, apart from everything causal and from every other metric."""
+    about = METRICS[metric]
+    has_classes = summary["balanced"].notna().any()
+    head = ["Reading of", "Setting", f"{about.best.capitalize()}, {about.unit or 'accuracy'}", "Where"]
+    head += [about.null.capitalize()] if about.null else []
+    head += ["Majority class", "Balanced accuracy", "F1", "Matthews correlation"] if has_classes else []
+    head += ["Mean", "Variance × 100", "SD over seeds"]
     lines = (
         [
             _name(line),
             "as trained" if line["setting"] == MAIN_SETTING else html.escape(shown_name(line["setting"])),
             _highest(line),
             _where(line),
+            *([rate(line["random"])] if about.null else []),
+            *(_class_scores(line) if has_classes else []),
             rate(line["mean"]),
             rate(line["variance_x100"], 2),
             _seeds(line),
         ]
         for line in summary.to_dict("records")
     )
-    return (
-        "<section id='decoding'><h2>Decoding</h2><p>How well a probe reads the variable off the same activations. This "
-        "is not IIA: nothing was changed in the model, and what can be decoded need not be what the model uses.</p>"
-        + _table(head, lines, "")
-        + "</section>"
-    )
+    title, words = html.escape(about.title if metric != DECODING else "Decoding"), html.escape(about.about)
+    section = f"<section id='{html.escape(metric)}'><h2>{title}</h2><p>{words}</p>"
+    return section + _table(list(map(html.escape, head)), lines, "") + "</section>"
+
+
+def _class_scores(line: Mapping[str, Any]) -> list[str]:
+    balanced = _with(rate(line["balanced"]), f"chance {rate(line['chance'])}")
+    return [rate(line["dummy"]), balanced, rate(line["f1"]), rate(line["mcc"])]
 
 
 def _seeds(line: Mapping[str, Any]) -> str:

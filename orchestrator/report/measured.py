@@ -11,12 +11,15 @@ from typing import Any, Final
 
 import pandas as pd
 
+from orchestrator.report.class_scores import add_class_scores
 from orchestrator.status.cell_state import CellState
-from orchestrator.store.measures import metric_numbers
+from orchestrator.store.measures import numbers_of
 from orchestrator.store.metrics import CONTROLS, NUMBERS, Metric
 from orchestrator.store.statistics import ALPHA, benjamini_hochberg, holm, mcnemar_exact, normalise
 from workers.files.job import MAIN_SETTING
+from workers.files.metrics import DECODING, IIA, METRICS
 from workers.files.place import AXES, PLACE_COLUMNS
+from workers.files.shard import CLASS_COLUMNS
 
 MAP_KEYS: Final = ["experiment", "method", "setting", "site"]  # a family of tests: a site with all its units
 
@@ -28,9 +31,10 @@ _GRID: Final = [
 _EVALUATED: Final = ["experiment", "method", "setting"]  # what is evaluated on a setting, is so at all its sites
 _CONTROLLED: Final = ["n_correct_none", "n_correct_full", "n_correct_random", "n_only_cell", "n_only_none"]
 _COUNTS: Final = ["n_correct", "n_total", *_CONTROLLED, "task_n_correct", "task_n_total"]
+_NOT_OF_READINGS: Final = ["n_correct_none", "n_correct_full", "n_only_cell", "n_only_none", "none", "full"]
 _STORE: Final = [
     *("cell_key", "setting", "status", "reason", "metric", "dummy_accuracy", "subspace_dim", "loss", "steps"),
-    *("gpu_seconds", "gpu_name", "host", "job", "attempt", *_COUNTS),
+    *("gpu_seconds", "gpu_name", "host", "job", "attempt", *_COUNTS, *CLASS_COLUMNS),
 ]
 
 
@@ -38,9 +42,10 @@ def measured(rows: pd.DataFrame, grid: pd.DataFrame, metric: Metric = Metric.IIA
     """One line a cell of `grid` and setting that its experiment and method were evaluated on, in the grid's order.
 
     Columns: the grid's, the store's counts, and `value` (of the metric), `low`, `high` (its interval), `normalised`,
-    `excess` (over the better of "no intervention" and "random rotation"), `none`, `full`, `random` and their
-    `*_normalised`, `task`, `dummy`, `p`, `p_holm`, `q` and `better` (more often right than without intervention, Holm
-    over the map). Only IIA has a scale, a dummy and a test; probes have no other metric than theirs, and are left out.
+    `excess` (over the better of "no intervention" and "random rotation"; of a reading over its own null), `none`,
+    `full`, `random` (of a reading its own null) and their `*_normalised`, `task`, `dummy`, `p`, `p_holm`, `q` and
+    `better` (more often right than without intervention, Holm over the map); of classifiers `chance`, `balanced`, `f1`
+    and `mcc`. Only IIA has a scale and a test; readings have no other metric than theirs, and are left out.
 
     Raises: ValueError when two cells of the grid would be one place and seed of one map.
     """
@@ -58,10 +63,12 @@ def measured(rows: pd.DataFrame, grid: pd.DataFrame, metric: Metric = Metric.IIA
         lines[name] = of_row.where(of_row.notna(), lines[name].where(lines[name].notna(), ""))
     lines.loc[~has_counts & (lines["status"] == "done"), "reason"] = f"its row has no {metric.words}"
     lines.loc[~has_counts, [*_COUNTS, *NUMBERS]] = math.nan
-    lines.loc[lines["metric"] == "decoding", [*_CONTROLLED, *CONTROLS]] = math.nan  # a probe intervenes on nothing
+    of_readings = ~lines["metric"].map(lambda name: METRICS[name].changes_model).astype(bool)
+    lines.loc[of_readings, _NOT_OF_READINGS] = math.nan  # a reading intervenes on nothing
     _add_scales(lines)
+    add_class_scores(lines)
     _add_tests(lines)
-    return lines.drop(columns=["status", "reason_of_row", "job_of_row"])
+    return lines.drop(columns=["status", "reason_of_row", "job_of_row", *CLASS_COLUMNS])
 
 
 def planned_from(rows: pd.DataFrame) -> pd.DataFrame:
@@ -105,27 +112,29 @@ def _of_store(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     store[numbers] = store[numbers].astype("float64")  # a count that is not there is NaN
     texts = store.columns.difference(numbers)
     store[texts] = store[texts].astype(object)  # whatever the reader made of a column without a value
-    return store.rename(columns={"dummy_accuracy": "dummy"}).join(metric_numbers(rows, metric))
+    return store.rename(columns={"dummy_accuracy": "dummy"}).join(numbers_of(rows, metric))
 
 
 def _metric(lines: pd.DataFrame) -> pd.Series:
     """A method has one metric; where none of its cells has a row yet it is taken to be IIA."""
     known = lines.dropna(subset=["metric"]).drop_duplicates("method").set_index("method")["metric"].to_dict()
-    return pd.Series([known.get(method, "iia") for method in lines["method"]], index=lines.index, dtype=object)
+    return pd.Series([known.get(method, IIA) for method in lines["method"]], index=lines.index, dtype=object)
 
 
 def _add_scales(lines: pd.DataFrame) -> None:
     lines["task"] = lines["task_n_correct"] / lines["task_n_total"]
-    lines["dummy"] = lines["dummy"].where(lines["value"].notna() & lines["metric"].isin(["iia", "decoding"]))
-    # Probes are not on this scale: the model's task is not theirs.
-    on_scale = lines["metric"] == "iia"
+    lines["dummy"] = lines["dummy"].where(lines["value"].notna() & lines["metric"].isin([IIA, DECODING]))
+    # Readings are not on this scale: the model's task is not theirs.
+    on_scale = lines["metric"] == IIA
     for column, target in [("value", "normalised"), *((name, f"{name}_normalised") for name in CONTROLS)]:
         scaled = [
             normalise(accuracy, dummy=dummy, task=task)
             for accuracy, dummy, task in zip(lines[column], lines["dummy"], lines["task"], strict=True)
         ]
         lines[target] = pd.Series(scaled, index=lines.index, dtype="float64").where(on_scale)
-    lines["excess"] = lines["value"] - lines[["none", "random"]].max(axis=1)
+    excess = lines["value"] - lines[["none", "random"]].max(axis=1)
+    is_low_best = lines["metric"].map(lambda metric: METRICS[metric].best == "lowest")
+    lines["excess"] = excess.mask(is_low_best, -excess)
 
 
 def _add_tests(lines: pd.DataFrame) -> None:

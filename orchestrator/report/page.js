@@ -55,8 +55,8 @@ function toolbar() {
   const methods = unique(data.maps.map((map) => map.method));
   const of_method = data.maps.filter((map) => map.method === chosen.method);
   const seeds = unique(of_method.flatMap((map) => map.seeds)).sort((a, b) => a - b);
-  const is_probe = (method) => data.maps.find((map) => map.method === method).metric === "decoding";
-  const method_label = (method) => words(method) + (is_probe(method) ? " (decoding, not IIA)" : "");
+  const metric_of = (method) => data.maps.find((map) => map.method === method).metric;
+  const method_label = (method) => words(method) + (metric_of(method) === "iia" ? "" : ` (${words(metric_of(method))}, not IIA)`);
   const seed_label = (over) => (SEEDS[over] ? SEEDS[over] : `seed ${over}`);
   const setting_label = (setting) => (setting === data.main ? "as trained" : words(setting));
   by_id("toolbar").replaceChildren(...[
@@ -92,10 +92,14 @@ function choose(change) {
 
 function key() {
   const { unit, range: [low, high] } = data.scales[metric_now()][chosen.scale];
-  const step = [0.05, 0.1, 0.2, 0.25, 0.5, 1, 2, 5, 10, 20, 50].find((size) => (high - low) / size <= 8) ?? 100;
+  const decade = 10 ** Math.floor(Math.log10((high - low) / 8));
+  const is_share = data.metrics[metric_now()].is_share;
+  const sizes = is_share ? [0.05, 0.1, 0.2, 0.25, 0.5, 1] : [1, 2, 5, 10, 20].map((size) => size * decade);
+  const step = sizes.find((size) => (high - low) / size <= 8 + 1e-9) ?? 1;
+  const digits = step < 0.1 ? Math.max(2, Math.ceil(-Math.log10(step))) : step === 0.25 ? 2 : step >= 1 && !is_share ? 0 : 1;
   const numbers = Array.from({ length: 1 + Math.floor((high - low) / step + 1e-6) }, (_, index) => (Math.ceil(low / step - 1e-6) + index) * step);
   const ticks = numbers.filter((number) => number <= high + 1e-6).map((number) =>
-    element("span", { style: `left:${(100 * (number - low)) / (high - low)}%` }, fixed(number, step < 0.1 || step === 0.25 ? 2 : 1)));
+    element("span", { style: `left:${(100 * (number - low)) / (high - low)}%` }, fixed(number, digits)));
   const gradient = `background:linear-gradient(90deg,${data.colours[chosen.scale].join()})`;
   by_id("colourbar").replaceChildren(unit, element("div", { class: "bar", style: gradient }),
     element("div", { class: "ticks" }, ticks));
@@ -172,9 +176,10 @@ function headline(map) {
   const values = map.values[chosen.scale][chosen.over] ?? [];
   const known = values.flat().filter((value) => value !== null);
   if (!known.length) return "no number yet";
-  const highest = Math.max(...known);
-  const layer = values.findIndex((line) => line.includes(highest));
-  return `highest ${fixed(highest)} at layer ${map.layers[layer]}, ${map.column_name} ${map.labels[values[layer].indexOf(highest)]}`;
+  const is_lowest = data.metrics[map.metric].best === "lowest" && chosen.scale === "raw";
+  const best = is_lowest ? Math.min(...known) : Math.max(...known);
+  const layer = values.findIndex((line) => line.includes(best));
+  return `${is_lowest ? "lowest" : "highest"} ${fixed(best)} at layer ${map.layers[layer]}, ${map.column_name} ${map.labels[values[layer].indexOf(best)]}`;
 }
 
 function draw(map, plot) {

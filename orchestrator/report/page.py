@@ -24,13 +24,11 @@ from numpy.typing import NDArray
 from orchestrator.report.asked import Asked, asked_section
 from orchestrator.report.figures import COLOURS, unit_name
 from orchestrator.report.heatmap import (
-    METRIC_NAMES,
     Axis,
     HeatMap,
     Over,
     Scale,
     heat_maps,
-    is_share,
     shown_name,
     shown_token,
     value_range,
@@ -42,6 +40,7 @@ from orchestrator.report.tables import summary_of
 from orchestrator.status.cell_state import MARKS
 from orchestrator.store.metrics import Metric
 from workers.files.job import MAIN_SETTING
+from workers.files.metrics import CLASS_SCORES, METRICS
 
 # What the script is told of a cell, in this order; texts are indices into `texts`.
 _TEXTS: Final = ("state", "reason", "job", "host", "gpu_name")
@@ -49,7 +48,7 @@ _COUNTS: Final = ("seed", "attempt", "n_correct", "n_total", "task_n_correct", "
 _PAIRED: Final = ("n_only_cell", "n_only_none")
 _RATES: Final = (
     *("value", "low", "high", "normalised", "none", "none_normalised", "full", "full_normalised"),
-    *("random", "random_normalised", "excess", "task", "dummy", "p_holm", "q", "gpu_seconds"),
+    *("random", "random_normalised", "excess", "task", "dummy", "p_holm", "q", "gpu_seconds", *CLASS_SCORES),
 )
 # The bundle with the charts of two axes, a third of the whole library: npm package plotly.js-cartesian-dist-min 3.7.0.
 _PLOTLY: Final = "vendor/plotly-cartesian.min.js"
@@ -119,13 +118,11 @@ def script_json(value: Any) -> str:
 def payload(content: PageContent) -> dict[str, Any]:
     """What the script draws from: plain JSON values, absent numbers as null."""
     texts: dict[str, int] = {}
-    by_metric = {metric: [item for item in content.maps if item.metric == metric] for metric in METRIC_NAMES}
+    by_metric = {metric: [item for item in content.maps if item.metric == metric] for metric in METRICS}
     return {
         "record": _RECORD,
         "textual": _TEXTS,
         "main": MAIN_SETTING,
-        "metrics": METRIC_NAMES,
-        "shares": [metric for metric in METRIC_NAMES if is_share(metric)],
         "states": {
             state.value: {"label": state.label, **{name: getattr(mark, name) for name in _DRAWN}}
             for state, mark in MARKS.items()
@@ -133,6 +130,13 @@ def payload(content: PageContent) -> dict[str, Any]:
         "scales": {
             metric: {scale.name.lower(): _scale(maps, metric, scale) for scale in Scale}
             for metric, maps in by_metric.items()
+            if maps
+        },
+        "metrics": {
+            name: {"title": METRICS[name].title, "unit": METRICS[name].unit, "best": METRICS[name].best}
+            | {"null": METRICS[name].null, "is_share": METRICS[name].is_share}
+            | {"changes_model": METRICS[name].changes_model}
+            for name, maps in by_metric.items()
             if maps
         },
         "colours": {scale.name.lower(): _colours(COLOURS[scale]) for scale in Scale},
@@ -204,7 +208,7 @@ def _records(item: HeatMap, texts: dict[str, int]) -> dict[tuple[int, int], list
 
 def _shown(item: HeatMap) -> pd.DataFrame:
     """The lines that the page tells of: one a place and seed, that of the unit with the highest accuracy."""
-    best_first = item.cells.sort_values("value", ascending=False, kind="stable")
+    best_first = item.cells.sort_values("value", ascending=item.best == "lowest", kind="stable")
     return best_first.drop_duplicates(["layer", item.axis.value, "seed"])
 
 

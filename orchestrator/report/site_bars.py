@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import matplotlib
@@ -12,7 +11,8 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from orchestrator.report.figures import STYLE
-from orchestrator.report.heatmap import METRIC_NAMES, is_share, shown_name
+from orchestrator.report.heatmap import shown_name
+from workers.files.metrics import METRICS, Meaning
 
 _PANEL_IN: Final = (2.6, 2.4)
 _BAR: Final = 0.72  # share of the room of one site
@@ -32,23 +32,25 @@ def draw_sites(summary: pd.DataFrame) -> Figure:
         panels = figure.subplots(1, len(experiments), sharey=True, squeeze=False)[0]
         for axes, experiment in zip(panels, experiments, strict=True):
             lines = summary[summary["experiment"] == experiment].set_index("site").reindex(sites)
-            _panel(axes, lines, sites)
+            _panel(axes, lines, METRICS[summary["metric"].iloc[0]])
             axes.set_title(shown_name(experiment), loc="left", parse_math=False)
-        panels[0].set_ylabel(f"highest {METRIC_NAMES[summary['metric'].iloc[0]]}")
+        metric = METRICS[summary["metric"].iloc[0]]
+        panels[0].set_ylabel(f"{metric.best} {metric.label}")
+        if metric.is_share:
+            panels[0].set_ylim(0, 1)
         marks, labels = panels[0].get_legend_handles_labels()
         figure.legend(marks, labels, frameon=False, fontsize=7, ncols=len(labels), loc="outside lower left")
     return figure
 
 
-def _panel(axes: matplotlib.axes.Axes, lines: pd.DataFrame, sites: Sequence[str]) -> None:
-    at = np.arange(len(sites))
+def _panel(axes: matplotlib.axes.Axes, lines: pd.DataFrame, metric: Meaning) -> None:
+    """`lines` have the sites as their index."""
+    at = np.arange(len(lines))
     best, low, high = (lines[name].to_numpy(dtype=float) for name in ("maximum", "low", "high"))
     ends = np.maximum(np.array([best - low, high - best]), 0)
     axes.bar(at, best, width=_BAR, color="#7a9cc6", yerr=ends, error_kw={"elinewidth": 0.8}, label="the cell")
-    for name, (label, mark) in _MARKS.items():
+    for name, (label, mark) in (_MARKS if metric.changes_model else {"random": (metric.null, "x")}).items():
         axes.scatter(at, lines[name].to_numpy(dtype=float), marker=mark, c="#1a1a1a", s=36, zorder=3, label=label)
-    axes.set_xticks(at, [shown_name(site) for site in sites], rotation=30, ha="right")
-    if is_share(lines["metric"].dropna().iloc[0]):
-        axes.set_ylim(0, 1)
+    axes.set_xticks(at, [shown_name(str(site)) for site in lines.index], rotation=30, ha="right")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

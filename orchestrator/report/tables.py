@@ -13,10 +13,11 @@ from orchestrator.report.measured import measured, planned_from
 from orchestrator.store.metrics import CONTROLS, Metric
 from orchestrator.store.statistics import Correlation, correlation
 from workers.files.job import MAIN_SETTING
+from workers.files.metrics import CLASS_SCORES
 
 _OF_THE_BEST = [
     *("layer", "position", "token", "seed", "low", "high", "n_correct", "n_total", "normalised", *CONTROLS),
-    *("dummy", "task", "task_n_correct", "task_n_total", "p_holm", "unit"),
+    *("dummy", "task", "task_n_correct", "task_n_total", "p_holm", "unit", *CLASS_SCORES),
 ]
 _UNMEASURED = Correlation(r=math.nan, n=0)
 
@@ -41,7 +42,9 @@ def summary(
     `n_tested` cells more often right than without intervention (Holm); `correlation` with the map of `baseline` in the
     main setting and `correlation_own` with the experiment's own main map, each with the number of cells that both maps
     have; `site`.
-    A line of metric `decoding` is a probe's accuracy and no IIA: decodable is not causal.
+    `metric` says what the numbers are (`workers.files.metrics`); those of two metrics are not to be compared. Where low
+    values are of interest, `maximum` is the lowest. A classifier has `chance`, `balanced` accuracy, `f1` and `mcc`.
+    Of metric `decoding` it is a probe's accuracy and no IIA: decodable is not causal.
     """
     lines = measured(rows, planned_from(rows) if grid is None else grid, metric)
     return summary_of(heat_maps(lines), baselines=baselines)
@@ -78,7 +81,7 @@ def _line(item: HeatMap, mains: Mapping[tuple[str, str, str], dict[Any, float]],
         "n_places": len(item.cells[PLACE].drop_duplicates()),
         "n_measured": len(places),
         "n_seeds": len(item.seeds),
-        "maximum": max(places.values(), default=math.nan),
+        "maximum": (min if item.best == "lowest" else max)(places.values(), default=math.nan),
         **_best(item),
         "mean": float(pd.Series(places, dtype=float).mean()),
         "variance_x100": 100 * float(pd.Series(places, dtype=float).var(ddof=0)),

@@ -18,6 +18,7 @@ from orchestrator.report.site_bars import draw_sites
 from orchestrator.store.metrics import Metric
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING
+from workers.files.metrics import DECODING, IIA
 from workers.files.place import BLOCK_OUTPUT
 
 
@@ -81,7 +82,7 @@ def _draw_sites(summary: pd.DataFrame, folder: Path) -> dict[str, dict[str, str]
     for method, lines in summary[summary["setting"] == MAIN_SETTING].groupby("method", sort=False):
         if lines["site"].nunique() > 1:
             metric = lines["metric"].iloc[0]
-            name = f"sites_{method}" if metric in ("iia", "decoding") else f"sites_{metric}_{method}"
+            name = f"sites_{method}" if metric in (IIA, DECODING) else f"sites_{metric}_{method}"
             stem = re.sub(r"[^A-Za-z0-9._-]", "-", name)
             paths = {"png": f"figures/{stem}.png", "PDF": f"figures/{stem}.pdf"}
             figure = draw_sites(lines)
@@ -104,18 +105,18 @@ def _heading(item: HeatMap) -> str:
 
 
 def _pictures(panels: Sequence[HeatMap]) -> Iterator[tuple[Scale, Over]]:
-    """Every scale for the main setting, raw and normalised for others, raw for probes; the mean where there are seeds.
+    """Every scale for the main setting, raw and normalised for others; the mean where there are seeds.
 
-    A probe has no task accuracy to be scaled by and no interventions to be compared with. A site has as many maps of
-    units as there are positions: each gets one picture.
+    A reading has no task accuracy to be scaled by; where it has a null of its own, it is shown above it too. A site has
+    as many maps of units as there are positions: each gets one picture.
     """
     if panels[0].axis is Axis.UNIT:
         yield Scale.RAW, Over.MAXIMUM
         return
     is_main = panels[0].setting == MAIN_SETTING
     for scale in Scale if is_main else (Scale.RAW, Scale.NORMALISED):
-        is_scaled = panels[0].metric == "iia" or (scale is Scale.EXCESS and panels[0].metric != "decoding")
-        if scale is Scale.RAW or is_scaled:
+        has_values = any(item.cells[scale.value].notna().any() for item in panels)
+        if scale is Scale.RAW or panels[0].metric == IIA or has_values:
             yield scale, Over.MAXIMUM
             if is_main and max(len(item.seeds) for item in panels) > 1:
                 yield scale, Over.MEAN

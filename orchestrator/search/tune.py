@@ -32,7 +32,7 @@ from orchestrator.spec.text import to_yaml
 from orchestrator.sweep import SWEEPS, Sweep
 from workers.files.folder import SweepFolder, replace_file, take_over_files
 from workers.files.job import Cohort, Job
-from workers.methods.settings import MethodError
+from workers.methods.base_settings import MethodError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from orchestrator.store.metrics import CONTROLS, Metric
+from orchestrator.store.metrics import CONTROLS, NUMBERS, Metric
 from orchestrator.store.statistics import mean_interval, wilson_interval
+from workers.files.metrics import METRICS
 
 
 def metric_numbers(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
@@ -36,3 +37,27 @@ def _interval(total: float, square: float, n_pairs: float, *, is_share: bool) ->
     if not (math.isfinite(total) and n_pairs > 0):
         return math.nan, math.nan
     return wilson_interval(total, n_pairs) if is_share else mean_interval(total, square, int(n_pairs))
+
+
+def numbers_of(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """`metric_numbers`, but for a reading's row those of its own metric: the mean of its measure, or the share of right
+    answers, and as `random` its own null."""
+    found = metric_numbers(rows, metric)
+    for name in rows["metric"].dropna().unique():
+        meaning, here = METRICS[name], rows["metric"] == name
+        if meaning.changes_model:
+            continue
+        own = metric_numbers(rows, Metric.IIA) if meaning.is_share else _means(rows, meaning.measure)
+        found.loc[here] = own.loc[here]
+        found.loc[here, ["none", "full"]] = math.nan
+    return found
+
+
+def _means(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
+    n_total = rows["n_total"].astype("float64")
+    n_total = n_total.where(n_total > 0)
+    total, square, null = (rows[f"sum_{measure}{part}"].astype("float64") for part in ("", "_sq", "_random"))
+    found = pd.DataFrame({"value": total / n_total, "random": null / n_total})
+    ends = [_interval(*line, is_share=False) for line in zip(total, square, n_total, strict=True)]
+    found[["low", "high"]] = np.array(ends, dtype="float64").reshape(-1, 2)
+    return found.reindex(columns=NUMBERS)

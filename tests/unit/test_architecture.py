@@ -83,8 +83,10 @@ ARROWS: dict[str, dict[str, set[str]]] = {
     },
 }
 # What the orchestrator reads of the workers: plain types, without torch.
-PLAIN = ("workers.files", "workers.data", "workers.tasks", "workers.causal_model", "workers.methods.settings")
-PLAIN += ("workers.alignments.learned",)
+PLAIN = (
+    *("workers.files", "workers.data", "workers.tasks", "workers.causal_model"),
+    *("workers.methods.settings", "workers.methods.base_settings", "workers.alignments.learned"),
+)
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 40
 

@@ -33,6 +33,14 @@ SUM_COLUMNS: Final = tuple(
     for measure in SUMMED
     for power in ("", "_sq")
 )
+# Likewise what readings measure, for the cell and for its own null.
+READ: Final = ("entropy", "attention")
+READ_COLUMNS: Final = tuple(
+    f"sum_{measure}{power}{control}" for control in ("", "_random") for measure in READ for power in ("", "_sq")
+)
+# By class of a variable, ascending, one variable after the other: prompts of it, prompts that a classifier puts into
+# it, and those of the latter that are of it.
+CLASS_COLUMNS: Final = ("class_total", "class_said", "class_correct")
 
 # A row's status: `done` has counts; `skipped` (gate) and `failed` (diverged) have none, but the reason.
 SHARD_SCHEMA: Final = pa.schema(
@@ -57,7 +65,7 @@ SHARD_SCHEMA: Final = pa.schema(
         pa.field("setting", _TEXT, nullable=False),
         pa.field("status", _TEXT, nullable=False),  # done | skipped | failed
         pa.field("reason", _TEXT),
-        pa.field("metric", _TEXT),  # iia | decoding (accuracy of a probe: decodable is not causal)
+        pa.field("metric", _TEXT),  # what the numbers are: a key of `workers.files.metrics.METRICS`
         pa.field("n_correct", _INT),
         pa.field("n_total", _INT),
         pa.field("n_dropped", _INT),  # pairs that were drawn and left out
@@ -70,7 +78,8 @@ SHARD_SCHEMA: Final = pa.schema(
         pa.field("n_only_cell", _INT),
         pa.field("n_only_none", _INT),
         pa.field("n_flips", _INT),  # pairs on which the source's answer is preferred to the base's
-        *(pa.field(name, _REAL) for name in SUM_COLUMNS),
+        *(pa.field(name, _REAL) for name in (*SUM_COLUMNS, *READ_COLUMNS)),
+        *(pa.field(name, pa.list_(_INT)) for name in CLASS_COLUMNS),
         pa.field("task_n_correct", _INT),
         pa.field("task_n_total", _INT),
         pa.field("task_accuracy", _REAL),
@@ -101,6 +110,7 @@ SHARD_SCHEMA: Final = pa.schema(
 _SINCE: Final[Mapping[str, int]] = {
     **{axis.name: axis.since for axis in AXES},
     **dict.fromkeys(("place", "n_dropped", "n_flips", *SUM_COLUMNS), 2),
+    **dict.fromkeys((*READ_COLUMNS, *CLASS_COLUMNS), 3),
 }
 _FILLED: Final[Mapping[str, object]] = {axis.name: axis.default for axis in AXES if axis.since > 1}
 SHARD_SCHEMA_VERSION: Final = max(_SINCE.values())

@@ -25,12 +25,15 @@ from workers.files.job import Cohort, Job, Setting, Stream, canonical_json
 from workers.job.engines import Engines
 from workers.job.evaluate import Counts, count_right, random_control
 from workers.job.monitor import JobMonitor
+from workers.job.reading_counts import count_read
 from workers.job.rows import GateResult, cell_row, measured, utc
 from workers.job.saved import load_columns, save_columns
-from workers.methods.alignment import CellFacts, Column, Intervention, Probe, groups_of
+from workers.job.shared import TRAIN, SharedStates
+from workers.methods.alignment import CellFacts, Column, Intervention, groups_of
 from workers.methods.base import FitContext, NotApplicable, to_device
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.labels import Labels
+from workers.methods.reading import AbstractReading
 from workers.methods.settings import METHODS
 from workers.tasks import TaskError
 
@@ -51,9 +54,19 @@ class TaskData:
 class Workbench:
     """What all cohorts of a job share: model, tokenizer, and each task's data, measured once."""
 
-    def __init__(self, job: Job, language_model: LanguageModel, tokenizer: Tokenizer, monitor: JobMonitor) -> None:
+    def __init__(
+        self,
+        job: Job,
+        language_model: LanguageModel,
+        tokenizer: Tokenizer,
+        monitor: JobMonitor,
+        *,
+        cohorts: Sequence[Cohort],
+    ) -> None:
+        """`cohorts` are those that are still to be run."""
         self.job, self.tokenizer, self.monitor = job, tokenizer, monitor
         self.engines = Engines(job, language_model, self._say)
+        self.states = SharedStates(cohorts, self.engines, monitor)
         self._sources: dict[str, AbstractPairSource] = {}
         self._gates: dict[str, GateResult] = {}
         self._solved: dict[str, NDArray[np.bool_]] = {}
@@ -135,6 +148,7 @@ def fit_cohort(bench: Workbench, cohort: Cohort, checkpoint: CheckpointFile, *, 
     context = FitContext(
         cohort=cohort,
         engine=bench.engines.engine(stream.engine, places, train, validation),
+        states=bench.states.of(cohort, train, TRAIN, micro_batch=micro_batch),
         width_of=bench.engines.width_of,
         variables=source.variables[stream.hypothesis],
         train=train,
@@ -165,7 +179,7 @@ def evaluate_cohort(
     n_cells = len(cohort.cells)
     metric = METHODS[cohort.stream.method["name"]].metric
     # nulls depend on the cells alone: they are the same on every setting
-    controls = [None if isinstance(column.learned, Probe) else random_control(column) for column in columns]
+    controls = [None if isinstance(column.learned, AbstractReading) else random_control(column) for column in columns]
     for setting in settings:
         with bench.monitor.timed("evaluation"):
             data, counts, n_dropped = evaluate_setting(bench, cohort, columns, setting, controls=controls)
@@ -207,6 +221,15 @@ def evaluate_setting(
         raise TaskError(f"setting {setting.name!r}: {error}") from error
     own_layout, layout = (source.layout(stream.hypothesis) for source in (own.source, data.source))
     moved = moved_positions(own_layout, layout, [column.position for column in columns], setting.name)
+    if isinstance(columns[0].learned, AbstractReading):
+        states = bench.states.of(
+            cohort,
+            pairs,
+            setting.name,
+            micro_batch=_EVALUATION_BATCH,
+            moved=lambda place: replace(place, position=moved[place.position]),
+        )
+        return data, count_read(states, columns, moved=moved), n_dropped
     places = [place for column in columns for place in column.places(moved[column.position])]
     engine = bench.engines.engine(stream.engine, places, pairs)
     batch = to_device(pairs, bench.language_model.device)

@@ -1,10 +1,10 @@
 """How often fitted columns are correct on pairs that they never saw, as counts.
 
-Of what intervenes: interchange intervention accuracy (IIA), the share of pairs on which the intervened model's argmax
-token is the counterfactual label, each token of it given those before it. The controls, on the same pairs: no
-intervention, the whole vector swapped, and an untrained random rotation at the learned width. `workers.job.measures`
-says what else is summed of the same runs. Of a probe: decoding accuracy, the share of base prompts whose value of the
-variable it tells right. A probe intervenes on nothing, so it has none of these controls.
+What intervenes is measured by interchange intervention accuracy (IIA): the share of pairs on which the intervened
+model's argmax token is the counterfactual label, each token of it given those before it. The controls, on the same
+pairs: no intervention, the whole vector swapped, and an untrained random rotation at the learned width.
+`workers.job.measures` says what else is summed of the same runs. `workers.job.reading_counts` counts what intervenes on
+nothing.
 Source: Geiger et al., "Finding Alignments Between Interpretable Causal Variables and Distributed Neural
 Representations", 2023, section 3 (IIA).
 
@@ -21,20 +21,23 @@ import torch
 
 from workers.engine.base import AbstractEngine
 from workers.job.measures import Question, Tally
-from workers.methods.activations import HiddenStates
-from workers.methods.alignment import Column, Intervention, Probe, WholeVector
+from workers.methods.alignment import Column, Intervention, WholeVector
 from workers.methods.base import Batch, rows_of
+from workers.methods.reading import AbstractReading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Right answers of one cell among `n_total` pairs, and of its controls where they make sense; `n_dummy` is the most
-    that one answer to everything gets; `n_only_*` are the pairs that just one of cell and "no intervention" gets
-    right; `n_flips` those on which the source's answer is preferred to the base's; `sums` the columns of sums."""
+    """What one cell and its controls do on `n_total` pairs, where it makes sense.
+
+    Right answers; `n_dummy` is the most that one answer to everything gets; `n_only_*` are the pairs that just one of
+    cell and "no intervention" gets right; `n_flips` those on which the source's answer is preferred to the base's;
+    `sums` the columns of sums. `classes` has by class how many prompts are of it, are said to be, and both.
+    """
 
     n_total: int
-    n_correct: int
-    n_dummy: int
+    n_correct: int | None = None
+    n_dummy: int | None = None
     n_correct_none: int | None = None
     n_correct_full: int | None = None
     n_correct_random: int | None = None
@@ -42,12 +45,13 @@ class Counts:
     n_only_none: int | None = None
     n_flips: int | None = None
     sums: Mapping[str, float] = field(default_factory=dict)
+    classes: tuple[tuple[int, ...], ...] = ()
 
 
 def random_control(column: Column) -> Intervention | None:
     """The column's null, which depends on the cell keys alone: what it learned in a randomly rotated space, say. None
     for the whole vector, which any rotation leaves whole."""
-    assert not isinstance(column.learned, Probe)
+    assert not isinstance(column.learned, AbstractReading)
     return column.learned.control([cell.key for cell in column.cells])
 
 
@@ -60,11 +64,10 @@ def count_right(
     moved: Mapping[int, int] | None = None,
     controls: Sequence[Intervention | None] | None = None,
 ) -> list[list[Counts]]:
-    """The counts of each cell of each column on `pairs`; `moved` has the columns' positions in these prompts, where
-    they are others than in the task's own; `controls` their random controls, where they were drawn already."""
+    """The counts of each cell of each column that intervenes, on `pairs`; `moved` has the columns' positions in these
+    prompts, where they are others than in the task's own; `controls` their random controls, where they were drawn
+    already."""
     moved = moved or {column.position: column.position for column in columns}
-    if isinstance(columns[0].learned, Probe):
-        return count_decoded(engine, columns, pairs, moved, micro_batch=micro_batch)
     controls = [random_control(column) for column in columns] if controls is None else controls
     runs = [_runs(column, control) for column, control in zip(columns, controls, strict=True)]
     return count_correct(engine, runs, pairs, moved, micro_batch=micro_batch)
@@ -81,7 +84,7 @@ class _Runs:
 
 def _runs(column: Column, control: Intervention | None) -> _Runs:
     """The column's own intervention and its controls; where it swaps the whole vector, that is a control of its own."""
-    assert not isinstance(column.learned, Probe)
+    assert not isinstance(column.learned, AbstractReading)
     swapped: dict[str, Intervention] = {"": column.learned}
     if not isinstance(column.learned, WholeVector):
         swapped["_full"] = WholeVector()
@@ -119,7 +122,7 @@ def _counts(tallies: Mapping[str, Tally], none: Tally, n_dummy: int) -> list[Cou
     columns["n_only_none"] = (~cell_CB & none_B).sum(dim=1).tolist()
     columns["n_flips"] = tallies[""].n_flips()
     sums = {f"{column}{name}": values for name, tally in tallies.items() for column, values in tally.sums()}
-    shared = {"n_total": len(none_B), "n_dummy": n_dummy, "n_correct_none": int(none_B.sum())}
+    shared: dict[str, Any] = {"n_total": len(none_B), "n_dummy": n_dummy, "n_correct_none": int(none_B.sum())}
     shared_sums = {f"{column}_none": value for column, (value,) in none.sums()}
     return [
         Counts(
@@ -129,33 +132,3 @@ def _counts(tallies: Mapping[str, Tally], none: Tally, n_dummy: int) -> list[Cou
         )
         for index in range(len(cell_CB))
     ]
-
-
-@torch.no_grad()
-def count_decoded(
-    engine: AbstractEngine, columns: Sequence[Column], pairs: Batch, moved: Mapping[int, int], *, micro_batch: int
-) -> list[list[Counts]]:
-    """The counts of columns of probes: each pair asks for the variable that it interchanges, in its base prompt."""
-    n_right = [torch.zeros(len(column.cells), dtype=torch.int64, device=pairs.label_B.device) for column in columns]
-    for start in range(0, len(pairs), micro_batch):
-        part = rows_of(pairs, start, start + micro_batch)
-        hidden = HiddenStates(engine, part.base)
-        for column, n_right_C in zip(columns, n_right, strict=True):
-            said_CB = _probe(column).says(hidden.at(column.places(moved[column.position])), part.variable_B)
-            n_right_C += (said_CB == _probe(column).truth(part.value_B, part.variable_B)).sum(dim=1)
-    return [
-        [
-            Counts(n_total=len(pairs), n_correct=n_correct, n_dummy=max(n_above, len(pairs) - n_above))
-            for n_correct, n_above in zip(
-                n_right_C.tolist(),
-                _probe(column).truth(pairs.value_B, pairs.variable_B).sum(dim=1).tolist(),
-                strict=True,
-            )
-        ]
-        for column, n_right_C in zip(columns, n_right, strict=True)
-    ]
-
-
-def _probe(column: Column) -> Probe:
-    assert isinstance(column.learned, Probe)
-    return column.learned

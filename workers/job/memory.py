@@ -20,5 +20,9 @@ def cells_that_fit(width: int, device: torch.device, *, n_states: int = 0) -> in
     What a forward pass takes beside them is met by halving (`workers.job.run`).
     """
     bytes_per_cell = 4 * width * max(_COPIES * width, n_states)
-    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    return max(1, int(_SHARE * available) // bytes_per_cell)
+    return max(1, int(_SHARE * available_device_bytes(device)) // bytes_per_cell)
+
+
+def available_device_bytes(device: torch.device) -> int:
+    """The memory of the device that nobody uses."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from workers.data.hub import model_name
 from workers.files.cell_identity import cell_identity
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, Job, JobCell, canonical_json
+from workers.files.metrics import IIA
 from workers.files.progress import Progress
-from workers.files.shard import SHARD_SCHEMA, shard_bytes
+from workers.files.shard import CLASS_COLUMNS, SHARD_SCHEMA, shard_bytes
 from workers.job.evaluate import Counts
 from workers.methods.alignment import CellFacts
 from workers.methods.settings import method_label
@@ -83,11 +85,14 @@ def cell_row(
 
 
 def measured(counts: Counts, facts: CellFacts, gate: GateResult, metric: str) -> dict[str, Any]:
-    """The measures of a finished cell. A probe's accuracy is no IIA: `iia` is null then, and so is `iia_normalized`,
-    as it is where the model is no better than the dummy, or its task accuracy is not known."""
-    accuracy, dummy_accuracy = counts.n_correct / counts.n_total, counts.n_dummy / counts.n_total
-    span = None if gate.accuracy is None else gate.accuracy - dummy_accuracy
-    is_iia = metric == "iia"
+    """The measures of a finished cell. What is no IIA has a null `iia`, and so is `iia_normalized` then, as it is where
+    the model is no better than the dummy, or its task accuracy is not known."""
+    accuracy, dummy_accuracy = _share(counts.n_correct, counts), _share(counts.n_dummy, counts)
+    is_iia = metric == IIA
+    normalized = None
+    if is_iia and accuracy is not None and dummy_accuracy is not None and gate.accuracy is not None:
+        span = gate.accuracy - dummy_accuracy
+        normalized = (accuracy - dummy_accuracy) / span if span > 0 else None
     return {
         "metric": metric,
         "n_correct": counts.n_correct,
@@ -99,14 +104,19 @@ def measured(counts: Counts, facts: CellFacts, gate: GateResult, metric: str) ->
         "n_only_cell": counts.n_only_cell,
         "n_only_none": counts.n_only_none,
         "n_flips": counts.n_flips,
-        **counts.sums,
         "dummy_accuracy": dummy_accuracy,
-        "iia_normalized": (accuracy - dummy_accuracy) / span if is_iia and span and span > 0 else None,
+        "iia_normalized": normalized,
         "subspace_dim": facts.subspace_dim,
         "boundary": list(facts.boundary),
         "loss": facts.loss,
         "steps": facts.steps,
+        **{name: value if math.isfinite(value) else None for name, value in counts.sums.items()},
+        **dict(zip(CLASS_COLUMNS, map(list, zip(*counts.classes, strict=True)), strict=False)),
     }
+
+
+def _share(count: int | None, counts: Counts) -> float | None:
+    return None if count is None else count / counts.n_total
 
 
 def utc(unix_s: float) -> datetime:

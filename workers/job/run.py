@@ -14,6 +14,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,7 @@ from workers.job.memory import cells_that_fit
 from workers.job.monitor import JobMonitor
 from workers.job.remaining import Work, work_of
 from workers.job.rows import GateResult, RowWriter, cell_row
+from workers.job.shared import data_of
 from workers.job.stop import StopRequest
 from workers.job.wrong_answers import wrong_answers
 from workers.methods.alignment import Column
@@ -107,7 +109,9 @@ class _JobRun:
         for note in language_model.notes:
             log.warning("%s", note)
             self.monitor.update(notes=(*self.monitor.progress.notes, note))
-        self.bench = Workbench(self.job, language_model, tokenizer, self.monitor)
+        work = _side_by_side(work)
+        cohorts = [part.cohort for part in work]
+        self.bench = Workbench(self.job, language_model, tokenizer, self.monitor, cohorts=cohorts)
         left = deque(part for whole in work for part in self._fitting(whole))
         while left:
             part = left.popleft()
@@ -142,14 +146,14 @@ class _JobRun:
         checkpoint = CheckpointFile(self.job.sweep_folder.checkpoints, cohort.key(), self.attempt_name)
         try:
             columns = self._columns(work, checkpoint)
+            self.monitor.update(phase="evaluate")
+            rows = list(evaluate_cohort(self.bench, cohort, columns, work.settings, started))
         except NotApplicable as error:
             parts = self._by_width(work)
             if len(parts) > 1:
                 return parts
             self._skip(work, str(error), None)
             return []
-        self.monitor.update(phase="evaluate")
-        rows = list(evaluate_cohort(self.bench, cohort, columns, work.settings, started))
         if not work.is_trained:
             save_alignments(self.bench, cohort, columns)
         self.writer.add(rows)
@@ -229,6 +233,14 @@ class _JobRun:
 def _name(cohort: Cohort) -> str:
     """The cohort in a log: `left_boundary L9 h3..8 p81 s42`."""
     return f"{cohort.experiment} {span_label([cell.place for cell in cohort.cells])} s{cohort.stream.seed}"
+
+
+def _side_by_side(work: Sequence[Work]) -> list[Work]:
+    """The work in its order, but what reads the same prompts one after the other, so that they run one forward."""
+    by_data: dict[str, list[Work]] = {}
+    for part in work:
+        by_data.setdefault(data_of(part.cohort), []).append(part)
+    return [part for parts in by_data.values() for part in parts]
 
 
 def _divergences(columns: list[Column]) -> tuple[Failure, ...]:

@@ -4,20 +4,21 @@
     features    encoder_DF, bias_F, threshold_F, centre_D, decoder_FD, mask_VF
     steering    vector_AD, answer_A, coefficient (by pairs: coefficient alone)
     task vector vector_VD, null_VD (a function vector: added_D, null_D)
-    probe       weight_VD, bias_V, centre_VD, cut_V
+    a reading   its fields without the axis of cells (a probe's: weight_VD, bias_V, centre_VD, cut_V)
 
+The metadata `kind` names the class; a file of an earlier version has none and is an alignment or a probe. What has
+nothing to learn (the interchange of the whole vector, the logit lens) has no file.
 The metadata say which cell it is and where it intervenes (site, unit, width D), which variables its hypothesis aligns,
-what there is to say of it (`CellFacts`), and how many directions there were. The interchange of the whole vector learns
-nothing and has no file.
+what there is to say of it (`CellFacts`), and how many directions there were.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,7 +47,10 @@ from workers.methods.alignment import (
 from workers.methods.checkpoint import checksum
 from workers.methods.settings import method_label
 
-_PROBE_PARTS: Final = ("weight", "bias", "centre", "cut")
+# What a cell may have learned, by the name that its file has. A new class gets a line here.
+KINDS: Final[dict[str, Any]] = {
+    kind.__name__: kind for kind in (Alignment, FeatureAlignment, Steering, PairSteering, Replacement, Addition, Probe)
+}
 
 
 def save_columns(
@@ -91,18 +95,14 @@ def _tensors(learned: Learned, cell: int, *, whole: bool) -> dict[str, Tensor]:
             "decoder": learned.decoder_CFD[cell, :n_kept],
             "mask": learned.mask_CVF[cell, :, :n_kept],
         }
-    elif isinstance(learned, Steering | PairSteering | Replacement | Addition):
-        tensors = {_bare(field.name): getattr(learned, field.name)[cell] for field in fields(learned)}
-    elif isinstance(learned, Probe):
-        parts = (learned.weight_CVD, learned.bias_CV, learned.centre_CVD, learned.cut_CV)
-        tensors = {name: part[cell] for name, part in zip(_PROBE_PARTS, parts, strict=True)}
     else:
-        return {}
+        parts = {field.name: getattr(learned, field.name) for field in fields(learned)}  # type: ignore[arg-type]
+        tensors = {_bare(name): part_C[cell] for name, part_C in parts.items()}
     return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
 
 
 def _bare(name: str) -> str:
-    """A field's name without its axes."""
+    """A field's name without its axes: `weight_CVD` is saved as `weight`."""
     return name.rpartition("_")[0]
 
 
@@ -122,6 +122,7 @@ def _notes(cohort: Cohort, cell: JobCell, facts: CellFacts, learned: Learned) ->
         **{axis.name: "" if (value := getattr(cell.place, axis.name)) is None else str(value) for axis in AXES},
         "width": str(_width(learned)),
         "facts": canonical_json(asdict(facts)),
+        "kind": type(learned).__name__,
         "n_directions": str(_n_directions(learned)),
     }
 
@@ -133,7 +134,7 @@ def _n_directions(learned: Learned) -> int:
 
 
 def _width(learned: Learned) -> int:
-    """How many numbers a token has at the cells' site."""
+    """How many numbers a token has at the cells' site; 0 where what was learned does not tell."""
     if isinstance(learned, FeatureAlignment):
         return learned.encoder_CDF.shape[1]
     if isinstance(learned, Alignment):
@@ -152,7 +153,7 @@ def is_saved(folder: Path, cell_key: str) -> bool:
         is_whole = not written or written == checksum(canonical_json(notes), load_file(path))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return False
-    return is_whole and notes["cell_key"] == cell_key
+    return is_whole and notes["cell_key"] == cell_key and notes.get("kind", Probe.__name__) in KINDS
 
 
 def load_columns(folder: Path, groups: Sequence[CellGroup], device: torch.device) -> list[Column]:
@@ -173,20 +174,12 @@ def _load(path: Path, device: torch.device) -> tuple[Learned, CellFacts]:
     with safe_open(path, framework="pt") as file:
         notes = file.metadata()
     tensors = {name: tensor[None] for name, tensor in load_file(path, device=str(device)).items()}
-    return _learned(tensors, n_directions=int(notes["n_directions"])), _facts(notes["facts"])
-
-
-def _learned(tensors: Mapping[str, Tensor], *, n_directions: int) -> Learned:
-    """What a cell learned, with as many directions or features as it had: those that no mask lets through are zero."""
-    for kind in (Alignment, FeatureAlignment):
-        if _bare(fields(kind)[0].name) in tensors:
-            n_missing = n_directions - tensors["mask"].shape[2]
-            parts = {field.name: tensors[_bare(field.name)] for field in fields(kind)}
-            return kind(**{name: _padded(name, part, n_missing) for name, part in parts.items()})
-    for plain in (Steering, PairSteering, Replacement, Addition):
-        if set(tensors) == {_bare(field.name) for field in fields(plain)}:
-            return plain(**{field.name: tensors[_bare(field.name)] for field in fields(plain)})
-    return Probe(*(tensors[name] for name in _PROBE_PARTS))
+    kind = KINDS[notes.get("kind", Alignment.__name__ if "directions" in tensors else Probe.__name__)]
+    parts = {field.name: tensors[_bare(field.name)] for field in fields(kind)}
+    if kind in (Alignment, FeatureAlignment):  # directions or features that no mask lets through are zero
+        n_missing = int(notes["n_directions"]) - tensors["mask"].shape[2]
+        parts = {name: _padded(name, part, n_missing) for name, part in parts.items()}
+    return kind(**parts), _facts(notes["facts"])
 
 
 def _padded(name: str, part: Tensor, n_missing: int) -> Tensor:

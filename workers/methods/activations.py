@@ -13,29 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.engine.base import AbstractEngine, TokenBatch
-from workers.files.place import Place
 from workers.methods.alignment import CellFacts, CellGroup, Column, Learned, joined
 from workers.methods.base import FitContext, NotApplicable
+from workers.methods.reading import AbstractReading
 from workers.methods.settings import why_no_classes
 
 # hidden_ND of one cell -> what it learns (of one cell, C = 1) and what there is to say of it
 FitCell = Callable[[Tensor], tuple[Learned, CellFacts]]
-
-
-class HiddenStates:
-    """The hidden states of B prompts. Half of them go through a forward as its bases, half as its sources."""
-
-    def __init__(self, engine: AbstractEngine, prompts: TokenBatch) -> None:
-        n_prompts = len(prompts)
-        n_first = -(-n_prompts // 2)
-        self._n_twice = 2 * n_first - n_prompts  # 1 for an odd number: the middle one goes through twice
-        self._forward = engine.forward(prompts.rows(0, n_first), prompts.rows(n_prompts - n_first, n_prompts))
-
-    def at(self, places: Sequence[Place]) -> Tensor:
-        """hidden_CBD in float32 at places of one width."""
-        first_CBD, second_CBD = self._forward.activations(places)
-        return torch.cat([first_CBD, second_CBD[:, self._n_twice :]], dim=1)
 
 
 def fit_on_activations(context: FitContext, fit_cell: FitCell) -> list[Column]:
@@ -54,17 +38,28 @@ def fit_on_activations(context: FitContext, fit_cell: FitCell) -> list[Column]:
     return fitted
 
 
+def ready(context: FitContext, reading: AbstractReading) -> list[Column]:
+    """The columns of a reading that learns nothing."""
+    context.monitor.advance(cell_steps=len(context.cohort.cells), pairs=0)
+    return [
+        Column(
+            position=group.position,
+            cells=group.cells,
+            learned=reading,
+            facts=(CellFacts(subspace_dim=group.width),) * len(group.cells),
+        )
+        for group in context.groups
+    ]
+
+
 def _collected(context: FitContext, groups: Sequence[CellGroup]) -> list[Tensor]:
     """hidden_CND of each group."""
-    prompts, n_cells = TokenBatch.of(context.train.base, context.device), len(context.cohort.cells)
-    hidden = [torch.empty(len(group.cells), len(prompts), group.width, device=context.device) for group in groups]
-    for start in range(0, len(prompts), context.micro_batch):
-        stop = start + context.micro_batch
-        with context.monitor.timed("shared_forward"):
-            states = HiddenStates(context.engine, prompts.rows(start, stop))
-            for group, hidden_CND in zip(groups, hidden, strict=True):
-                hidden_CND[:, start:stop] = states.at(group.places)
-        context.monitor.advance(cell_steps=0, pairs=min(context.micro_batch, len(prompts) - start) * n_cells)
+    n_prompts, n_cells = len(context.train), len(context.cohort.cells)
+    hidden = [torch.empty(len(group.cells), n_prompts, group.width, device=context.device) for group in groups]
+    for rows, run in context.states.runs():
+        for group, hidden_CND in zip(groups, hidden, strict=True):
+            hidden_CND[:, rows] = run.at(group.places)
+        context.monitor.advance(cell_steps=0, pairs=len(run) * n_cells)
     return hidden
 
 

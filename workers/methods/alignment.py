@@ -22,6 +22,7 @@ from torch import Tensor
 from workers.engine.base import Mix
 from workers.files.job import JobCell, content_key
 from workers.files.place import Place
+from workers.methods.reading import AbstractReading, Read, Run
 
 LARGEST_GROUP: Final = 128  # cells in one call of the model: heads are many, and their rows must fit into memory
 MASK_FLOOR: Final = 1e-6  # a direction that takes over less than this is left out
@@ -190,7 +191,7 @@ class Addition:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(AbstractReading):
     """Linear classifiers of C cells: each says whether variable v's value in the base run lies above `cut_CV`.
 
     The score is weight . (base - centre) + bias. All float32, the cut float64.
@@ -210,15 +211,28 @@ class Probe:
         """truth_CB: what it should say."""
         return value_B > self.cut_CV[:, variable_B]
 
+    def read(self, run: Run, places: Sequence[Place]) -> Read:
+        """Each pair asks for the variable that it interchanges, in its base prompt. The two classes of variable v,
+        below and above its cut, are 2 v and 2 v + 1."""
+        said_CB = self.says(run.at(places), run.variable_B)
+        truth_CB = self.truth(run.value_B, run.variable_B)
+        return Read(
+            n_counted=len(run),
+            right_CB=said_CB == truth_CB,
+            truth_CB=2 * run.variable_B + truth_CB,
+            said_CB=2 * run.variable_B + said_CB,
+            variable_of_class=tuple(index // 2 for index in range(2 * self.cut_CV.shape[1])),
+        )
+
 
 Intervention = Alignment | FeatureAlignment | WholeVector | Steering | PairSteering | Replacement | Addition
-Learned = Intervention | Probe
+Learned = Intervention | AbstractReading
 
 
 def joined(parts: Sequence[Learned]) -> Learned:
     """What several cells learned by one method, side by side."""
     kind = type(parts[0])
-    tensors = [[getattr(part, field.name) for part in parts] for field in fields(kind)]
+    tensors = [[getattr(part, field.name) for part in parts] for field in fields(kind)]  # type: ignore[arg-type]
     return kind(*(torch.cat(column) for column in tensors))
 
 

@@ -20,6 +20,7 @@ from workers.files.place import Place
 from workers.methods.alignment import CellGroup, Column, groups_of
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.labels import Labels
+from workers.methods.states import PromptStates
 
 
 class Monitor(Protocol):
@@ -59,6 +60,7 @@ class FitContext:
 
     cohort: Cohort
     engine: AbstractEngine
+    states: PromptStates  # the activations of the training pairs' base prompts
     width_of: Callable[[Place], int]  # how many numbers a token has at a place
     variables: tuple[str, ...]  # the hypothesis's
     train: PairSet

@@ -36,11 +36,11 @@ import torch
 from torch import Tensor, nn
 
 from workers.engine.base import TokenBatch
-from workers.methods.activations import HiddenStates
 from workers.methods.alignment import Alignment, CellGroup, Column, FeatureAlignment, Learned
 from workers.methods.base import FitContext
 from workers.methods.rotation import AbstractRotation
 from workers.methods.sae import features_of
+from workers.methods.states import HiddenStates
 from workers.methods.training import AbstractMasks, train
 
 

@@ -9,44 +9,22 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Final, Literal, Self
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from values.numbers import Count, CountOrNone, NotNegative, OpenShare, Positive, Real, Share, ShareBelowOne
 from values.problems import right
 from workers.files.job import content_key
+from workers.files.metrics import DECODING
+from workers.files.place import Place
+from workers.methods.base_settings import MethodError, MethodSettings
+from workers.methods.reading_settings import LogitLensSettings
 
 _LABEL_LETTERS: Final = 8  # of a word in a label
 _LABEL_LIST: Final = 32  # letters of a list in a label, before its hash stands for it
 _TYPES: Final[Mapping[str, str]] = {"int_type": "int", "float_type": "float"}
-
-
-class MethodError(ValueError):
-    """A method or a setting of it must be mended; the message names key, value and what is expected."""
-
-
-class MethodSettings(BaseModel):
-    """A method without settings, and what planning must know of any method.
-
-    `sites`: those that the method works at; none: all of them. `metric`: interchange intervention accuracy (`iia`), or
-    the accuracy of a probe (`decoding`). `fits`: what a cell costs before it is evaluated. `label_keys`: settings that
-    tell the cells of one grid apart, so that they are part of the method's label. `tells_classes`: it parts a
-    variable's values in two, so that they need an order.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    metric: ClassVar[Literal["iia", "decoding"]] = "iia"
-    fits: ClassVar[Literal["by gradient", "on activations", "not at all"]] = "on activations"
-    label_keys: ClassVar[tuple[str, ...]] = ()
-    sites: ClassVar[tuple[str, ...]] = ()
-    tells_classes: ClassVar[bool] = False
-
-    def why_not(self, *, width: int, n_variables: int) -> str:
-        """Why the method has no meaning for so many variables in a vector of this size; empty where it has."""
-        return ""
 
 
 class DifferenceOfMeansSettings(MethodSettings):
@@ -125,7 +103,7 @@ class SaeSettings(AutoencoderSettings):
     tells_classes = True
 
     k: CountOrNone = 32
-    features: list[CountOrNone] = []
+    features: list[CountOrNone] = []  # noqa: RUF012 (pydantic copies a default)
 
 
 class DbmSettings(AutoencoderSettings, StepSettings):
@@ -224,7 +202,8 @@ class LinearProbeSettings(MethodSettings):
     """A logistic regression: `penalty` times half the squared weights of standardised activations is added to the mean
     loss, which is lowered in at most `max_steps` steps."""
 
-    metric = "decoding"
+    metric = DECODING
+    changes_model = False
     tells_classes = True
 
     penalty: Positive = 1e-3
@@ -261,6 +240,7 @@ METHODS: dict[str, type[MethodSettings]] = {
     "function_vector": FunctionVectorSettings,
     "linear_probe": LinearProbeSettings,
     "sparse_probe": SparseProbeSettings,
+    "logit_lens": LogitLensSettings,
 }
 
 
@@ -278,11 +258,21 @@ def method_settings(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name} | settings.model_dump()
 
 
+def settings_object(settings: Mapping[str, Any]) -> MethodSettings:
+    """The settings of a cell's method as an object of its class."""
+    return METHODS[settings["name"]](**{key: value for key, value in settings.items() if key != "name"})
+
+
 def why_not(settings: Mapping[str, Any], *, width: int, n_variables: int) -> str:
     """Why a method of these settings has no meaning for so many variables in a vector of this size; empty where
     it has."""
-    options = {key: value for key, value in settings.items() if key != "name"}
-    return METHODS[settings["name"]](**options).why_not(width=width, n_variables=n_variables)
+    return settings_object(settings).why_not(width=width, n_variables=n_variables)
+
+
+def places_read(settings: Mapping[str, Any], places: Iterable[Place], n_layers: int) -> list[Place]:
+    """Every place that a method of these settings reads for cells at `places`, each once."""
+    method = settings_object(settings)
+    return list(dict.fromkeys(one for place in places for one in method.reads(place, n_layers)))
 
 
 def why_no_classes(method: str, hypothesis: str, variable: str, values: Collection[float]) -> str:

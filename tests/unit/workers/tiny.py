@@ -17,6 +17,7 @@ from workers.data.pairs import PairSet
 from workers.data.token_ids import Prompts
 from workers.engine.base import AbstractEngine
 from workers.engine.model import LanguageModel, wrap_model
+from workers.engine.reference import ReferenceEngine
 from workers.engine.sites import SITES, SiteError, n_units, width_of
 from workers.engine.suffix import SuffixEngine
 from workers.files.job import Cohort, JobCell, Stream
@@ -24,6 +25,7 @@ from workers.files.place import Place
 from workers.methods.base import FitContext, Interrupted
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import method_settings
+from workers.methods.states import PromptStates
 
 _SIZES = {
     "vocab_size": 97,
@@ -236,6 +238,15 @@ class SilentMonitor:
         self.reports.append(metrics)
 
 
+def states_of(
+    engine: AbstractEngine, pairs: PairSet, places: Sequence[Place], *, micro_batch: int = 64, keeps: bool = False
+) -> PromptStates:
+    """The activations of the pairs' base prompts at these places, by `engine`."""
+    assert isinstance(engine, SuffixEngine | ReferenceEngine)
+    model = engine.language_model
+    return PromptStates(lambda: engine, pairs, places, model=model, micro_batch=micro_batch, keeps=keeps)
+
+
 def make_context(
     folder: Path,
     cohort: Cohort,
@@ -249,9 +260,11 @@ def make_context(
 ) -> FitContext:
     """What a method's `fit` takes."""
     places = [cell.place for cell in cohort.cells]
+    engine = engine or SuffixEngine(language_model, places=places)
     return FitContext(
         cohort=cohort,
-        engine=engine or SuffixEngine(language_model, places=places),
+        engine=engine,
+        states=states_of(engine, train, places, micro_batch=micro_batch),
         width_of=lambda place: width_of(language_model, place),
         variables=tuple("PQR"[:n_variables]),
         train=train,

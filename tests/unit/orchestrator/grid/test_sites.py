@@ -149,7 +149,7 @@ def test_a_site_that_the_model_lacks_is_refused(
 
 
 def test_a_method_may_be_limited_to_some_sites(examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its settings name them, and a grid with another site is refused."""
+    """Its settings name them, and cells at another site are inapplicable, with the reason."""
 
     class ForNeurons(InterchangeSettings):
         """A method of the MLP's neurons."""
@@ -158,8 +158,9 @@ def test_a_method_may_be_limited_to_some_sites(examples: Path, monkeypatch: pyte
 
     monkeypatch.setitem(METHODS, "interchange", ForNeurons)
     assert grid_of(examples, "mlp_neurons", methods=["interchange"]).n_cells == WIDE
-    with pytest.raises(SpecError, match=r"`grid.sites\[1\]`: got 'query'; method 'interchange' works at mlp_neurons"):
-        grid_of(examples, ["mlp_neurons", {"query": "all"}], methods=["interchange"])
+    grid = grid_of(examples, ["mlp_neurons", {"query": "all"}], methods=["interchange"])
+    why = {cell.place.site: strand.inapplicable for strand, cell in grid.cells()}
+    assert why == {"mlp_neurons": "", "query": "the method works at mlp_neurons, and not at query"}
 
 
 def test_cells_file_keeps_sites_and_units(examples: Path, tmp_path: Path) -> None:

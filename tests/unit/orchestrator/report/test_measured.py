@@ -160,11 +160,23 @@ def test_being_worse_than_no_intervention_is_not_better() -> None:
 
 
 def test_a_probe_is_on_no_scale_of_interventions() -> None:
-    """Decoding accuracy has no normalised value, no controls and no test against no intervention."""
+    """Decoding accuracy has no normalised value, none of their controls and no test, but a null of its own."""
     grid = small_grid(methods=["linear_probe"])
     line = measured(store(row(grid.iloc[0], **COUNTS, metric="decoding")), grid).iloc[0]
     assert (line["metric"], line["value"]) == ("decoding", 0.8)
-    assert line[["normalised", "none", "full", "random", "excess", "p"]].isna().all()
+    assert line[["normalised", "none", "full", "p"]].isna().all()
+    assert line["excess"] == pytest.approx(0.8 - line["random"])
+
+
+def test_a_mean_has_its_own_null_and_an_interval_by_its_standard_error() -> None:
+    """KL 1, 2, 3, 2 nats: mean 2, standard error sqrt(2 / 3 / 4), Student with 3 degrees of freedom; its null is 5, and
+    3 lower is better."""
+    grid = small_grid(methods=["logit_lens"])
+    sums = {"sum_kl": 8.0, "sum_kl_sq": 18.0, "sum_kl_random": 20.0}
+    line = measured(store(row(grid.iloc[0], **sums, n_total=4, n_correct=1, metric="lens_kl")), grid).iloc[0]
+    assert (line["value"], line["random"], line["excess"]) == (2.0, 5.0, 3.0)
+    reach = 3.182446 * (2 / 3 / 4) ** 0.5
+    assert (line["low"], line["high"]) == (pytest.approx(2 - reach), pytest.approx(2 + reach))
 
 
 def test_an_empty_store_leaves_every_cell_as_the_grid_has_it() -> None:

@@ -9,7 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.earlier import DATA
-from workers.files.shard import SHARD_SCHEMA, SHARD_SCHEMA_VERSION, SUM_COLUMNS, TornShard, read_shard, shard_bytes
+from workers.files.shard import (
+    CLASS_COLUMNS,
+    READ_COLUMNS,
+    SHARD_SCHEMA,
+    SHARD_SCHEMA_VERSION,
+    SUM_COLUMNS,
+    TornShard,
+    read_shard,
+    shard_bytes,
+)
 from workers.files.versions import NewerFile
 
 OLD = DATA / "schema_1" / "previous" / "shards" / "r1-0001-0001.parquet"
@@ -44,6 +53,19 @@ def test_schema_1_is_read_to_the_last_bit() -> None:
 def test_schema_1_intervened_on_the_output_of_a_block() -> None:
     """There was no other site: its rows say so when they are read."""
     assert set(rows()["site"].to_pylist()) == {"block_output"}
+
+
+def test_schema_2_is_read_to_the_last_bit() -> None:
+    """It lacks what readings measure, and the counts by class."""
+    written, read = (
+        pq.read_table(DATA / "schema_2" / "r1-0001-0001.parquet"),
+        read_shard(DATA / "schema_2" / "r1-0001-0001.parquet"),
+    )
+    assert written.schema.metadata[b"schema_version"] == b"2"
+    assert isinstance(read, pa.Table)
+    assert read.select(written.column_names).to_pydict() == written.to_pydict()
+    assert set(SHARD_SCHEMA.names) - set(written.column_names) == {*READ_COLUMNS, *CLASS_COLUMNS}
+    assert all(read[name].null_count == 8 for name in (*READ_COLUMNS, *CLASS_COLUMNS))
 
 
 def test_every_measure_has_its_square_and_its_controls() -> None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.unit.workers.planted import P, Planted, planted_model, save_planted
-from tests.unit.workers.tiny import at, make_cohort, make_context, random_pairs, tiny_model
+from tests.unit.workers.tiny import at, make_cohort, make_context, random_pairs, states_of, tiny_model
 from workers.data.layout import read_layout
 from workers.data.pairs import PairSet, make_pairs
 from workers.data.tokenizer import Tokenizer
@@ -21,10 +21,13 @@ from workers.engine.model import wrap_model
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.job.evaluate import Counts, count_right
+from workers.job.reading_counts import count_read
 from workers.methods import difference_of_means, interchange, linear_probe, pca, sparse_probe
-from workers.methods.activations import HiddenStates, classes_of, even_cut
+from workers.methods.activations import classes_of, even_cut
 from workers.methods.alignment import Alignment, Column, Probe
 from workers.methods.base import FitContext, NotApplicable, to_device
+from workers.methods.reading import AbstractReading
+from workers.methods.states import HiddenStates
 
 CPU = torch.device("cpu")
 POINTS = [(layer, position) for position in (8, 11) for layer in (0, 2)]
@@ -132,8 +135,11 @@ def planted_counts(folder: Path, module: Any, name: str, **options: Any) -> tupl
     points = options.pop("points", [(0, 4)])
     cohort = make_cohort(points, method=name, **options)
     (column,) = module.fit(make_context(folder, cohort, model, planted_pairs(folder, "train", 400)))
-    batch = to_device(planted_pairs(folder, "test", 300), CPU)
-    ((counts,),) = count_right(SuffixEngine(model, places=at(0, 0, 1)), [column], batch, micro_batch=100)
+    engine, test = SuffixEngine(model, places=at(0, 0, 1)), planted_pairs(folder, "test", 300)
+    if isinstance(column.learned, AbstractReading):
+        ((counts,),) = count_read(states_of(engine, test, column.places(4), micro_batch=100), [column])
+    else:
+        ((counts,),) = count_right(engine, [column], to_device(test, CPU), micro_batch=100)
     return column, counts
 
 

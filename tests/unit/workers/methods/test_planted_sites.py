@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.unit.workers.planted import Planted, planted_grouped_model, planted_model, save_planted
-from tests.unit.workers.tiny import cohort_at, make_context
+from tests.unit.workers.tiny import cohort_at, make_context, states_of
 from workers.causal_model import CausalModel, Hypothesis
 from workers.data.layout import read_layout
 from workers.data.pairs import PairSet, make_pairs
@@ -25,7 +25,9 @@ from workers.engine.model import LanguageModel, wrap_model
 from workers.engine.suffix import SuffixEngine
 from workers.files.place import Place
 from workers.job.evaluate import Counts, count_right
+from workers.job.reading_counts import count_read
 from workers.methods.base import to_device
+from workers.methods.reading import AbstractReading
 
 CPU = torch.device("cpu")
 AMOUNT = Hypothesis(
@@ -61,8 +63,11 @@ def counts_at(
     cohort = cohort_at(places, method=method, **settings)
     context = make_context(folder, cohort, model, pairs_of(folder, hypothesis, "train", n_train))
     columns = importlib.import_module(f"workers.methods.{method}").fit(context)
-    test = to_device(pairs_of(folder, hypothesis, "test", 300), CPU)
-    counts = count_right(SuffixEngine(model, places=places), columns, test, micro_batch=100)
+    engine, test = SuffixEngine(model, places=places), pairs_of(folder, hypothesis, "test", 300)
+    if isinstance(columns[0].learned, AbstractReading):
+        counts = count_read(states_of(engine, test, places, micro_batch=100), columns)
+    else:
+        counts = count_right(engine, columns, to_device(test, CPU), micro_batch=100)
     return {
         cell.place: count
         for column, column_counts in zip(columns, counts, strict=True)

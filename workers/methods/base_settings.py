@@ -1,0 +1,48 @@
+"""What planning knows of any method, and the settings that all methods share: none. No torch here."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from workers.files.metrics import IIA
+from workers.files.place import Place
+
+
+class MethodError(ValueError):
+    """A method or a setting of it must be mended; the message names key, value and what is expected."""
+
+
+class MethodSettings(BaseModel):
+    """A method without settings, and what planning must know of any method.
+
+    `sites`: those that the method works at; none: all of them. `metric`: what its numbers are, a key of
+    `workers.files.metrics.METRICS`. `changes_model`: it intervenes, so that it is evaluated by running tails; a reading
+    changes nothing and runs none. `fits`: what a cell costs before it is evaluated. `label_keys`: settings that tell
+    the cells of one grid apart, so that they are part of the method's label. `tells_classes`: it parts a variable's
+    values in two, so that they need an order.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    metric: ClassVar[str] = IIA
+    changes_model: ClassVar[bool] = True
+    fits: ClassVar[Literal["by gradient", "on activations", "not at all"]] = "on activations"
+    label_keys: ClassVar[tuple[str, ...]] = ()
+    sites: ClassVar[tuple[str, ...]] = ()
+    tells_classes: ClassVar[bool] = False
+
+    def why_not(self, *, width: int, n_variables: int) -> str:
+        """Why the method has no meaning for so many variables in a vector of this size; empty where it has."""
+        return ""
+
+    def why_not_at(self, place: Place) -> str:
+        """Why the method has no meaning at a place; empty where it has."""
+        if not self.sites or place.site in self.sites:
+            return ""
+        return f"the method works at {', '.join(self.sites)}, and not at {place.site}"
+
+    def reads(self, place: Place, n_layers: int) -> tuple[Place, ...]:
+        """The places whose activations a cell at `place` reads."""
+        return (place,)
