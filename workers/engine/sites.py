@@ -263,6 +263,11 @@ SITES: Final[dict[str, Callable[[LanguageModel, nn.Module, Place], Tap]]] = {
 _WITH_UNITS: Final = frozenset({"head_output", "mlp_neurons", "query", "key", "value"})
 
 
+def attention_module(model: LanguageModel, layer: int) -> nn.Module:
+    """The attention of a block that computes the weights. Raises: SiteError where there is none that is known here."""
+    return _inner_attention(model.blocks[layer], Place(layer=layer, position=0, site="attention_output"))
+
+
 def _attention(block: nn.Module, place: Place) -> nn.Module:
     module = _child(block, _ATTENTION)
     if module is None:

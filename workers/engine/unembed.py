@@ -43,12 +43,13 @@ class Unembedding:
         forwards: dict[nn.Module, Any] = dict.fromkeys(model.blocks[:-1], as_block(pass_on, self._more_outputs))
         forwards[last] = as_block(enter, self._more_outputs)
         with replaced_forwards(forwards):
-            return last_logits(
+            logits_RV = last_logits(
                 model.model,
                 None,
                 input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device),  # any: no block sees them
                 use_cache=False,
             )
+        return logits_RV.to(model.device)
 
 
 def _more_outputs(language_model: LanguageModel) -> tuple[None, ...] | None:

@@ -53,6 +53,7 @@ METRICS: Final[dict[str, Meaning]] = {
     ),
     DECODING: Meaning(
         title="Decoding accuracy",
+        null="the method's own null",
         about="How well a probe reads the variable off the same activations. This is not IIA: nothing was changed in "
         "the model, and what can be decoded need not be what the model uses.",
     ),

@@ -44,13 +44,18 @@ from workers.methods.alignment import (
     Steering,
     joined,
 )
+from workers.methods.attention_pattern import AttentionPattern
 from workers.methods.checkpoint import checksum
+from workers.methods.null_probe import ProbeWithNull
 from workers.methods.settings import method_label
+from workers.methods.tuned_lens import TunedLens
 
 # What a cell may have learned, by the name that its file has. A new class gets a line here.
-KINDS: Final[dict[str, Any]] = {
-    kind.__name__: kind for kind in (Alignment, FeatureAlignment, Steering, PairSteering, Replacement, Addition, Probe)
-}
+_KINDS: Final = (
+    *(Alignment, FeatureAlignment, Steering, PairSteering, Replacement, Addition),
+    *(Probe, ProbeWithNull, TunedLens, AttentionPattern),
+)
+KINDS: Final[dict[str, Any]] = {kind.__name__: kind for kind in _KINDS}
 
 
 def save_columns(

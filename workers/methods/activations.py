@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.methods.alignment import CellFacts, CellGroup, Column, Learned, joined
+from workers.files.place import Place
+from workers.methods.alignment import CellFacts, Column, Learned, joined
 from workers.methods.base import FitContext, NotApplicable
 from workers.methods.reading import AbstractReading
 from workers.methods.settings import why_no_classes
@@ -28,7 +29,7 @@ def fit_on_activations(context: FitContext, fit_cell: FitCell) -> list[Column]:
     Raises: Interrupted; nothing is lost but the forward passes.
     """
     groups = context.groups
-    hidden = _collected(context, groups)
+    hidden = read_all(context, [group.places for group in groups])
     fitted = []
     for group, hidden_CND in zip(groups, hidden, strict=True):
         with context.monitor.timed("fit"):
@@ -38,29 +39,30 @@ def fit_on_activations(context: FitContext, fit_cell: FitCell) -> list[Column]:
     return fitted
 
 
-def ready(context: FitContext, reading: AbstractReading) -> list[Column]:
-    """The columns of a reading that learns nothing."""
+def ready(context: FitContext, reading: Callable[[int], AbstractReading]) -> list[Column]:
+    """The columns of a reading that learns nothing; `reading` gives that of a number of cells."""
     context.monitor.advance(cell_steps=len(context.cohort.cells), pairs=0)
     return [
         Column(
             position=group.position,
             cells=group.cells,
-            learned=reading,
+            learned=reading(len(group.cells)),
             facts=(CellFacts(subspace_dim=group.width),) * len(group.cells),
         )
         for group in context.groups
     ]
 
 
-def _collected(context: FitContext, groups: Sequence[CellGroup]) -> list[Tensor]:
-    """hidden_CND of each group."""
-    n_prompts, n_cells = len(context.train), len(context.cohort.cells)
-    hidden = [torch.empty(len(group.cells), n_prompts, group.width, device=context.device) for group in groups]
+def read_all(context: FitContext, groups: Sequence[Sequence[Place]]) -> list[Tensor]:
+    """activation_CNW of each group of places of one width, on all training prompts. Raises: Interrupted."""
+    n_prompts, n_cells, device = len(context.train), len(context.cohort.cells), context.device
+    shapes = [(len(places), n_prompts, context.width_of(places[0])) for places in groups]
+    found = [torch.empty(shape, device=device) for shape in shapes]
     for rows, run in context.states.runs():
-        for group, hidden_CND in zip(groups, hidden, strict=True):
-            hidden_CND[:, rows] = run.at(group.places)
+        for places, found_CNW in zip(groups, found, strict=True):
+            found_CNW[:, rows] = run.at(places)
         context.monitor.advance(cell_steps=0, pairs=len(run) * n_cells)
-    return hidden
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,17 @@ from workers.engine.model import Token
 from workers.files.place import Place
 from workers.methods.reading import Read, Run
 
-_LOGITS_AT_ONCE: Final = 2**24  # 64 MiB in float32
+LOGITS_AT_ONCE: Final = 2**24  # 64 MiB in float32
 
 
 def final_logprobs(run: Run, position: int) -> Tensor:
     """logprob_BV: the model's own distribution at each prompt's token."""
-    last = Place(layer=run.model.n_layers - 1, position=position)
-    return run.unembed(run.at([last])[0]).log_softmax(dim=-1)
+    return run.unembed(run.at([final_place(position, run.model.n_layers)])[0]).log_softmax(dim=-1)
+
+
+def final_place(position: int, n_layers: int) -> Place:
+    """Behind the last block: what the model's own distribution at the position is of."""
+    return Place(layer=n_layers - 1, position=position)
 
 
 def read_lens(run: Run, places: Sequence[Place], hidden_CBD: Tensor) -> Read:
@@ -32,7 +36,7 @@ def read_lens(run: Run, places: Sequence[Place], hidden_CBD: Tensor) -> Read:
     own_BV = final_logprobs(run, places[0].position)
     next_B, is_known_B = next_tokens(run, places[0].position)
     n_vocabulary = own_BV.shape[-1]
-    step = max(1, _LOGITS_AT_ONCE // (n_vocabulary * len(run)))
+    step = max(1, LOGITS_AT_ONCE // (n_vocabulary * len(run)))
     parts = [
         _compared(run.unembed(some_CBD.flatten(0, 1)).unflatten(0, some_CBD.shape[:2]), own_BV, next_B)
         for some_CBD in hidden_CBD.split(step)
@@ -71,7 +75,7 @@ def kl_between(own_BV: Tensor, lens_CBV: Tensor) -> Tensor:
 def next_tokens(run: Run, position: int) -> tuple[Tensor, Tensor]:
     """next_B, the token behind the position, or behind a prompt's last token its answer; and where it is known."""
     prompts = run.prompts
-    token_B = _each(prompts.token_of(position), len(run))
+    token_B = each_token(prompts.token_of(position), len(run))
     is_last_B = token_B == prompts.length_B - 1
     ids_BT = prompts.ids_BT.cpu().numpy()
     follow_B = ids_BT[np.arange(len(run)), np.minimum(token_B + 1, ids_BT.shape[1] - 1)]
@@ -83,10 +87,11 @@ def next_tokens(run: Run, position: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.where(is_known_B, next_B, 0)).to(device), torch.from_numpy(is_known_B).to(device)
 
 
-def _each(token: Token, n_prompts: int) -> NDArray[np.int64]:
+def each_token(token: Token, n_prompts: int) -> NDArray[np.int64]:
+    """The token's index in each prompt."""
     return np.full(n_prompts, token) if isinstance(token, int) else token
 
 
 def is_at_last_token(run: Run, position: int) -> bool:
     """Whether the position is the last token of every prompt."""
-    return bool((_each(run.prompts.token_of(position), len(run)) == run.prompts.length_B - 1).all())
+    return bool((each_token(run.prompts.token_of(position), len(run)) == run.prompts.length_B - 1).all())

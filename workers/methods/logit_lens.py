@@ -45,4 +45,4 @@ class LogitLens(AbstractReading):
 
 def fit(context: FitContext) -> list[Column]:
     """The cohort's cells, ready at once."""
-    return ready(context, LogitLens())
+    return ready(context, lambda _n_cells: LogitLens())

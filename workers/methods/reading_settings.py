@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from values.numbers import Count, CountOrNone, Positive
+from workers.files.metrics import DECODING
 from workers.files.place import BLOCK_OUTPUT, Place
 from workers.methods.base_settings import MethodSettings
 
+BLOCK_PARTS: Final = ("block_input", "attention_output", "mlp_output")  # the stream before a block, what it adds
 RESIDUAL: Final = (BLOCK_OUTPUT, "block_input", "block_mid")  # the sites that hold the residual stream
 
 
@@ -16,13 +19,66 @@ class ReadingSettings(MethodSettings):
     changes_model = False
 
 
-class LogitLensSettings(ReadingSettings):
-    """The logit lens: nothing to set."""
+class _LensSettings(ReadingSettings):
+    """What lenses share."""
 
     metric = "lens_kl"
-    fits = "not at all"
     sites = RESIDUAL
 
     def reads(self, place: Place, n_layers: int) -> tuple[Place, ...]:
         """The activation, and the last block's output at the same token, which the model's own distribution is of."""
         return (place, Place(layer=n_layers - 1, position=place.position))
+
+
+class LogitLensSettings(_LensSettings):
+    """The logit lens: nothing to set."""
+
+    fits = "not at all"
+
+
+class TunedLensSettings(_LensSettings):
+    """A tuned lens: `epochs` over the training prompts in batches of `batch_size`, Adam from `learning_rate` down to
+    0."""
+
+    epochs: Count = 3
+    batch_size: Count = 64
+    learning_rate: Positive = 1e-3
+
+
+class ReadingVectorSettings(ReadingSettings):
+    """A reading vector: nothing to set."""
+
+    metric = DECODING
+    tells_classes = True
+
+
+class SkillNeuronsSettings(ReadingVectorSettings):
+    """The most predictive neuron: nothing to set."""
+
+
+class LogitAttributionSettings(ReadingSettings):
+    """Direct logit attribution: nothing to set."""
+
+    metric = "attribution"
+    fits = "not at all"
+    sites = (*RESIDUAL, "attention_output", "mlp_output", "head_output", "mlp_neurons")
+
+    def reads(self, place: Place, n_layers: int) -> tuple[Place, ...]:
+        """The component, and the last block's output, which the final norm's scale is of; of a block's parts also the
+        stream before and behind it, which must differ by them."""
+        final = Place(layer=n_layers - 1, position=place.position)
+        if place.site in RESIDUAL:
+            return (place, final)
+        around = [Place(layer=place.layer, position=place.position, site=site) for site in BLOCK_PARTS]
+        return (place, final, Place(layer=place.layer, position=place.position), *around)
+
+
+class AttentionPatternSettings(ReadingSettings):
+    """An attention pattern: the mean attention from the cell's position to the position `to`, an index or a name."""
+
+    metric = "attention"
+    fits = "not at all"
+    sites = ("head_output", "query")
+    label_keys = ("to",)
+
+    to: CountOrNone = 0

@@ -20,7 +20,14 @@ from workers.files.job import content_key
 from workers.files.metrics import DECODING
 from workers.files.place import Place
 from workers.methods.base_settings import MethodError, MethodSettings
-from workers.methods.reading_settings import LogitLensSettings
+from workers.methods.reading_settings import (
+    AttentionPatternSettings,
+    LogitAttributionSettings,
+    LogitLensSettings,
+    ReadingVectorSettings,
+    SkillNeuronsSettings,
+    TunedLensSettings,
+)
 
 _LABEL_LETTERS: Final = 8  # of a word in a label
 _LABEL_LIST: Final = 32  # letters of a list in a label, before its hash stands for it
@@ -241,6 +248,11 @@ METHODS: dict[str, type[MethodSettings]] = {
     "linear_probe": LinearProbeSettings,
     "sparse_probe": SparseProbeSettings,
     "logit_lens": LogitLensSettings,
+    "tuned_lens": TunedLensSettings,
+    "reading_vector": ReadingVectorSettings,
+    "skill_neurons": SkillNeuronsSettings,
+    "logit_attribution": LogitAttributionSettings,
+    "attention_pattern": AttentionPatternSettings,
 }
 
 

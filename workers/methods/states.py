@@ -57,7 +57,7 @@ class PromptStates:
         self.pairs = pairs
         self.places = frozenset(places)
         self.n_forwards = 0  # batches that went through the model
-        self._make_engine, self._model, self._keeps, self._timed = engine, model, keeps, timed
+        self._make_engine, self.model, self._keeps, self._timed = engine, model, keeps, timed
         self._micro_batch = micro_batch
         self._kept: dict[Place, Tensor] | None = None  # activation_NW of each place
         self._unembed = Unembedding(model)
@@ -73,7 +73,7 @@ class PromptStates:
 
     def runs(self) -> Iterator[tuple[slice, Run]]:
         """The prompts in batches, each with its rows. A reader must have read a batch before it takes the next one."""
-        prompts = TokenBatch.of(self.pairs.base, self._model.device)
+        prompts = TokenBatch.of(self.pairs.base, self.model.device)
         new: list[dict[Place, Tensor]] = []
         n_batches = -(-len(prompts) // self._micro_batch)
         ends = [index * len(prompts) // n_batches for index in range(n_batches + 1)]  # none of one prompt alone
@@ -81,7 +81,7 @@ class PromptStates:
             part = prompts.rows(rows.start, rows.stop)
             states = self._states(part, rows, new)
             pairs = self.pairs.take(rows)
-            yield rows, Run(model=self._model, unembed=self._unembed, prompts=part, pairs=pairs, at=states)
+            yield rows, Run(model=self.model, unembed=self._unembed, prompts=part, pairs=pairs, at=states)
         if new:
             self._kept = {place: torch.cat([one[place] for one in new]) for place in self.places}
 

@@ -144,11 +144,13 @@ def planted_counts(folder: Path, module: Any, name: str, **options: Any) -> tupl
 
 
 def test_a_linear_probe_decodes_the_planted_variable(tmp_path: Path) -> None:
-    """Every fresh prompt right; no control, because nothing is intervened on."""
+    """Every fresh prompt right; no control but shuffled labels, because nothing is intervened on."""
     _, counts = planted_counts(tmp_path, linear_probe, "linear_probe")
     assert counts.n_correct == counts.n_total == 300
     assert 150 <= counts.n_dummy < 300
-    assert (counts.n_correct_none, counts.n_correct_full, counts.n_correct_random) == (None, None, None)
+    assert (counts.n_correct_none, counts.n_correct_full) == (None, None)
+    assert counts.n_correct_random is not None
+    assert counts.n_correct_random < 300
 
 
 def test_a_sparse_probe_picks_the_planted_neuron(tmp_path: Path) -> None:
