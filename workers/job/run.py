@@ -149,7 +149,7 @@ class _JobRun:
             self.monitor.update(phase="evaluate")
             rows = list(evaluate_cohort(self.bench, cohort, columns, work.settings, started))
         except NotApplicable as error:
-            parts = self._by_width(work)
+            parts = self._by_kind(work)
             if len(parts) > 1:
                 return parts
             self._skip(work, str(error), None)
@@ -162,11 +162,12 @@ class _JobRun:
         log.info("%s: %d cells in %.1f s", _name(cohort), len(cohort.cells), time.time() - started)
         return []
 
-    def _by_width(self, work: Work) -> list[Work]:
-        """The cohort in parts whose cells have one width: a method may have a meaning for some of them."""
-        parts: dict[int, list[JobCell]] = {}
+    def _by_kind(self, work: Work) -> list[Work]:
+        """The cohort in parts whose cells have one width, site and position: a method may have a meaning for some."""
+        parts: dict[tuple[int, str, int], list[JobCell]] = {}
         for cell in work.cohort.cells:
-            parts.setdefault(self.bench.engines.width_of(cell.place), []).append(cell)
+            kind = (self.bench.engines.width_of(cell.place), cell.place.site, cell.place.position)
+            parts.setdefault(kind, []).append(cell)
         return [replace(work, cohort=replace(work.cohort, cells=tuple(cells))) for cells in parts.values()]
 
     def _columns(self, work: Work, checkpoint: CheckpointFile) -> list[Column]:
