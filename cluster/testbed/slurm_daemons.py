@@ -67,7 +67,7 @@ class Daemons:
         """slurmdbd. Raises: TestbedError."""
         if not self.find("slurmdbd"):
             self._start("slurmdbd", "-D")
-            self._wait("slurmdbd", 60, "sacctmgr", "-n", "show", "cluster")
+        self._wait("slurmdbd", 60, "sacctmgr", "-n", "show", "cluster")  # the database may have been started just now
         if CLUSTER not in self.run("sacctmgr", "-n", "-P", "show", "cluster", "format=cluster").split():
             self.run("sacctmgr", "-i", "add", "cluster", CLUSTER)
 
