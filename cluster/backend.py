@@ -4,8 +4,10 @@ Errors, by what the caller does next:
 
     ClusterError
     |- ClusterUsageError      the spec or the machine must be mended (message says what and how); nothing was submitted
+    |  `- NotPermitted         only somebody else may do it; the message says who
     |- ClusterUnavailable     the scheduler did not answer: ask again later; says nothing about any job
     |  `- NothingSent         it did not answer what is asked before jobs are sent: it has none of them
+    |     `- QueueFull         it takes none at present: a limit on submitted jobs is reached
     `- SubmissionIncomplete   some jobs were accepted; `.handles` names them
 """
 
@@ -27,12 +29,20 @@ class ClusterUsageError(ClusterError):
     """The request or the machine must be mended first; nothing was submitted."""
 
 
+class NotPermitted(ClusterUsageError):
+    """The scheduler lets somebody else do this, and not us."""
+
+
 class ClusterUnavailable(ClusterError):
     """The scheduler did not answer. That says nothing about a job."""
 
 
 class NothingSent(ClusterUnavailable):
     """The scheduler did not answer, and none of a submission's jobs was sent to it."""
+
+
+class QueueFull(NothingSent):
+    """A limit on submitted jobs is reached; none of a submission's jobs was sent."""
 
 
 class SubmissionIncomplete(ClusterError):
@@ -106,6 +116,8 @@ class HandleStatus:
     elapsed_s: float = 0.0
     restarts: int = 0
     exit_code: int | None = None  # once the command has ended, as in Popen.returncode; None where it is not known
+    start: float = 0.0  # Unix seconds at which the scheduler expects a waiting job to start; 0.0 where it does not say
+    is_unanswered: bool = False  # UNKNOWN because those who would know did not answer: the job is not missed
 
 
 class Control(StrEnum):

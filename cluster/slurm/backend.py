@@ -21,13 +21,15 @@ from cluster.backend import (
     JobRequest,
     JobState,
     NothingSent,
+    NotPermitted,
 )
-from cluster.slurm.commands import Refused, ask, require
+from cluster.slurm.commands import Refused, ask, patiently, require
 from cluster.slurm.doctor import examine
 from cluster.slurm.limit import share_out
 from cluster.slurm.options import SlurmOptions, parse_options
-from cluster.slurm.parse import compressed
+from cluster.slurm.parse import Row, compressed
 from cluster.slurm.queue import View, shared_queue
+from cluster.slurm.reasons import needs_administrator
 from cluster.slurm.record import BatchFiles, Chunk, Handle, SlurmFiles, TaskRun
 from cluster.slurm.sending import Sending
 from cluster.slurm.site import Site
@@ -70,7 +72,7 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
             return {}
         submission = self._record.submission(token)
         try:
-            site = Site.ask(options)
+            site = patiently(lambda: Site.ask(options))
         except ClusterUnavailable as error:
             if submission.chunks():  # from an earlier call with this token
                 raise
@@ -114,9 +116,12 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
         unknown = HandleStatus(state=JobState.UNKNOWN, detail="no handle of SLURM's")
         statuses: dict[str, HandleStatus] = dict.fromkeys(handles, unknown)
         for text, handle in parsed.items():
-            packed = handle.job in arrays and arrays[handle.job][1].per_task > 1
-            row = view.row(handle.job, handle.task)
-            statuses[text] = status_of(row, runs.get(text), is_packed=packed, without=view.without)
+            chunk = arrays[handle.job][1] if handle.job in arrays else None
+            row = _ours(view.row(handle.job, handle.task), chunk)
+            packed = chunk is not None and chunk.per_task > 1
+            statuses[text] = status_of(
+                row, runs.get(text), is_packed=packed, without=view.without, is_whole=view.is_whole
+            )
         return statuses
 
     def _runs(
@@ -125,7 +130,7 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
         """What the tasks wrote down, by handle, for every job that may have run."""
         indices: dict[str, dict[int, str]] = defaultdict(dict)
         for text, handle in parsed.items():
-            row = view.row(handle.job, handle.task)
+            row = _ours(view.row(handle.job, handle.task), arrays[handle.job][1] if handle.job in arrays else None)
             waits = row is not None and row.state in (JobState.PENDING, JobState.HELD) and not row.restarts
             if handle.job in arrays and not waits:
                 chunk = arrays[handle.job][1]
@@ -148,26 +153,35 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
         statuses = self.poll(handles)
         states = {Control.HOLD: {JobState.PENDING}, Control.RELEASE: {JobState.HELD}}
         meant = [text for text in handles if statuses[text].state in states.get(action, _ACTIVE)]
-        tasks: dict[str, set[int]] = defaultdict(set)
-        for handle in filter(None, map(Handle.parse, meant)):
-            tasks[handle.job].add(handle.task)
-        self._check_whole(handles, tasks)
+        self._check_whole(handles, _tasks(meant))
         if action is Control.HOLD:
             self._record.set_held(self._record.held() | set(meant))
         elif action is Control.RELEASE:
             self._record.set_held(self._record.held() - set(meant))
-        ids = [f"{job}_[{compressed(numbers)}]" for job, numbers in tasks.items()]
-        if not ids:
-            return
-        match action:
-            case Control.CANCEL:
-                _tell("scancel", *ids)
-            case Control.KILL:
-                _tell("scancel", "--full", "--signal=KILL", *ids)
-                _tell("scancel", *ids)
-            case Control.HOLD | Control.RELEASE:
-                _tell("scontrol", action.value, ",".join(ids))
-        self._queue.forget()
+        try:
+            if action is Control.RELEASE:
+                self._release({text: statuses[text].detail for text in meant})
+            elif meant:
+                _change(action, _ids(meant))
+        finally:
+            self._queue.forget()
+
+    def _release(self, held: Mapping[str, str]) -> None:
+        """Release jobs, given with why they are held; those that only an administrator may release are tried last.
+
+        Raises: ClusterUnavailable, NotPermitted naming the jobs that their owner cannot release.
+        """
+        locked = [text for text, why in held.items() if needs_administrator(why)]
+        if free := [text for text in held if text not in locked]:
+            _change(Control.RELEASE, _ids(free))
+        if locked:
+            try:
+                ask("scontrol", "release", ",".join(_ids(locked)))
+            except Refused as error:
+                raise NotPermitted(
+                    f"{', '.join(locked)}: {held[locked[0]]}\nask an administrator for"
+                    f" `scontrol release {','.join(_ids(locked))}` (SLURM says: {error})"
+                ) from None
 
     def _check_whole(self, handles: Sequence[str], tasks: Mapping[str, set[int]]) -> None:
         """Raises: ClusterUsageError when only some of the jobs in one SLURM job are meant."""
@@ -201,6 +215,36 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
     def doctor(self) -> list[Finding]:
         """See AbstractCluster. Sends a job of some seconds to look around on a node."""
         return examine(self.folder, self.options)
+
+
+def _ours(row: Row | None, chunk: Chunk | None) -> Row | None:
+    """The row, unless it is another job's: a controller that lost its state gives the same ids a second time."""
+    is_foreign = row is not None and chunk is not None and row.name not in ("", chunk.name)
+    return None if is_foreign else row
+
+
+def _tasks(handles: Sequence[str]) -> dict[str, set[int]]:
+    """The tasks of each array that the handles name."""
+    tasks: dict[str, set[int]] = defaultdict(set)
+    for handle in filter(None, map(Handle.parse, handles)):
+        tasks[handle.job].add(handle.task)
+    return tasks
+
+
+def _ids(handles: Sequence[str]) -> list[str]:
+    """The handles in SLURM's short form, one word for each array."""
+    return [f"{job}_[{compressed(numbers)}]" for job, numbers in _tasks(handles).items()]
+
+
+def _change(action: Control, ids: Sequence[str]) -> None:
+    match action:
+        case Control.CANCEL:
+            _tell("scancel", *ids)
+        case Control.KILL:
+            _tell("scancel", "--full", "--signal=KILL", *ids)
+            _tell("scancel", *ids)
+        case Control.HOLD | Control.RELEASE:
+            _tell("scontrol", action.value, ",".join(ids))
 
 
 def _tell(*command: str) -> None:

@@ -11,11 +11,15 @@ import os
 import re
 import shutil
 import subprocess
-from typing import Final
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from cluster.backend import ClusterError, ClusterUnavailable, ClusterUsageError
 
 TIMEOUT_S: Final = 60.0
+RESTART_PAUSES_S: Final = (2.0, 5.0)  # each try takes ten seconds by itself where nobody answers
+Answer = TypeVar("Answer")
 # What a shell inside a job, or a user's own preferences, would otherwise make of our calls and jobs.
 _INHERITED: Final = re.compile(r"^(SLURM|SLURMD|SBATCH|SRUN|SQUEUE|SACCT|SCANCEL|SINFO|SALLOC|SCONTROL|PMIX?)_")
 _KEPT: Final = ("SLURM_CONF",)
@@ -72,6 +76,16 @@ def ask(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     if ran.returncode:
         raise failure(command[0], ran.stderr)
     return ran.stdout
+
+
+def patiently(call: Callable[[], Answer]) -> Answer:
+    """What `call` returns, tried again for as long as a controller takes to restart. Raises: what it raised last."""
+    for pause_s in RESTART_PAUSES_S:
+        try:
+            return call()
+        except ClusterUnavailable:
+            time.sleep(pause_s)
+    return call()
 
 
 def failure(program: str, stderr: str) -> ClusterError:

@@ -1,6 +1,10 @@
 """What squeue, sacct and scontrol print, as values. A line that makes no sense is left out: it says nothing of a job.
 
-Source: squeue(1) and sacct(1), JOB STATE CODES and JOB REASON CODES.
+Both are asked for their header, because an empty answer without it is none: a wrapper or a full pipe has swallowed it.
+
+Source: squeue(1) and sacct(1), JOB STATE CODES and JOB REASON CODES; `job_state_string` in src/common/
+slurm_protocol_defs.c of SLURM 22.05, 23.02, 23.11, 24.05, 24.11, 25.05 and 25.11, which names one state more
+(EXPEDITING); the columns' headers are in src/squeue/print.c, alike in all of them.
 """
 
 from __future__ import annotations
@@ -11,15 +15,29 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cluster.backend import JobState
+from cluster.slurm.reasons import is_hold
 
-SQUEUE_FORMAT: Final = ",".join(
-    f"{field}:|" for field in ("JobArrayID", "State", "Reason", "NodeList", "TimeUsed", "RestartCnt", "EndTime")
+# The name comes last, because it may hold anything.
+_SQUEUE_FIELDS: Final = (
+    "JobArrayID",
+    "State",
+    "Reason",
+    "NodeList",
+    "TimeUsed",
+    "RestartCnt",
+    "EndTime",
+    "StartTime",
+    "Name",
 )
-SACCT_FORMAT: Final = "JobID,State,ExitCode,NodeList,ElapsedRaw,End"
+SQUEUE_FORMAT: Final = ",".join(f"{field}:|" for field in _SQUEUE_FIELDS)
+SQUEUE_HEADER: Final = "JOBID|STATE|"  # how the header of SQUEUE_FORMAT begins
+SACCT_FORMAT: Final = "JobID,State,ExitCode,NodeList,ElapsedRaw,End,JobName"
+SACCT_HEADER: Final = "JobID|State|"
 
 STATES: Final = {
     "PENDING": JobState.PENDING,
     "REQUEUED": JobState.PENDING,
+    "EXPEDITING": JobState.PENDING,  # 25.11: it is requeued at once, with the highest priority
     "REQUEUE_FED": JobState.PENDING,
     "REQUEUE_HOLD": JobState.HELD,
     "RESV_DEL_HOLD": JobState.HELD,
@@ -62,6 +80,8 @@ class Row:
     elapsed_s: float = 0.0
     restarts: int = 0
     end: float = 0.0
+    start: float = 0.0  # when SLURM expects to start it, while it waits
+    name: str = ""
     exit_code: str = ""
     is_shared: bool = False  # one line stands for several tasks of an array, none of which has begun
 
@@ -111,52 +131,94 @@ def state_of(word: str, reason: str = "") -> JobState:
     """
     words = word.split()
     state = STATES.get(words[0].rstrip("+").upper(), JobState.UNKNOWN) if words else JobState.UNKNOWN
-    if state is JobState.PENDING and reason.startswith("JobHeld"):
-        return JobState.HELD
-    return state
+    return JobState.HELD if state is JobState.PENDING and is_hold(reason) else state
 
 
-def parse_squeue(text: str) -> dict[str, Row]:
-    """The rows of `squeue -h -O SQUEUE_FORMAT` by job."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a command listed. A job that is not in it is missed only where `is_whole`: every line made sense."""
+
+    rows: dict[str, Row]
+    is_whole: bool = True
+
+
+def parse_squeue(text: str) -> Answer | None:
+    """The rows of `squeue -r -O SQUEUE_FORMAT` by job; None where it is no answer of squeue's.
+
+    A job that squeue lists is waiting or running, whatever a newer version calls its state.
+    """
+    lines = listed(SQUEUE_HEADER, text)
+    if lines is None:
+        return None
     rows: dict[str, Row] = {}
-    for line in text.splitlines():
-        fields = line.split("|")
-        if len(fields) < 7:
-            continue
-        shown, word, reason, node, elapsed, restarts, end = (field.strip() for field in fields[:7])
-        row = Row(
-            job="",
-            state=state_of(word, reason),
-            word=word,
-            reason="" if reason in ("None", "(null)") else reason,
-            node=node,
-            elapsed_s=duration_s(elapsed),
-            restarts=int(restarts) if restarts.isdigit() else 0,
-            end=_time(end),
-        )
-        rows |= _by_job(row, shown)
-    return rows
+    is_whole = text.endswith("\n")
+    for line in lines:
+        found = _squeue_row(line)
+        is_whole = is_whole and bool(found)
+        rows |= found
+    return Answer(rows=rows, is_whole=is_whole)
 
 
-def parse_sacct(text: str) -> dict[str, Row]:
-    """The rows of `sacct -X -n -P -o SACCT_FORMAT` by job. A job that ran several times is shown once, as it is now."""
+def _squeue_row(line: str) -> dict[str, Row]:
+    fields = [field.strip() for field in line.split("|", 8)]
+    if len(fields) < 9:
+        return {}
+    shown, word, reason, node, elapsed, restarts, end, start, name = fields
+    state = state_of(word, reason)
+    if state is JobState.UNKNOWN:
+        state = JobState.RUNNING if node else JobState.PENDING
+    row = Row(
+        job="",
+        state=state,
+        word=word,
+        reason="" if reason in ("None", "(null)") else reason,
+        node=node,
+        elapsed_s=duration_s(elapsed),
+        restarts=int(restarts) if restarts.isdigit() else 0,
+        end=_time(end),
+        start=0.0 if state is JobState.RUNNING else _time(start),
+        name=name.removesuffix("|"),
+    )
+    return _by_job(row, shown)
+
+
+def parse_sacct(text: str) -> Answer | None:
+    """The rows of `sacct -X -P -o SACCT_FORMAT` by job; None where it is no answer of sacct's.
+
+    A job that ran several times is shown once, as it is now.
+    """
+    lines = listed(SACCT_HEADER, text)
+    if lines is None:
+        return None
     rows: dict[str, Row] = {}
-    for line in text.splitlines():
-        fields = line.split("|")
-        if len(fields) < 6:
-            continue
-        shown, word, code, node, elapsed, end = (field.strip() for field in fields[:6])
-        row = Row(
-            job="",
-            state=state_of(word),
-            word=word,
-            node="" if node == "None assigned" else node,
-            elapsed_s=float(elapsed) if elapsed.isdigit() else 0.0,
-            end=_time(end),
-            exit_code=code,
-        )
-        rows |= _by_job(row, shown)
-    return rows
+    is_whole = text.endswith("\n")
+    for line in lines:
+        fields = [field.strip() for field in line.split("|", 6)]
+        found = _sacct_row(*fields) if len(fields) == 7 else {}
+        is_whole = is_whole and bool(found)
+        rows |= found
+    return Answer(rows=rows, is_whole=is_whole)
+
+
+def _sacct_row(shown: str, word: str, code: str, node: str, elapsed: str, end: str, name: str) -> dict[str, Row]:
+    row = Row(
+        job="",
+        state=state_of(word),
+        word=word,
+        node="" if node == "None assigned" else node,
+        elapsed_s=_time(elapsed),
+        end=_time(end),
+        exit_code=code,
+        name=name,
+    )
+    return _by_job(row, shown)
+
+
+def listed(header: str, text: str) -> list[str] | None:
+    """The lines below the one that begins with `header`; None where there is none."""
+    lines = iter(line.strip() for line in text.splitlines())
+    is_answer = any(line.startswith(header) for line in lines)
+    return [line for line in lines if line] if is_answer else None
 
 
 def _by_job(row: Row, shown: str) -> dict[str, Row]:

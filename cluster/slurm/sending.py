@@ -14,8 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from cluster.backend import ClusterError, ClusterUnavailable, ClusterUsageError, JobRequest, SubmissionIncomplete
-from cluster.slurm.commands import Refused, ask
+from cluster.backend import (
+    ClusterError,
+    ClusterUnavailable,
+    ClusterUsageError,
+    JobRequest,
+    NothingSent,
+    QueueFull,
+    SubmissionIncomplete,
+)
+from cluster.slurm.commands import Refused, ask, patiently
 from cluster.slurm.executor import place_tasks, send_array
 from cluster.slurm.options import SlurmOptions
 from cluster.slurm.queue import Queue
@@ -67,9 +75,9 @@ class Sending:
 
     def _next_chunk(self, first: int) -> Chunk:
         """The array that begins with request number `first`, as large as SLURM allows. Raises: as send."""
-        room = self.site.room()
+        room, limit = self.site.room()
         if room <= 0:
-            raise self._stopped(f"your limit of {self.site.max_submitted:.0f} submitted jobs is reached")
+            raise self._full(f"{limit} is reached")
         n_gpus = self.requests[first].n_gpus
         like = list(itertools.takewhile(lambda request: request.n_gpus == n_gpus, self.requests[first:]))
         like = like[: min(self.site.max_array_size, room) * self.options.n_slots]
@@ -92,7 +100,7 @@ class Sending:
         place_tasks(self.submission.submitit, chunk.job, chunk.n_tasks, run_task, path)
         self.keep_limit()
         try:
-            ask("scontrol", "release", chunk.job)
+            patiently(lambda: ask("scontrol", "release", chunk.job))
         except Refused:
             if self.queue.active([chunk.job]):  # else it was cancelled meanwhile
                 raise
@@ -121,14 +129,34 @@ class Sending:
         raise AssertionError("the last try returns or raises")
 
     def _try_out(self, chunk: Chunk, options: Mapping[str, str | bool]) -> None:
-        """Have SLURM check what a held array would only fail at later. Raises: as send."""
+        """Have SLURM check what a held array would only fail at later. Raises: as send.
+
+        A trial says of nodes that are down for the moment that they are not there, where sbatch would queue the job.
+        """
+        trial = ("sbatch", "--test-only", *_flags(options), "--wrap", "true")
         try:
-            ask("sbatch", "--test-only", *_flags(options), "--wrap", "true")
+            try:
+                patiently(lambda: ask(*trial))
+            except Refused:
+                if self.site.is_healthy or not self._is_queued(options):
+                    raise
         except Refused as error:
             self.submission.forget_chunk(chunk)
             raise self._refused(options, error) from None
         except ClusterUnavailable as error:
-            raise self._stopped(str(error)) from None
+            self.submission.forget_chunk(chunk)
+            raise self._nothing_sent(str(error)) from None
+
+    def _is_queued(self, options: Mapping[str, str | bool]) -> bool:
+        """Whether sbatch itself takes such a job: one that would begin in an hour is sent and cancelled at once.
+
+        Raises: Refused, ClusterUnavailable.
+        """
+        later = {**options, "job-name": "causalsweep-trial", "begin": "now+1hour"}
+        job = ask("sbatch", "--parsable", *_flags(later), "--wrap", "true").strip().partition(";")[0]
+        if job.isdigit():
+            ask("scancel", job)
+        return job.isdigit()
 
     def _sbatch(self, chunk: Chunk) -> dict[str, str | bool]:
         n_gpus = self.options.n_gpus if self.options.n_slots > 1 else self.requests[chunk.first].n_gpus
@@ -147,11 +175,27 @@ class Sending:
 
     def _refused(self, options: Mapping[str, str | bool], error: Refused) -> ClusterError:
         """What it means that SLURM does not take an array."""
-        if is_job_limit(str(error)) or self.submission.chunks():
+        if is_job_limit(str(error)):
+            return self._full(str(error))
+        if self.submission.chunks():
             return self._stopped(str(error))
         self.submission.forget()
         asked = " ".join(_flags(options))
         return ClusterUsageError(f"SLURM does not take the jobs: {error}. {remedy(str(error))} Asked for: {asked}")
+
+    def _nothing_sent(self, why: str) -> ClusterError:
+        """SLURM did not answer before the next array was sent."""
+        if self.submission.chunks():
+            return self._stopped(why)
+        self.submission.forget()
+        return NothingSent(why)
+
+    def _full(self, why: str) -> ClusterError:
+        """SLURM takes no more jobs for the time being; it may have none at all."""
+        if self.submission.chunks():
+            return self._stopped(why)
+        self.submission.forget()
+        return QueueFull(f"none of {len(self.requests)} jobs was sent: {why}")
 
     def _stopped(self, why: str) -> ClusterError:
         """Some requests are with SLURM, or none."""

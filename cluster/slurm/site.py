@@ -5,8 +5,9 @@ from __future__ import annotations
 import getpass
 import math
 import os
+import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,13 +15,28 @@ from typing import Final
 import psutil
 
 from cluster.backend import ClusterError, ClusterUsageError, JobRequest
-from cluster.slurm.commands import Refused, ask
+from cluster.slurm.commands import ask
 from cluster.slurm.options import SlurmOptions
 from cluster.slurm.parse import duration_s, parse_config, parse_fields
 
 STOCK_MAX_ARRAY_SIZE: Final = 1001  # slurm.conf(5), MaxArraySize
+# A node whose state (`scontrol show nodes`) has one of these takes no jobs at present. Source: sinfo(1).
+_OUT: Final = re.compile(r"DOWN|DRAIN|FAIL|UNK|NOT_RESPOND|NO_RESPOND|INVAL|MAINT|RESERVED|REBOOT|POWER|FUTURE|\*")
 LOCAL_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 LOCAL_FILE_SYSTEMS: Final = ("tmpfs", "ramfs", "devtmpfs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitLimit:
+    """The most jobs in the queue of those that `squeue` shows with `filters`."""
+
+    n_jobs: int
+    whose: str  # as in "your limit of 5 submitted jobs in QOS long"
+    filters: tuple[str, ...]
+
+    def room(self) -> int:
+        """How many more there may be now. Raises: ClusterUnavailable."""
+        return self.n_jobs - len(ask("squeue", "-h", "-r", "-o", "%i", *self.filters).split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,19 +46,19 @@ class Site:
     config: dict[str, str]
     partition: dict[str, str]
     nodes: tuple[dict[str, str], ...]
-    max_submitted: float  # jobs of this user in the queue; infinite where there is no limit
+    limits: tuple[SubmitLimit, ...]  # on the jobs that one may have in the queue
 
     @classmethod
     def ask(cls, options: SlurmOptions) -> Site:
         """The cluster as it is now. Raises: ClusterUsageError (unknown partition), ClusterUnavailable."""
         config = parse_config(ask("scontrol", "show", "config"))
         partitions = [parse_fields(line) for line in ask("scontrol", "show", "partition", "-o").splitlines() if line]
-        limit = min(_submit_limits(options), default=math.inf)
+        partition = _chosen(partitions, options)
         return cls(
             config=config,
-            partition=_chosen(partitions, options),
+            partition=partition,
             nodes=tuple(parse_fields(line) for line in ask("scontrol", "show", "nodes", "-o").splitlines() if line),
-            max_submitted=min(limit, options.max_submitted or math.inf),
+            limits=tuple(_submit_limits(options, partition)),
         )
 
     @property
@@ -55,12 +71,24 @@ class Site:
         """The longest time limit that the partition allows."""
         return duration_s(self.partition.get("MaxTime", "UNLIMITED")) or math.inf
 
-    def room(self) -> int:
-        """How many more jobs this user may submit now. Raises: ClusterUnavailable."""
-        if self.max_submitted == math.inf:
-            return self.max_array_size
-        waiting = ask("squeue", "-h", "-r", "-o", "%i", "-u", getpass.getuser()).split()
-        return int(self.max_submitted) - len(waiting)
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the partition and all of its nodes are up, so that what cannot start now never can."""
+        name = self.partition["PartitionName"]
+        nodes = [node for node in self.nodes if name in node.get("Partitions", name).split(",")]
+        return self.partition.get("State", "UP") == "UP" and not any(
+            _OUT.search(node.get("State", "")) for node in nodes
+        )
+
+    @property
+    def max_submitted(self) -> float:
+        """The least number of jobs that one may have in the queue; infinite where there is no limit."""
+        return min((limit.n_jobs for limit in self.limits), default=math.inf)
+
+    def room(self) -> tuple[int, str]:
+        """How many more jobs may be submitted now, and what the limit is called. Raises: ClusterUnavailable."""
+        rooms = [(limit.room(), f"{limit.whose} limit of {limit.n_jobs} submitted jobs") for limit in self.limits]
+        return min(rooms, default=(self.max_array_size, ""))
 
     def exclude(self, options: SlurmOptions) -> dict[str, str]:
         """sbatch's `exclude`: the user's, and the nodes to be avoided as long as that leaves the partition any.
@@ -118,14 +146,35 @@ def _chosen(partitions: list[dict[str, str]], options: SlurmOptions) -> dict[str
     return min(found, key=lambda partition: duration_s(partition.get("MaxTime", "UNLIMITED")))
 
 
-def _submit_limits(options: SlurmOptions) -> list[float]:
-    """The limits on submitted jobs that the accounting knows for this user; none where it is off or silent."""
-    account, qos = options.sbatch.get("account"), options.sbatch.get("qos")
-    where = [f"user={getpass.getuser()}", *([f"account={account}"] if account else [])]
+def _submit_limits(options: SlurmOptions, partition: Mapping[str, str]) -> Iterator[SubmitLimit]:
+    """The limits on submitted jobs, each with the jobs that count against it; those of the accounting where it answers.
+
+    Source: sacctmgr(1), MaxSubmitJobs of an association, MaxSubmitJobsPerUser of a QOS; the QOS of a job is its own,
+    or its association's default one, and that of its partition holds beside it (slurm.conf(5), QOS).
+    """
+    user, name = getpass.getuser(), partition["PartitionName"]
+    mine = ("-u", user)
+    if options.max_submitted:
+        yield SubmitLimit(n_jobs=options.max_submitted, whose="your", filters=mine)
+    account = str(options.sbatch.get("account", "")) or "".join(_accounted("user", user, "format=DefaultAccount")[:1])
+    default_qos, of_account = "", (f"account={account}",) if account else ()
+    for line in _accounted("assoc", f"user={user}", *of_account, "format=Partition,MaxSubmitJobs,DefaultQOS"):
+        of_partition, n_jobs, qos = (*line.split("|"), "", "")[:3]
+        if of_partition in ("", name):
+            default_qos = qos or default_qos
+            if n_jobs.isdigit():
+                filters = (*mine, *(("-A", account) if account else ()), *(("-p", name) if of_partition else ()))
+                yield SubmitLimit(n_jobs=int(n_jobs), whose=f"account {account or user}'s", filters=filters)
+    own_qos, partition_qos = str(options.sbatch.get("qos", "")) or default_qos, partition.get("QoS", "N/A")
+    for qos, filters in ((own_qos, ("-q", own_qos)), (partition_qos, ("-p", name))):
+        lines = _accounted("qos", qos, "format=MaxSubmitJobsPU") if qos not in ("", "N/A") else []
+        for n_jobs in (line for line in lines if line.isdigit()):
+            yield SubmitLimit(n_jobs=int(n_jobs), whose=f"QOS {qos}'s", filters=(*mine, *filters))
+
+
+def _accounted(*words: str) -> list[str]:
+    """The lines that the accounting shows; none where it is off or silent."""
     try:
-        lines = ask("sacctmgr", "-n", "-P", "show", "assoc", *where, "format=MaxSubmitJobs", timeout_s=15)
-        if qos:
-            lines += ask("sacctmgr", "-n", "-P", "show", "qos", str(qos), "format=MaxSubmitJobsPU", timeout_s=15)
-    except (ClusterError, Refused):
+        return ask("sacctmgr", "-n", "-P", "show", *words, timeout_s=15).split()
+    except ClusterError:
         return []
-    return [float(line) for line in lines.split() if line.isdigit()]

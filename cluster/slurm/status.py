@@ -14,6 +14,7 @@ from typing import Final
 from cluster.backend import HandleStatus, JobState
 from cluster.process import exit_text
 from cluster.slurm.parse import Row
+from cluster.slurm.reasons import explained
 from cluster.slurm.record import TaskRun
 
 
@@ -50,8 +51,12 @@ _NO_ROW: Final = Row(job="", state=JobState.UNKNOWN, word="")
 _NO_RUN: Final = TaskRun(node="", gpu="", restart=0, started=0.0)
 
 
-def status_of(row: Row | None, run: TaskRun | None, *, is_packed: bool, without: str) -> HandleStatus:
+def status_of(
+    row: Row | None, run: TaskRun | None, *, is_packed: bool, without: str, is_whole: bool = True
+) -> HandleStatus:
     """The status of a job that shares its SLURM job with others where it `is_packed`; `without`: who did not answer.
+
+    `is_whole`: whether a job without a row is surely not in the queue.
 
     A row for tasks that have not begun says nothing of one that has: accounting learns of a task's start seconds late.
     """
@@ -68,6 +73,8 @@ def status_of(row: Row | None, run: TaskRun | None, *, is_packed: bool, without:
         elapsed_s=shown.elapsed_s if row else wrote.elapsed_s,
         restarts=max(shown.restarts, wrote.restart),
         exit_code=wrote.exit_code if has_exit_code else None,
+        start=shown.start if state is JobState.PENDING else 0.0,
+        is_unanswered=state is JobState.UNKNOWN and not is_whole,
     )
 
 
@@ -94,7 +101,12 @@ def _detail(state: JobState, row: Row | None, run: TaskRun, without: str) -> str
         return "; ".join(filter(None, parts))
     parts = [
         "" if row.word == state.value else row.word,
-        "" if state.is_finished() else row.reason,
+        _waits_for(row) if state in (JobState.PENDING, JobState.HELD) else "" if state.is_finished() else row.reason,
         (how or f"exit code {row.exit_code}") if state is JobState.FAILED else "",
     ]
     return ", ".join(filter(None, parts))
+
+
+def _waits_for(row: Row) -> str:
+    """Why a job waits: SLURM's reason with its meaning. What is known of it otherwise is given as it is."""
+    return explained(row.reason, is_held=row.state is JobState.HELD)

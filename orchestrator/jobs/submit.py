@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from cluster.backend import (
     JobRequest,
     JobState,
     NothingSent,
+    NotPermitted,
+    QueueFull,
     SubmissionIncomplete,
 )
 from orchestrator.backends.opening import open_cluster, open_configured, options_of
@@ -43,6 +46,8 @@ from orchestrator.status.states import JobStatus, SweepStatus
 from workers.files.failure import FailureClass
 from workers.files.folder import SweepFolder, replace_file
 from workers.files.job import Job
+
+log = logging.getLogger(__name__)
 
 _FOLLOW_UP_S: Final = 1800.0
 # How often a backend starts a job again by itself: the same policy as for the jobs that follow.
@@ -118,10 +123,13 @@ class Sender:
                     cluster = open_cluster(submission.backend, self._folder, submission.options)
                     cluster.control(list(submission.handles.values()), Control.CANCEL)
         for submission in places.values():
-            # one that is gone has nobody to wake, and the status says so; a full disk is told where jobs are written
-            with contextlib.suppress(ClusterError, OSError):
-                cluster = open_cluster(submission.backend, self._folder, submission.options)
-                cluster.wake()
+            try:
+                open_cluster(submission.backend, self._folder, submission.options).wake()
+            except NotPermitted as error:
+                log.warning("%s", error)
+            except (ClusterError, OSError):
+                # one that is gone has nobody to wake, and the status says so; a full disk is told where jobs are written
+                continue
 
     def _check_seen(self, status: SweepStatus) -> None:
         """Raises: SweepBusy where there is nothing to run only because nobody knows of jobs whether they still run."""
@@ -258,8 +266,9 @@ def _submit(
         changes |= {"handles": error.handles, "message": str(error)}
     except NothingSent as error:
         withdraw(folder, submission)
+        what = "takes no more jobs now" if isinstance(error, QueueFull) else "did not answer"
         raise SweepBusy(
-            f"{submission.backend} did not answer: {error}\nnothing was submitted; try again later, or elsewhere (--on)"
+            f"{submission.backend} {what}: {error}\nnothing was submitted; try again later, or elsewhere (--on)"
         ) from error
     except ClusterUnavailable as error:
         raise SweepBusy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -49,28 +50,35 @@ def judged(
             gpu=seen.gpu or job.gpu,
             elapsed_s=seen.elapsed_s or job.elapsed_s,
             exit_code=seen.exit_code,
+            wait_s=max(seen.start - now, 0.0) if seen.state is JobState.PENDING else 0.0,
         )
     elif job.state is not JobState.COMPLETED:
         last_sign = max(job.progress.updated if job.progress else 0.0, submitted)
-        is_late = seen is not None and now - last_sign > lost_after_s
-        job = _unseen(job, is_late=is_late, fresh=now - last_sign < fresh_s, why=seen.detail if seen else "")
+        is_missed = seen is not None and not seen.is_unanswered
+        left_s = lost_after_s - (now - last_sign) if is_missed else math.inf
+        job = _unseen(job, left_s=left_s, fresh=now - last_sign < fresh_s, why=seen.detail if seen else "")
     failure = _failure(job)
     return replace(job, failure=failure, attempts=_attempts(job, failure), eta_s=_eta_s(job, now))
 
 
-def _unseen(job: JobStatus, *, is_late: bool, fresh: bool, why: str) -> JobStatus:
-    """A job of which its cluster says nothing, or why it cannot."""
+def _unseen(job: JobStatus, *, left_s: float, fresh: bool, why: str) -> JobStatus:
+    """A job of which its cluster says nothing, or why it cannot. It is given up in `left_s`, infinite where nobody who
+    could know it has answered."""
     if not job.handle:
         return replace(job, detail="handed over, not confirmed: `resume` looks for it")
-    progress = job.progress
+    progress, is_late = job.progress, left_s < 0
     if progress and progress.state is not AttemptState.RUNNING:
         may_go_on = progress.state is AttemptState.INTERRUPTED and not is_late
         if not may_go_on:
             return replace(job, state=_STATE_OF[progress.state], detail="as its last attempt says")
     elif progress and fresh:
         return replace(job, state=JobState.RUNNING, detail="seen by its heartbeat only")
-    detail = f"not seen by its cluster{', given up' if is_late else ''}{': ' if why else ''}{why}"
-    return replace(job, is_lost=is_late, detail=detail)
+    parts = [f"not seen by its cluster{f': {why}' if why else ''}"]
+    if is_late:
+        parts = [f"not seen by its cluster, given up{f': {why}' if why else ''}", "`resume` runs its cells again"]
+    elif left_s < math.inf:
+        parts.append(f"given up in {left_s:.0f} s, then `resume` runs its cells again")
+    return replace(job, is_lost=is_late, detail="; ".join(parts))
 
 
 def _failure(job: JobStatus) -> Failure | None:

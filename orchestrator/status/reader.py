@@ -300,7 +300,8 @@ def _used_s(job: JobStatus) -> float:
 
 
 def _remaining_s(jobs: Iterable[JobStatus]) -> float:
-    """Seconds until the last job ends, if as many run side by side as now."""
-    etas = [job.eta_s for job in jobs if job.holds_cells]
-    n_running = sum(job.state is JobState.RUNNING for job in jobs)
-    return max(max(etas, default=0.0), sum(etas) / max(n_running, 1))
+    """Seconds until the last job ends, if as many run side by side as now, and none starts before its cluster says."""
+    held = [job for job in jobs if job.holds_cells]
+    n_running = sum(job.state is JobState.RUNNING for job in held)
+    last_s = max((job.wait_s + job.eta_s for job in held), default=0.0)
+    return max(last_s, sum(job.eta_s for job in held) / max(n_running, 1))

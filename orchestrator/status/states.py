@@ -56,6 +56,7 @@ class JobStatus:
     n_gpus: int = 1
     elapsed_s: float = 0.0
     eta_s: float = 0.0
+    wait_s: float = 0.0  # until its cluster expects to start it, where it says so
     predicted_s: float = 0.0
     submitted: float = 0.0  # Unix seconds
     exit_code: int | None = None  # its command's, where it has ended and its cluster knows

@@ -1,9 +1,8 @@
-"""SLURM's commands misbehaving: scripts on PATH answer in the place of the real ones as these do not on demand."""
+"""SLURM's commands misbehaving, by scripts on PATH."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,92 +12,12 @@ from cluster.backend import (
     ClusterUnavailable,
     ClusterUsageError,
     Control,
-    JobRequest,
     JobState,
     SubmissionIncomplete,
 )
-from cluster.slurm import SlurmCluster, sending
-from cluster.slurm import options as options_module
-from cluster.slurm.queue import shared_queue
+from cluster.slurm import SlurmCluster
 from cluster.slurm.record import TaskRun
-
-CONFIG = "MaxArraySize = 4\nSLURM_VERSION = 22.05.8"
-PARTITION = "PartitionName=gpu Default=YES MaxTime=UNLIMITED State=UP"
-NODE = "NodeName=node1 NodeHostName=localhost"
-
-
-class FakeSlurm:
-    """A folder of scripts that stand for SLURM's commands, and a note of every call."""
-
-    def __init__(self, folder: Path) -> None:
-        self.bin = folder / "bin"
-        self.calls_file = folder / "calls"
-        self.accepted = folder / "accepted"  # one line for each array: its id and name
-        self.bin.mkdir()
-        self.says("sbatch", self.accept('echo "Submitted batch job $id"'))
-        self.says("scontrol", "")
-        self.says("squeue", self.find_by_name)
-        self.says("sacct", "")
-        self.says("sacctmgr", "")
-        self.says("scancel", "")
-        (self.bin / "srun").symlink_to("/bin/true")
-
-    def says(self, program: str, shell: str) -> None:
-        """From now on `program` runs these shell lines."""
-        show = f'case "$*" in "show config") echo "{CONFIG}"; exit;; "show partition"*) echo "{PARTITION}"; exit;; '
-        show += f'"show nodes"*) echo "{NODE}"; exit;; esac\n'
-        note = f'echo "{program} $*" >> {self.calls_file}\n'
-        path = self.bin / program
-        path.write_text(f"#!/bin/sh\n{note}{show if program == 'scontrol' else ''}{shell}\n")
-        path.chmod(0o755)
-
-    def accept(self, answer: str) -> str:
-        """Shell lines of an sbatch that accepts an array and then does `answer`; a trial run is only said yes to."""
-        return (
-            'case "$1" in --test-only) exit 0;; esac\n'
-            'name=$(sed -n "s/^#SBATCH --job-name=//p" "$1")\n'
-            f"id=$(( 100 + $(cat {self.accepted} 2>/dev/null | wc -l) ))\n"
-            f'echo "$id $name" >> {self.accepted}\n'
-            f"{answer}"
-        )
-
-    @property
-    def find_by_name(self) -> str:
-        """Shell lines of a squeue that knows accepted arrays by their names."""
-        return f'for last; do :; done; grep " $last$" {self.accepted} 2>/dev/null | cut -d" " -f1; exit 0'
-
-    def calls(self, program: str) -> list[str]:
-        """The calls of a program so far."""
-        lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
-        return [line for line in lines if line.split()[0] == program]
-
-    def arrays(self) -> list[str]:
-        """The names of the arrays that were accepted."""
-        return [line.split()[1] for line in self.accepted.read_text().splitlines()] if self.accepted.exists() else []
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSlurm]:
-    """A well-behaved one, to be spoilt by the test."""
-    fake = FakeSlurm(tmp_path)
-    monkeypatch.setenv("PATH", f"{fake.bin}:/usr/bin:/bin")
-    monkeypatch.setattr(sending, "PAUSES_S", (0.0, 0.0))
-    for cached in (options_module.known_options, shared_queue):
-        cached.cache_clear()
-    yield fake
-    options_module.known_options.cache_clear()
-
-
-@pytest.fixture
-def cluster(slurm: FakeSlurm, tmp_path: Path) -> SlurmCluster:
-    """The backend on it."""
-    return SlurmCluster(tmp_path / "sweep", {})
-
-
-def requests(n: int, folder: Path) -> list[JobRequest]:
-    """Small jobs."""
-    return [JobRequest(name=f"j{i}", label="", argv=("true",), log=folder / f"j{i}.log", time_s=60.0) for i in range(n)]
-
+from tests.unit.cluster.slurm.fake_slurm import NODE, FakeSlurm, requests, states
 
 # ---------------------------------------------------------------------- submitting
 
@@ -244,18 +163,6 @@ def test_what_a_job_leaves_in_the_environment_is_not_inherited(
 # ---------------------------------------------------------------------- polling
 
 
-@pytest.fixture
-def handles(cluster: SlurmCluster) -> dict[str, str]:
-    """Three jobs that were submitted while all was well."""
-    return cluster.submit(requests(3, cluster.folder), token="t1")
-
-
-def states(cluster: SlurmCluster, handles: dict[str, str]) -> list[JobState]:
-    """What a poll says, in order."""
-    statuses = cluster.poll(list(handles.values()))
-    return [statuses[handle].state for handle in handles.values()]
-
-
 def test_a_thousand_jobs_are_polled_by_one_call_each(
     slurm: FakeSlurm, cluster: SlurmCluster, handles: dict[str, str]
 ) -> None:
@@ -285,7 +192,7 @@ def test_without_accounting_squeue_and_our_own_files_are_enough(
 ) -> None:
     """sacct disabled: a running job as squeue says, an ended one as its task wrote down, a lost one UNKNOWN."""
     slurm.says("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
-    slurm.says("squeue", 'echo "100_0|RUNNING|None|node1|0:10|0|N/A|"')
+    slurm.says("squeue", 'echo "100_0|RUNNING|None|node1|0:10|0|N/A|N/A||"')
     run = TaskRun(node="node2", gpu="3", restart=0, started=100.0, ended=160.0, exit_code=3)
     cluster._record.submission("t1").put_run(1, run)
     assert states(cluster, handles) == [JobState.RUNNING, JobState.FAILED, JobState.UNKNOWN]
@@ -299,7 +206,7 @@ def test_a_database_that_is_down_hides_nothing_that_runs(
 ) -> None:
     """sacct cannot reach its daemon: squeue is believed."""
     slurm.says("sacct", 'echo "sacct: error: Problem talking to the database: Connection refused" >&2; exit 1')
-    slurm.says("squeue", 'echo "100_[0-2%1]|PENDING|JobArrayTaskLimit||0:00|0|N/A|"')
+    slurm.says("squeue", 'echo "100_[0-2%1]|PENDING|JobArrayTaskLimit||0:00|0|N/A|N/A||"')
     assert states(cluster, handles) == [JobState.PENDING] * 3
 
 
@@ -308,7 +215,10 @@ def test_a_controller_that_is_down_leaves_what_was_last_known(
 ) -> None:
     """squeue fails, sacct answers: its states, marked as last known."""
     slurm.says("squeue", 'echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1')
-    slurm.says("sacct", "printf '100_0|RUNNING|0:0|node1|9|Unknown\\n100_1|COMPLETED|0:0|node1|9|1795228074\\n'")
+    slurm.says(
+        "sacct",
+        "printf '100_0|RUNNING|0:0|node1|9|Unknown|\\n100_1|COMPLETED|0:0|node1|9|1795228074|\\n'",
+    )
     assert states(cluster, handles) == [JobState.RUNNING, JobState.COMPLETED, JobState.UNKNOWN]
     assert "last known" in cluster.poll([handles["j0"]])[handles["j0"]].detail
 
@@ -327,7 +237,8 @@ def test_jobs_that_the_controller_forgot_are_asked_of_sacct(
     """squeue knows no such id any more, which is an answer; the end is sacct's to tell."""
     slurm.says("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
     slurm.says(
-        "sacct", "printf '100_0|CANCELLED by 0|0:0|node1|9|17\\n100_1|TIMEOUT|0:0||9|17\\n100_2|ODD|0:0||9|17\\n'"
+        "sacct",
+        "printf '100_0|CANCELLED by 0|0:0|node1|9|17|\\n100_1|TIMEOUT|0:0||9|17|\\n100_2|ODD|0:0||9|17|\\n'",
     )
     assert states(cluster, handles) == [JobState.CANCELLED, JobState.TIMEOUT, JobState.UNKNOWN]
     assert "ODD" in cluster.poll([handles["j2"]])[handles["j2"]].detail
@@ -339,7 +250,7 @@ def test_a_job_that_only_accounting_has_as_running_is_unknown(
     """A controller that was killed forgot its jobs; accounting will call them RUNNING for ever. UNKNOWN, both words
     shown, but for the job whose task wrote down its end."""
     slurm.says("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
-    slurm.says("sacct", "printf '100_0|RUNNING|0:0|node1|9|Unknown\n100_1|RUNNING|0:0|node1|9|Unknown\n'")
+    slurm.says("sacct", "printf '100_0|RUNNING|0:0|node1|9|Unknown|\n100_1|RUNNING|0:0|node1|9|Unknown|\n'")
     run = TaskRun(node="node2", gpu="3", restart=0, started=100.0, ended=160.0, exit_code=0)
     cluster._record.submission("t1").put_run(1, run)
     assert states(cluster, handles) == [JobState.UNKNOWN, JobState.COMPLETED, JobState.UNKNOWN]
@@ -351,7 +262,7 @@ def test_a_tasks_own_record_of_a_bad_end_wins_over_completed(
 ) -> None:
     """Accounting, seconds late, shows one line for the whole array: the job that wrote down its failure is FAILED."""
     slurm.says("squeue", "")
-    slurm.says("sacct", "echo '100_[0-2]|COMPLETED|0:0|node1|1|17'")
+    slurm.says("sacct", "echo '100_[0-2]|COMPLETED|0:0|node1|1|17|'")
     run = TaskRun(node="node1", gpu="0", restart=0, started=100.0, ended=101.0, error="cannot start /nowhere")
     cluster._record.submission("t1").put_run(0, run)
     assert states(cluster, handles)[0] is JobState.FAILED
@@ -361,8 +272,11 @@ def test_control_speaks_of_active_jobs_in_short(
     slurm: FakeSlurm, cluster: SlurmCluster, handles: dict[str, str]
 ) -> None:
     """Cancelling three jobs, one of them ended, is one scancel of the other two."""
-    slurm.says("squeue", "printf '100_0|RUNNING|None|node1|0:10|0|N/A|\\n100_1|PENDING|None||0:00|0|N/A|\\n'")
-    slurm.says("sacct", "echo '100_2|COMPLETED|0:0|node1|9|17'")
+    slurm.says(
+        "squeue",
+        "printf '100_0|RUNNING|None|node1|0:10|0|N/A|N/A||\\n100_1|PENDING|None||0:00|0|N/A|N/A||\\n'",
+    )
+    slurm.says("sacct", "echo '100_2|COMPLETED|0:0|node1|9|17|'")
     cluster.control(list(handles.values()), Control.CANCEL)
     assert slurm.calls("scancel") == ["scancel 100_[0-1]"]
 
@@ -372,7 +286,7 @@ def test_tasks_that_never_began_are_told_of_under_their_arrays_id(
 ) -> None:
     """An array of which one task ran before it was cancelled: sacct has a line for that and one for all others."""
     slurm.says("squeue", "")
-    slurm.says("sacct", "printf '100_0|COMPLETED|0:0|node1|9|17\\n100|CANCELLED by 0|0:0||0|17\\n'")
+    slurm.says("sacct", "printf '100_0|COMPLETED|0:0|node1|9|17|\\n100|CANCELLED by 0|0:0||0|17|\\n'")
     assert states(cluster, handles) == [JobState.COMPLETED, JobState.CANCELLED, JobState.CANCELLED]
 
 
@@ -382,7 +296,7 @@ def test_the_arrays_own_line_says_nothing_of_a_task_that_has_begun(
     """The last waiting task is cancelled while the first one ends, of which accounting has not heard yet: the record of
     the first task says how it ended; of one that runs nobody knows for the moment."""
     slurm.says("squeue", "")
-    slurm.says("sacct", "echo '100|CANCELLED by 0|0:0||0|17'")
+    slurm.says("sacct", "echo '100|CANCELLED by 0|0:0||0|17|'")
     ended = TaskRun(node="node1", gpu="0", restart=0, started=100.0, ended=101.0, exit_code=0)
     cluster._record.submission("t1").put_run(0, ended)
     cluster._record.submission("t1").put_run(1, TaskRun(node="node1", gpu="1", restart=0, started=100.0))
@@ -393,8 +307,8 @@ def test_jobs_that_a_controller_forgot_to_release_are_released(
     slurm: FakeSlurm, cluster: SlurmCluster, handles: dict[str, str]
 ) -> None:
     """Held jobs after a controller's death: an empty submission releases them, but not what the user holds."""
-    slurm.says("squeue", "echo '100_[0-2]|PENDING|None||0:00|0|N/A|'")
+    slurm.says("squeue", "echo '100_[0-2]|PENDING|None||0:00|0|N/A|N/A||'")
     cluster.control([handles["j1"]], Control.HOLD)
-    slurm.says("squeue", "echo '100_[0-2]|PENDING|JobHeldUser||0:00|0|N/A|'")
+    slurm.says("squeue", "echo '100_[0-2]|PENDING|JobHeldUser||0:00|0|N/A|N/A||'")
     cluster.wake()
     assert slurm.calls("scontrol")[-1] == "scontrol release 100_[0,2]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from cluster.backend import JobState
 from cluster.slurm.parse import (
+    STATES,
+    Answer,
     Row,
     compressed,
     duration_s,
@@ -21,6 +24,7 @@ from cluster.slurm.parse import (
     state_of,
 )
 from cluster.slurm.queue import merged
+from tests.unit.cluster.slurm.fake_slurm import SACCT_COLUMNS, SQUEUE_COLUMNS
 
 
 @pytest.mark.parametrize(
@@ -80,27 +84,33 @@ def test_a_word_stands_for_a_state(word: str, reason: str, state: JobState) -> N
 
 def test_squeue_lines_become_rows() -> None:
     """Each task of a waiting array has a row; times and restarts are numbers."""
-    rows = parse_squeue(
-        "5_[1-2%2]|PENDING|Priority||0:00|0|N/A|\n"
-        "5_0|RUNNING|None|node1|1-02:03:04|2|1795231673|\n"
-        "slurm_load_jobs error: Unable to contact slurm controller\n"
-        "\n"
+    answer = parse_squeue(
+        f"Welcome to the cluster!\n{SQUEUE_COLUMNS}\n"
+        "5_[1-2%2]|PENDING|Priority||0:00|0|N/A|1795231999|sweep|x|\n"
+        "5_0|RUNNING|None|node1|1-02:03:04|2|1795231673|1795231000|sweep|\n"
     )
+    assert answer is not None
+    assert answer.is_whole
+    rows = answer.rows
     assert rows.keys() == {"5_0", "5_1", "5_2"}
-    shared = Row(job="5_2", state=JobState.PENDING, word="PENDING", reason="Priority", is_shared=True)
-    assert rows["5_2"] == shared
+    pending = Row(job="5_2", state=JobState.PENDING, word="PENDING", reason="Priority", is_shared=True)
+    assert rows["5_2"] == replace(pending, start=1795231999.0, name="sweep|x")
     assert rows["5_0"].elapsed_s == 86400 + 2 * 3600 + 3 * 60 + 4
     assert (rows["5_0"].restarts, rows["5_0"].node, rows["5_0"].reason) == (2, "node1", "")
 
 
 def test_sacct_lines_become_rows() -> None:
     """A cancelled, a failed and a waiting job; a line of another shape is left out."""
-    rows = parse_sacct(
-        "5_0|CANCELLED by 0|0:0|node1|17|1795228074\n"
-        "5_1|FAILED|3:0|node2|5|1795228080\n"
-        "5_[2-3%1]|PENDING|0:0|None assigned|0|Unknown\n"
+    answer = parse_sacct(
+        f"{SACCT_COLUMNS}\n"
+        "5_0|CANCELLED by 0|0:0|node1|17|1795228074|sweep\n"
+        "5_1|FAILED|3:0|node2|5|1795228080|sweep\n"
+        "5_[2-3%1]|PENDING|0:0|None assigned|0|Unknown|sweep\n"
         "sacct: error: something\n"
     )
+    assert answer is not None
+    assert not answer.is_whole
+    rows = answer.rows
     assert [(row.state, row.exit_code, row.node) for row in rows.values()] == [
         (JobState.CANCELLED, "0:0", "node1"),
         (JobState.FAILED, "3:0", "node2"),
@@ -139,32 +149,103 @@ def test_durations(text: str, seconds: float) -> None:
     assert duration_s(text) == seconds
 
 
+@pytest.mark.parametrize(
+    ("text", "is_whole"),
+    [
+        ("", None),
+        ("\n", None),
+        ("<html>502 Bad Gateway</html>\n", None),
+        ("5_0|RUNNING|None|node1|0:10|0|N/A|N/A|a|\n", None),  # its header is lost: so may be others of its lines
+        (f"{SQUEUE_COLUMNS}\n", True),
+        (f"{SQUEUE_COLUMNS}\n5_0|RUNNING|None|node1|0:10|0|N/A|N/A|a|\n", True),
+        (f"{SQUEUE_COLUMNS}\n5_0|RUNNING|None|node1|0:10|0|N/A|N/A|a|\n5_1|RUNN", False),
+        (f"{SQUEUE_COLUMNS}\nslurm_load_jobs error: Unable to contact slurm controller\n", False),
+    ],
+)
+def test_an_answer_without_its_header_is_none_and_one_that_was_cut_is_not_whole(
+    text: str, is_whole: bool | None
+) -> None:
+    """Exit code 0 or not: what was swallowed on the way says nothing of any job."""
+    answer = parse_squeue(text)
+    assert (answer.is_whole if answer else None) is is_whole
+
+
+@pytest.mark.parametrize(
+    ("word", "reason", "state"),
+    [
+        ("EXPEDITING", "None", JobState.PENDING),
+        ("REQUEUED", "None", JobState.PENDING),
+        ("REQUEUE_HOLD", "job requeued in held state", JobState.HELD),
+        ("SPECIAL_EXIT", "job requeued in special exit state", JobState.HELD),
+        ("RESV_DEL_HOLD", "ReservationDeleted", JobState.HELD),
+        ("PENDING", "launch failed requeued held", JobState.HELD),
+        ("PENDING", "launch_failed_requeued_held", JobState.HELD),
+        ("PENDING", "JobHoldMaxRequeue", JobState.HELD),
+        ("PENDING", "launch failure limit exceeded requeued held", JobState.HELD),
+        ("PENDING", "user env retrieval failed requeued held", JobState.HELD),
+        ("PENDING", "JobHeldAdmin", JobState.HELD),
+        ("PENDING", "JobLaunchFailure", JobState.PENDING),
+        ("SIGNALING", "None", JobState.RUNNING),
+        ("STAGE_OUT", "None", JobState.RUNNING),
+        ("FROBNICATING", "None", JobState.RUNNING),
+        ("?", "None", JobState.RUNNING),
+    ],
+)
+def test_what_squeue_lists_is_seen(word: str, reason: str, state: JobState) -> None:
+    """Every state of SLURM 22.05 to 25.11 that squeue lists, and ones that nobody knows yet, is an active one."""
+    node = "node1" if state is JobState.RUNNING else ""
+    answer = parse_squeue(f"{SQUEUE_COLUMNS}\n5_0|{word}|{reason}|{node}|0:00|0|N/A|N/A|sweep|\n")
+    assert answer is not None
+    assert (answer.rows["5_0"].state, answer.rows["5_0"].word) == (state, word)
+
+
+def test_the_table_holds_every_state_of_every_version() -> None:
+    """The words of `job_state_string`: those of 22.05 to 25.05, and the one that 25.11 adds."""
+    words = (
+        "COMPLETING STAGE_OUT CONFIGURING RESIZING REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT STOPPED REVOKED "
+        "RESV_DEL_HOLD SIGNALING PENDING RUNNING SUSPENDED COMPLETED CANCELLED FAILED TIMEOUT NODE_FAIL PREEMPTED "
+        "BOOT_FAIL DEADLINE OUT_OF_MEMORY EXPEDITING"
+    )
+    assert set(words.split()) <= STATES.keys()
+
+
 def row(state: JobState, word: str = "", end: float = 0.0) -> Row:
     """A row of job 5_0."""
     return Row(job="5_0", state=state, word=word or state.value, end=end)
 
 
+def seen(*rows: Row) -> Answer:
+    """A whole answer with these rows."""
+    return Answer(rows={row.job: row for row in rows})
+
+
 def test_squeue_wins_while_it_lists_a_job() -> None:
     """sacct still says NODE_FAIL of a job that already waits again."""
-    rows = merged({"5_0": row(JobState.PENDING)}, {"5_0": row(JobState.NODE_FAIL, end=1.0)}, now=1000.0)
+    rows = merged(seen(row(JobState.PENDING)), seen(row(JobState.NODE_FAIL, end=1.0)), now=1000.0)
     assert rows["5_0"].state is JobState.PENDING
 
 
 @pytest.mark.parametrize(("age_s", "state"), [(5.0, JobState.PENDING), (100.0, JobState.NODE_FAIL)])
 def test_a_lost_job_is_expected_back_for_a_moment(age_s: float, state: JobState) -> None:
     """In the seconds between the loss and the requeue the job is not called finished; later it is."""
-    rows = merged({}, {"5_0": row(JobState.NODE_FAIL, end=1000.0 - age_s)}, now=1000.0)
+    rows = merged(seen(), seen(row(JobState.NODE_FAIL, end=1000.0 - age_s)), now=1000.0)
     assert rows["5_0"].state is state
 
 
 def test_a_job_that_ends_is_as_sacct_says() -> None:
     """COMPLETING in squeue gives way to a final state in sacct, but not to a loss that will be requeued."""
-    ending = {"5_0": row(JobState.RUNNING, "COMPLETING")}
-    assert merged(ending, {"5_0": row(JobState.FAILED, end=1.0)}, now=1000.0)["5_0"].state is JobState.FAILED
-    assert merged(ending, {"5_0": row(JobState.PREEMPTED, end=1.0)}, now=1000.0)["5_0"].state is JobState.RUNNING
+    ending = seen(row(JobState.RUNNING, "COMPLETING"))
+    assert merged(ending, seen(row(JobState.FAILED, end=1.0)), now=1000.0)["5_0"].state is JobState.FAILED
+    assert merged(ending, seen(row(JobState.PREEMPTED, end=1.0)), now=1000.0)["5_0"].state is JobState.RUNNING
 
 
 def test_an_empty_sacct_changes_nothing() -> None:
     """A passing empty answer of sacct leaves what squeue says, and invents no end."""
-    assert merged({"5_0": row(JobState.RUNNING)}, {}, now=0.0)["5_0"].state is JobState.RUNNING
-    assert merged({}, {}, now=0.0) == {}
+    assert merged(seen(row(JobState.RUNNING)), seen(), now=0.0)["5_0"].state is JobState.RUNNING
+    assert merged(seen(), seen(), now=0.0) == {}
+
+
+def test_what_a_cut_answer_lacks_is_as_last_known() -> None:
+    """A squeue that was cut off does not make a job that accounting has as running one that nobody knows."""
+    cut = Answer(rows={}, is_whole=False)
+    assert merged(cut, seen(row(JobState.RUNNING)), now=0.0)["5_0"].state is JobState.RUNNING
