@@ -21,6 +21,7 @@ from typing import Any, Final
 from cluster.backend import ClusterUnavailable, JobRequest
 
 EXIT_INTERRUPTED: Final = 75  # a command wrote a checkpoint; the same command resumes from it
+EXIT_SETUP: Final = 78  # the lines that the user has run before a command failed; sysexits.h, EX_CONFIG
 FROM_OUTSIDE: Final = frozenset({-1, -2, -9, -15})  # SIGHUP, SIGINT, SIGKILL, SIGTERM: no fault of the command
 
 ENV_BACKEND: Final = "CAUSALSWEEP_BACKEND"

@@ -35,7 +35,7 @@ from cluster.slurm.queue import Queue
 from cluster.slurm.site import Site
 from values.numbers import Nodes
 
-_SLURM_ONLY: Final = ("array_parallelism", "max_submitted", "warn_s", "followup")
+_SLURM_ONLY: Final = ("array_parallelism", "max_submitted", "warn_s", "followup", "setup_may_fail")
 
 
 class RaySlurmBlock(RayJobBlock):

@@ -9,6 +9,8 @@
     status.py       which of the two is believed of a job
     limit.py        how many jobs may run at once
     task.py         runs on a node: the jobs of one array task, their signals, the requeue
+    setup.py        the user's lines before the jobs, what they print and how they end
+    reasons.py      why a job waits or is held, and what helps
     record.py       the files under `folder/cluster/slurm/`
     doctor.py       what the cluster allows and what will hurt; probe.py looks around on a node
     commands.py     runs squeue, sacct, ...; tells "no answer" from "refused";  remedies.py: what to do about a refusal

@@ -78,6 +78,7 @@ class SlurmBlock(Block):
     cpus: Cpus | None = None  # per SLURM job (sbatch's cpus-per-task)
     time: Annotated[Seconds, BeforeValidator(_time_s)] | None = None  # a limit in place of the planner's estimate
     setup: Annotated[tuple[str, ...], _lines("a list of shell lines")] = ()  # run on the node before each SLURM job
+    setup_may_fail: bool = False  # the jobs begin whatever became of those lines
     array_parallelism: Count | None = None  # jobs of the sweep that run at once
     max_submitted: Count | None = None  # jobs that one may have in the queue, where SLURM does not say so itself
     warn_s: WarningSeconds = 120  # between the warning and the time limit or the preemption
@@ -95,6 +96,7 @@ class SlurmOptions:
     gpu_type: str = ""
     time_s: float = 0.0  # 0.0: the planner's
     setup: tuple[str, ...] = ()
+    setup_may_fail: bool = False
     array_parallelism: int | None = None
     max_submitted: int | None = None
     warn_s: int = 120
@@ -130,6 +132,7 @@ def parse_options(raw: Mapping[str, Any], block: str = "slurm") -> SlurmOptions:
         gpu_type=gpu_type,
         time_s=own.time or 0.0,
         setup=own.setup,
+        setup_may_fail=own.setup_may_fail,
         array_parallelism=own.array_parallelism,
         max_submitted=own.max_submitted,
         warn_s=own.warn_s,

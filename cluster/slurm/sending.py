@@ -29,6 +29,7 @@ from cluster.slurm.options import SlurmOptions
 from cluster.slurm.queue import Queue
 from cluster.slurm.record import BatchFiles, Chunk
 from cluster.slurm.remedies import is_job_limit, remedy
+from cluster.slurm.setup import script
 from cluster.slurm.site import Site
 from cluster.slurm.task import run_task
 
@@ -110,9 +111,11 @@ class Sending:
         """The id of the array, sent now; looked for before it is sent again. Raises: as send."""
         options = self._sbatch(chunk)
         self._try_out(chunk, options)
+        chunk_file, may_fail = self.submission.chunk_path(chunk.first), self.options.setup_may_fail
+        setup = script(self.options.setup, chunk_file, may_fail=may_fail)
         for pause_s in (*PAUSES_S, None):
             try:
-                return send_array(self.submission.submitit, chunk.n_tasks, options, self.options.setup)
+                return send_array(self.submission.submitit, chunk.n_tasks, options, setup)
             except Refused as error:
                 self.submission.forget_chunk(chunk)
                 raise self._refused(options, error) from None

@@ -64,7 +64,7 @@ def status_of(
     task = _task_says(run)
     state = _STATE[_slurm_says(row, task, is_packed=is_packed), task] or (row or _NO_ROW).state
     shown, wrote = row or _NO_ROW, run or _NO_RUN
-    has_exit_code = state.is_finished() and task is not _Task.NOTHING and not wrote.error
+    has_exit_code = state.is_finished() and task is not _Task.NOTHING and not (wrote.error and not wrote.exit_code)
     return HandleStatus(
         state=state,
         detail=_detail(state, row, wrote, without),

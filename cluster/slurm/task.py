@@ -37,6 +37,7 @@ from cluster.process import (
 from cluster.slurm.commands import ask
 from cluster.slurm.parse import parse_fields
 from cluster.slurm.record import BatchFiles, Chunk, TaskRun
+from cluster.slurm.setup import BEGIN, pass_on
 
 REQUEUE_PATIENCE_S: Final = 60.0  # how long to ask a controller that does not answer
 
@@ -50,6 +51,8 @@ def run_task(chunk_file: str) -> None:
     submission, chunk = BatchFiles(path.parents[1]), get_record(path, Chunk)
     if chunk is None:
         raise SystemExit(f"{path}: not readable: the jobs of this task are not known; resume the sweep")
+    pass_on(submission, chunk, os.environ)
+    print(BEGIN, flush=True)
     task = ArrayTask(submission, chunk, os.environ)
     code = task.run()
     if code:

@@ -19,6 +19,7 @@ EXIT_BUG: Final = 70  # EX_SOFTWARE
 EXIT_OUT_OF_MEMORY: Final = 71  # EX_OSERR
 EXIT_NODE: Final = 74  # EX_IOERR
 EXIT_INTERRUPTED: Final = 75  # EX_TEMPFAIL; a checkpoint is written: the same command resumes
+EXIT_SETUP: Final = 78  # EX_CONFIG; a backend's word: the user's lines before the worker failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,8 @@ class FailureClass(StrEnum):
     NODE = "node", _Policy(label="node", retries=3, exit_code=EXIT_NODE, blames_host=True)
     # the worker's process ended by itself before it could begin or say why: a node's fault, or every node's
     START = "start", _Policy(label="death at the start", retries=3, blames_host=True, stops_after=3)
+    # the user's own lines before the worker (slurm.setup) failed: no node's fault, and every job's
+    SETUP = "setup", _Policy(label="setup", exit_code=EXIT_SETUP, stops_after=3)
     # again from the checkpoint
     PREEMPTED = (
         "preempted",

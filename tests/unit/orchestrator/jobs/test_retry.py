@@ -126,7 +126,7 @@ def test_out_of_memory_is_tried_with_half(load: LoadSweep, world: World) -> None
     assert (again.options.micro_batch, again.options.max_cohort) == (32, 2)
 
 
-@pytest.mark.parametrize("kind", [FailureClass.BUG, FailureClass.BAD_INPUT, FailureClass.DIVERGED])
+@pytest.mark.parametrize("kind", [FailureClass.BUG, FailureClass.BAD_INPUT, FailureClass.DIVERGED, FailureClass.SETUP])
 def test_nobody_retries_what_will_fail_again(load: LoadSweep, world: World, kind: FailureClass) -> None:
     """Without a person a bug or bad input is left alone; a person's resume tries it."""
     sweep = load(local={"workers": 1})

@@ -174,6 +174,7 @@ def test_killed_worker_is_blamed_on_its_node(sweep: Sweep, world: World) -> None
         (70, FailureClass.BUG),
         (71, FailureClass.OUT_OF_MEMORY),
         (74, FailureClass.NODE),
+        (78, FailureClass.SETUP),
         (1, FailureClass.START),
         (-6, FailureClass.START),
         (-9, FailureClass.NODE),

@@ -38,4 +38,8 @@ def test_what_fails_again_is_not_tried_again() -> None:
         FailureClass.PREEMPTED,
         FailureClass.TIMEOUT,
     }
-    assert {kind for kind in FailureClass if kind.stops_after} == {FailureClass.BUG, FailureClass.START}
+    assert {kind for kind in FailureClass if kind.stops_after} == {
+        FailureClass.BUG,
+        FailureClass.START,
+        FailureClass.SETUP,
+    }
