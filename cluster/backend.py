@@ -145,7 +145,8 @@ class AbstractCluster(ABC):
     A backend is made from the sweep's folder and its options, keeps its own files under `folder/cluster/`, and can be
     made again at any time, in any process that sees the folder. Where its options choose one of several schedulers,
     the option is called `address`. What not every backend can do is a class of its own below, from which those that
-    can inherit as well: `KnowsItsSlots`, `AvoidsNodes`, `FollowsUp`.
+    can inherit as well: `KnowsItsSlots`, `ChecksRequests`, `AvoidsNodes`,
+    `FollowsUp`.
     """
 
     watch: tuple[str, ...] = ()  # lines for people: where else to look on while the jobs run
@@ -204,6 +205,14 @@ class KnowsItsSlots(ABC):
     @abstractmethod
     def slots(self) -> Slots:
         """What the machine has."""
+
+
+class ChecksRequests(ABC):
+    """A backend that can say what `submit` would refuse, and sends nothing."""
+
+    @abstractmethod
+    def check(self, requests: Sequence[JobRequest]) -> None:
+        """Raises: ClusterUsageError, as `submit` would; ClusterUnavailable (it cannot be asked from here)."""
 
 
 class AvoidsNodes:

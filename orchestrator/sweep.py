@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from orchestrator.errors import SweepBusy, SweepNotFound
 from orchestrator.grid.expand import Grid, expand
 from orchestrator.grid.file import read_grid
 from orchestrator.grid.model import pinned
+from orchestrator.jobs.beforehand import unchecked
 from orchestrator.jobs.control import jobs_matching, pass_on, set_limit
 from orchestrator.jobs.faults import Fault, faults_of
 from orchestrator.jobs.retry import Mode, repeated_faults, select
@@ -85,7 +87,8 @@ class Sweep:
         Raises: SpecError, ClusterUsageError.
         """
         planner = Planner(self.spec, self.folder, self.grid, machines(self.spec, on, self.folder))
-        return planner.plan(self.status())
+        plan = planner.plan(self.status())
+        return replace(plan, notes=(*plan.notes, *unchecked(self.spec, self.folder, on, plan.jobs))) if on else plan
 
     def submit(self, *, on: str = "local", reuse: Sequence[str | Path] = (), auto: bool = False) -> Receipt:
         """Hand the cells that are in no job and have no row to the backend `on`, and return.

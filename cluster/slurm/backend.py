@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any, Final, final
 from cluster.backend import (
     AbstractCluster,
     AvoidsNodes,
+    ChecksRequests,
     ClusterUnavailable,
     ClusterUsageError,
     Control,
@@ -26,7 +28,7 @@ from cluster.backend import (
 from cluster.slurm.commands import Refused, ask, patiently, require
 from cluster.slurm.doctor import examine
 from cluster.slurm.limit import share_out
-from cluster.slurm.options import SlurmOptions, parse_options
+from cluster.slurm.options import SlurmOptions, parse_options, with_environment
 from cluster.slurm.parse import Row, compressed
 from cluster.slurm.queue import View, shared_queue
 from cluster.slurm.reasons import needs_administrator
@@ -39,7 +41,7 @@ _ACTIVE: Final = {state for state in JobState if state.is_active()}
 
 
 @final
-class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
+class SlurmCluster(AbstractCluster, ChecksRequests, AvoidsNodes, FollowsUp):
     """A SLURM cluster that sees the sweep's folder. Options: SlurmBlock's, and sbatch's own by their long names."""
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
@@ -62,6 +64,16 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
         options = replace(self.options, n_gpus=0, time_s=0.0, sbatch=sbatch)
         return self._submit([request], token, options, tuple(arrays))[request.name]
 
+    def check(self, requests: Sequence[JobRequest]) -> None:
+        """See ChecksRequests. Partition, account, QOS, sizes and times, as the cluster judges them."""
+        if shutil.which("sbatch") is None:
+            raise ClusterUnavailable("sbatch is not on PATH here")
+        options = with_environment(self.options, os.environ)
+        site = Site.ask(options)
+        site.check(self.folder, requests, options)
+        if requests:
+            self._sending(self._record.submission("check"), requests, options, site).check()
+
     def _submit(
         self, requests: Sequence[JobRequest], token: str, options: SlurmOptions, after: tuple[str, ...]
     ) -> dict[str, str]:
@@ -70,7 +82,7 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
         require("sbatch")
         if not requests:
             return {}
-        submission = self._record.submission(token)
+        submission, options = self._record.submission(token), with_environment(options, os.environ)
         try:
             site = patiently(lambda: Site.ask(options))
         except ClusterUnavailable as error:
@@ -78,9 +90,24 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
                 raise
             raise NothingSent(str(error)) from error
         site.check(self.folder, requests, options)
+        sending = self._sending(submission, requests, options, site, after)
         if not self._record.has_limit():
             self._record.set_limit(self.options.array_parallelism)
-        sending = Sending(
+        with submission.lock():
+            try:
+                return sending.send()
+            finally:
+                self._queue.forget()
+
+    def _sending(
+        self,
+        submission: BatchFiles,
+        requests: Sequence[JobRequest],
+        options: SlurmOptions,
+        site: Site,
+        after: tuple[str, ...] = (),
+    ) -> Sending:
+        return Sending(
             folder=self.folder,
             submission=submission,
             requests=requests,
@@ -90,11 +117,6 @@ class SlurmCluster(AbstractCluster, AvoidsNodes, FollowsUp):
             keep_limit=self._keep_limit,
             after=after,
         )
-        with submission.lock():
-            try:
-                return sending.send()
-            finally:
-                self._queue.forget()
 
     def wake(self) -> None:
         """See AbstractCluster. A controller that was killed may have forgotten that jobs were released: what is held

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -48,6 +49,16 @@ RESERVED: Final = {
     "chdir": "jobs use absolute paths",
     "kill-on-invalid-dep": "jobs have no dependencies of yours",
 }
+# What sbatch reads from the environment and is honoured here as well. Source: sbatch(1), INPUT ENVIRONMENT VARIABLES.
+FROM_ENVIRONMENT: Final = {
+    "ACCOUNT": "account",
+    "PARTITION": "partition",
+    "QOS": "qos",
+    "RESERVATION": "reservation",
+    "CONSTRAINT": "constraint",
+    "WCKEY": "wckey",
+}
+log = logging.getLogger(__name__)
 _GPUS: Final = re.compile(r"(?:(?P<type>[A-Za-z][\w.-]*):)?(?P<n>\d{1,9})")
 
 
@@ -120,6 +131,19 @@ class SlurmOptions:
         """`--time` of jobs that take up to `time_s` in a partition that allows `most_s`: whole minutes, the warning
         included. A job that needs more resumes from its checkpoint."""
         return max(1, math.ceil(min(self.time_s or time_s + self.warn_s, most_s) / 60))
+
+
+def with_environment(options: SlurmOptions, environ: Mapping[str, str]) -> SlurmOptions:
+    """The options with those that SBATCH_ACCOUNT and its like give, where the block does not; the log names the rest.
+
+    sbatch itself never sees these variables: what a job was started with would otherwise shape the jobs that it sends.
+    """
+    given = {name.removeprefix("SBATCH_"): value for name, value in environ.items() if name.startswith("SBATCH_")}
+    ignored = sorted(f"SBATCH_{name}" for name in given.keys() - FROM_ENVIRONMENT)
+    if ignored:
+        log.warning("%s: not used; say it in the slurm: block", ", ".join(ignored))
+    used = {FROM_ENVIRONMENT[name]: value for name, value in given.items() if name in FROM_ENVIRONMENT and value}
+    return replace(options, sbatch={**used, **options.sbatch})
 
 
 def parse_options(raw: Mapping[str, Any], block: str = "slurm") -> SlurmOptions:

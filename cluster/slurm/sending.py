@@ -66,6 +66,17 @@ class Sending:
             first = chunk.last
         return self.submission.handles()
 
+    def check(self) -> None:
+        """Try out the requests as one array; nothing is sent, and nothing written down.
+
+        Raises: ClusterUsageError, ClusterUnavailable.
+        """
+        options = self._sbatch(self._chunk(0, self.requests))
+        try:
+            self._trial(options)
+        except Refused as error:
+            raise self._refusal(options, error) from None
+
     def _check_same(self) -> None:
         if self.submission.begin(self.requests):
             return
@@ -82,6 +93,10 @@ class Sending:
         n_gpus = self.requests[first].n_gpus
         like = list(itertools.takewhile(lambda request: request.n_gpus == n_gpus, self.requests[first:]))
         like = like[: min(self.site.max_array_size, room) * self.options.n_slots]
+        return self._chunk(first, like)
+
+    def _chunk(self, first: int, like: Sequence[JobRequest]) -> Chunk:
+        """The array of these requests, before it is sent."""
         token, sweep = self.submission.folder.name, self.folder.name
         return Chunk(
             token=token,
@@ -136,19 +151,22 @@ class Sending:
 
         A trial says of nodes that are down for the moment that they are not there, where sbatch would queue the job.
         """
-        trial = ("sbatch", "--test-only", *_flags(options), "--wrap", "true")
         try:
-            try:
-                patiently(lambda: ask(*trial))
-            except Refused:
-                if self.site.is_healthy or not self._is_queued(options):
-                    raise
+            self._trial(options)
         except Refused as error:
             self.submission.forget_chunk(chunk)
             raise self._refused(options, error) from None
         except ClusterUnavailable as error:
             self.submission.forget_chunk(chunk)
             raise self._nothing_sent(str(error)) from None
+
+    def _trial(self, options: Mapping[str, str | bool]) -> None:
+        """Raises: Refused where sbatch would not take a job with these options; ClusterUnavailable."""
+        try:
+            patiently(lambda: ask("sbatch", "--test-only", *_flags(options), "--wrap", "true"))
+        except Refused:
+            if self.site.is_healthy or not self._is_queued(options):
+                raise
 
     def _is_queued(self, options: Mapping[str, str | bool]) -> bool:
         """Whether sbatch itself takes such a job: one that would begin in an hour is sent and cancelled at once.
@@ -183,6 +201,10 @@ class Sending:
         if self.submission.chunks():
             return self._stopped(str(error))
         self.submission.forget()
+        return self._refusal(options, error)
+
+    @staticmethod
+    def _refusal(options: Mapping[str, str | bool], error: Refused) -> ClusterUsageError:
         asked = " ".join(_flags(options))
         return ClusterUsageError(f"SLURM does not take the jobs: {error}. {remedy(str(error))} Asked for: {asked}")
 

@@ -111,6 +111,11 @@ class Site:
                 raise ClusterUsageError(
                     f"{request.name} needs {request.n_gpus} GPUs, but slurm.gpus is {options.n_gpus} a SLURM job"
                 )
+        if options.time_s > self.max_time_s:
+            raise ClusterUsageError(
+                f"slurm.time: {options.time_s / 60:.0f} minutes; partition {self.partition['PartitionName']} allows"
+                f" {self.partition.get('MaxTime')}: lower it, or set slurm.partition to another"
+            )
         here = {socket.gethostname(), "localhost"}
         elsewhere = [node["NodeName"] for node in self.nodes if node.get("NodeHostName", "") not in here]
         if elsewhere and is_local(folder):

@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -51,7 +52,8 @@ def run_task(chunk_file: str) -> None:
     submission, chunk = BatchFiles(path.parents[1]), get_record(path, Chunk)
     if chunk is None:
         raise SystemExit(f"{path}: not readable: the jobs of this task are not known; resume the sweep")
-    pass_on(submission, chunk, os.environ)
+    with suppress(OSError):  # a full disk: the jobs' own words are worth more
+        pass_on(submission, chunk, os.environ)
     print(BEGIN, flush=True)
     task = ArrayTask(submission, chunk, os.environ)
     code = task.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Annotated
 
 import typer
@@ -88,15 +89,20 @@ def limit(
 def _steer(source: str, action: object, where: list[str] | None, yes: bool, sweeps: object, as_json: bool) -> None:
     from pathlib import Path
 
-    from cluster.backend import Control
+    from cluster.backend import Control, JobState
+    from orchestrator.errors import SpecError
 
     assert isinstance(action, Control)
     sweep = load(source, Path(str(sweeps)))
     jobs = sweep.jobs(where or ())
-    if len(jobs) > ASK_ABOVE and not yes:
-        typer.confirm(f"{action} {len(jobs)} jobs of {sweep.spec.name}?", abort=True)
+    meant = {Control.HOLD: (JobState.PENDING,), Control.RELEASE: (JobState.HELD,)}.get(action, tuple(JobState))
+    names = [job.name for job in jobs if job.state in meant]
+    if len(names) > ASK_ABOVE and not yes:
+        question = f"{action} {len(names)} jobs of {sweep.spec.name}?"
+        if not sys.stdin.isatty():
+            raise SpecError(f"{question} There is no terminal to answer at: add --yes")
+        typer.confirm(question, abort=True)
     sweep.control(action, jobs)
-    names = [job.name for job in jobs]
     if as_json:
         print_json({"action": str(action), "jobs": names})
     else:

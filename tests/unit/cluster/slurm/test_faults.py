@@ -153,11 +153,11 @@ def test_what_a_job_leaves_in_the_environment_is_not_inherited(
     """SLURM_*, SBATCH_* and PMIX_* of the shell do not reach sbatch; SLURM_CONF does."""
     seen = slurm.bin.parent / "environment"
     slurm.says("sbatch", f"env > {seen}\n" + slurm.accept("echo job $id"))
-    for name in ("SLURM_CPU_BIND", "SBATCH_PARTITION", "PMIX_RANK", "SLURM_CONF"):
+    for name in ("SLURM_CPU_BIND", "SBATCH_GRES", "PMIX_RANK", "SLURM_CONF"):
         monkeypatch.setenv(name, "inherited")
     cluster.submit(requests(1, cluster.folder), token="t1")
     names = {line.partition("=")[0] for line in seen.read_text().splitlines()}
-    assert names & {"SLURM_CPU_BIND", "SBATCH_PARTITION", "PMIX_RANK", "SLURM_CONF"} == {"SLURM_CONF"}
+    assert names & {"SLURM_CPU_BIND", "SBATCH_GRES", "PMIX_RANK", "SLURM_CONF"} == {"SLURM_CONF"}
 
 
 # ---------------------------------------------------------------------- polling

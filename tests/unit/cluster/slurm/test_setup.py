@@ -22,9 +22,9 @@ CHUNK = Chunk(token="t1", first=0, n_requests=2, per_task=1, name="sweep-t1-0", 
 
 @pytest.fixture
 def submission(tmp_path: Path) -> BatchFiles:
-    """Two jobs in an array; their logs are below `logs`."""
+    """Two jobs in an array; their logs are below the sweep's `logs`."""
     files = BatchFiles(tmp_path / "sweep" / "cluster" / "slurm" / "t1")
-    files.begin(requests(2, tmp_path / "logs"))
+    files.begin(requests(2, tmp_path / "sweep" / "logs"))
     files.put_chunk(CHUNK)
     files.submitit.mkdir(parents=True)
     return files
@@ -42,8 +42,8 @@ def run_script(files: BatchFiles, *lines: str, may_fail: bool = False) -> int:
 def test_a_line_that_fails_ends_the_job_and_is_the_users_setup(submission: BatchFiles, tmp_path: Path) -> None:
     """Its output is in the job's log; the job is FAILED with the exit code of a setup, and says the last line."""
     assert run_script(submission, "echo one", "echo 'module: no such module: cuda/99' >&2; false", "echo two") == 1
-    assert (tmp_path / "logs" / "j1.log").read_text() == "one\nmodule: no such module: cuda/99\n"
-    assert not (tmp_path / "logs" / "j0.log").exists()
+    assert (tmp_path / "sweep" / "logs" / "j1.log").read_text() == "one\nmodule: no such module: cuda/99\n"
+    assert not (tmp_path / "sweep" / "logs" / "j0.log").exists()
     run = submission.runs([0, 1])[1]
     row = Row(job="100_1", state=JobState.FAILED, word="FAILED", exit_code="1:0")
     status = status_of(row, run, is_packed=False, without="")
@@ -86,7 +86,7 @@ def test_each_runs_output_is_passed_on_once(submission: BatchFiles, tmp_path: Pa
         file.write(f"{BEGIN}\nslurmstepd: error: *** JOB 100 PREEMPTED ***\nprolog again\n")
     pass_on(submission, CHUNK, ENVIRON)
     expected = "prolog\nslurmstepd: error: *** JOB 100 PREEMPTED ***\nprolog again\n"
-    assert (tmp_path / "logs" / "j1.log").read_text() == expected
+    assert (tmp_path / "sweep" / "logs" / "j1.log").read_text() == expected
 
 
 def test_no_lines_no_trap() -> None:
