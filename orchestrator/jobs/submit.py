@@ -128,7 +128,7 @@ class Sender:
             except NotPermitted as error:
                 log.warning("%s", error)
             except (ClusterError, OSError):
-                # one that is gone has nobody to wake, and the status says so; a full disk is told where jobs are written
+                # one that is gone has nobody to wake, as the status says; a full disk is told where jobs are written
                 continue
 
     def _check_seen(self, status: SweepStatus) -> None:
