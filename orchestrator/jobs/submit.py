@@ -41,6 +41,7 @@ from orchestrator.plan.machines import machines
 from orchestrator.plan.packing import PlannedJob
 from orchestrator.plan.plan import Planner, halved, over, to_cohorts
 from orchestrator.spec.schema import SweepSpec
+from orchestrator.status.job_state import why_unseen
 from orchestrator.status.reader import StatusReader
 from orchestrator.status.states import JobStatus, SweepStatus
 from workers.files.failure import FailureClass
@@ -137,7 +138,7 @@ class Sender:
         if not unseen:
             return
         n_cells = sum(job.n_cells - job.n_settled for job in unseen)
-        why = "; ".join(dict.fromkeys([*status.notes, *(job.detail for job in unseen)]))
+        why = "; ".join(dict.fromkeys([*status.notes, *(why_unseen(job) for job in unseen)]))
         last = max(max(job.progress.updated if job.progress else 0.0, job.submitted) for job in unseen)
         wait_s = max(last + self._spec.jobs.lost_after_s - time.time(), 0.0)
         when = f"in {wait_s:.0f} s" if not status.silent else f"when {' and '.join(status.silent)} answers"

@@ -15,6 +15,7 @@ from orchestrator.status.states import Attempt, CellStatus, JobStatus
 from workers.files.failure import Failure, FailureClass, fingerprint
 from workers.files.progress import AttemptState
 
+_UNTIL: Final = "given up in "
 # What a scheduler's word for the end of a job means where the job itself could not say.
 _CLASS_OF: Final[Mapping[JobState, FailureClass]] = {
     JobState.FAILED: FailureClass.NODE,
@@ -77,8 +78,13 @@ def _unseen(job: JobStatus, *, left_s: float, fresh: bool, why: str) -> JobStatu
     if is_late:
         parts = [f"not seen by its cluster, given up{f': {why}' if why else ''}", "`resume` runs its cells again"]
     elif left_s < math.inf:
-        parts.append(f"given up in {left_s:.0f} s, then `resume` runs its cells again")
+        parts.append(f"{_UNTIL}{left_s:.0f} s, then `resume` runs its cells again")
     return replace(job, is_lost=is_late, detail="; ".join(parts))
+
+
+def why_unseen(job: JobStatus) -> str:
+    """Why its cluster does not show a job, without when it is given up."""
+    return job.detail.partition(f"; {_UNTIL}")[0]
 
 
 def _failure(job: JobStatus) -> Failure | None:
