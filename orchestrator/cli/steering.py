@@ -99,9 +99,14 @@ def _steer(source: str, action: object, where: list[str] | None, yes: bool, swee
     names = [job.name for job in jobs if job.state in meant]
     if len(names) > ASK_ABOVE and not yes:
         question = f"{action} {len(names)} jobs of {sweep.spec.name}?"
-        if not sys.stdin.isatty():
-            raise SpecError(f"{question} There is no terminal to answer at: add --yes")
-        typer.confirm(question, abort=True)
+        try:
+            agreed = typer.confirm(question)
+        except typer.Abort:  # the input ended
+            if sys.stdin.isatty():
+                raise
+            raise SpecError(f"{question} There is no terminal to answer at: add --yes") from None
+        if not agreed:
+            raise typer.Abort
     sweep.control(action, jobs)
     if as_json:
         print_json({"action": str(action), "jobs": names})

@@ -33,7 +33,7 @@ SIZES = {"n_train": 64, "n_eval": 8, "n_test": 32}
 # a task draws afresh. The random control's rotation depends on the cell key.
 OWN = {"cell_key", "task", "task_settings", "n_correct_random", *RUN_COLUMNS}
 OWN |= {name for name in SUM_COLUMNS if name.endswith("_random")}
-OWN |= {"task_n_correct", "task_n_total", "task_accuracy", "iia_normalized"}
+OWN |= {"iia_random", "task_n_correct", "task_n_total", "task_accuracy", "iia_normalized"}
 
 
 def test_the_shipped_file_is_what_the_script_writes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -402,6 +402,18 @@ def test_cancel_asks_above_ten(run: Run, world: World, monkeypatch: pytest.Monke
     assert [action for action, _ in world.orders] == [Control.CANCEL]
 
 
+def test_without_a_terminal_the_answer_is_an_option(
+    run: Run, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nobody can answer, the error names --yes and nothing is done."""
+    monkeypatch.setattr(steering, "ASK_ABOVE", 1)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    run("submit", "small.yaml")
+    assert run("cancel", "small") == 2
+    assert "--yes" in capsys.readouterr().err
+    assert world.orders == []
+
+
 def test_logs_of_a_job(run: Run, load: LoadSweep, capsys: pytest.CaptureFixture[str]) -> None:
     """The last lines of a job's log."""
     run("submit", "small.yaml")
