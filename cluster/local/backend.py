@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -94,9 +95,12 @@ class LocalCluster(AbstractCluster, KnowsItsSlots):
         record = self.queue.run(handle)
         if record is None:
             return
-        if record.runner.is_alive():
-            os.kill(record.runner.pid, signal.SIGTERM)
-        elif record.child is not None and record.child.is_alive():
+        has_runner = record.runner.is_alive()
+        if has_runner:
+            with suppress(ProcessLookupError):  # it has ended since
+                os.kill(record.runner.pid, signal.SIGTERM)
+        # a runner that is being killed itself passes nothing on: what has to end at once is ended from here as well
+        if record.child is not None and record.child.is_alive() and (action is Control.KILL or not has_runner):
             signal_group(record.child.pid, signal.SIGKILL if action is Control.KILL else signal.SIGTERM)
 
     def limit(self, n_jobs: int | None) -> None:

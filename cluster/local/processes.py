@@ -35,6 +35,7 @@ from cluster.process import (
 )
 
 TICK_S: Final = 0.1  # how long a free slot may stay free
+_ENDS: Final = (Control.CANCEL, Control.KILL)
 CANCEL_GRACE_S: Final = 60  # from SIGTERM to SIGKILL of a cancelled job
 
 
@@ -174,11 +175,12 @@ class Runner:
         if command is not None:  # it runs already: somebody removed the record of who runs it
             self.queue.put_run(self.handle, replace(adopted(command), slots=self.record.slots, gpu=self.record.gpu))
             return
-        if self.queue.order(self.handle) in (Control.CANCEL, Control.KILL):  # it came while the job was being claimed
+        if self.queue.order(self.handle) in _ENDS:  # it came while the job was being claimed
             self.stop = signal.SIGTERM
         try:
             code = self._run_command(request)
-            self.record = replace(self.record, exit_code=code, cancelled=self.stop is not None and code != 0)
+            is_unwanted = self.stop is not None or self.queue.order(self.handle) in _ENDS
+            self.record = replace(self.record, exit_code=code, cancelled=is_unwanted and code != 0)
         except _TakenOver:
             return
         except OSError as error:

@@ -13,6 +13,7 @@ in another folder, of which this one is a copy, or before this one was moved, is
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -270,8 +271,11 @@ class LocalFiles:
         return found
 
     def claimed(self) -> set[str]:
-        """The handles of all jobs that were ever started, here or in a folder of which this one is a copy."""
-        return set(_stems(self.root / "runs"))
+        """The handles of all jobs that were ever started, here or in a folder of which this one is a copy; also where
+        the record cannot be read, or is no file."""
+        runs = self.root / "runs"
+        names = os.listdir(runs) if runs.is_dir() else []
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def startable(self) -> Iterator[str]:
         """The handles of the jobs that wait and may start, first come first."""

@@ -176,7 +176,13 @@ def test_pointing_at_a_place_tells_its_numbers(page: Page) -> None:
             f"IIA\t{best['iia']:.3f}\t{best['iia_normalized']:.3f}",
         ),
         *(f"random rotation\t{best['n_correct_random'] / 1000:.3f}", "task accuracy\t0.852\t1.000"),
-        *(f"{best['n_only_cell']} pairs right only with it", "(Holm)", f"job {best['job']}", "attempt 1", "node01"),
+        *(
+            f"{int(best['n_only_cell'])} pairs right only with it",
+            "(Holm)",
+            f"job {best['job']}",
+            "attempt 1",
+            "node01",
+        ),
         *(f"{best['gpu_seconds']:.1f} s", f"{best['subspace_dim']} dimensions"),
     ):
         assert wanted in said

@@ -84,6 +84,7 @@ def test_a_job_whose_record_is_removed_is_not_run_beside_itself(bench: Bench) ->
     handles = bench.cluster().submit([bench.request("a", until="gate")], token="t1")
     bench.wait_for_start("a")
     bench.wait("its process is recorded", lambda: LocalCluster(bench.folder, {}).queue.run(handles["a"]).child)
+    bench.wait("the dispatcher ends", lambda: not LocalFiles(bench.folder).has_dispatcher())
     run_file(bench, handles["a"]).unlink()
     assert bench.cluster().poll([handles["a"]])[handles["a"]].state is JobState.RUNNING
     bench.cluster().wake()
@@ -99,8 +100,8 @@ def test_a_cancel_reaches_a_job_whose_record_is_removed(bench: Bench) -> None:
     handles = bench.cluster().submit([bench.request("a", "--stubborn", until="never")], token="t1")
     bench.wait_for_start("a")
     run_file(bench, handles["a"]).unlink()
-    bench.cluster().control(list(handles.values()), Control.KILL)
     command = ProcessId.of(bench.starts("a")[0]["pid"])
+    bench.cluster().control(list(handles.values()), Control.KILL)
     bench.wait("the command has ended", lambda: not command.is_alive())
     assert bench.wait_for(handles)["a"].state is JobState.CANCELLED
 
@@ -116,8 +117,8 @@ def test_a_command_that_its_killed_runner_never_recorded_is_found(bench: Bench) 
     record = get_json(run_file(bench, handles["a"]))
     put_json(run_file(bench, handles["a"]), record | {"child": None})
     assert bench.cluster().poll([handles["a"]])[handles["a"]].state is JobState.RUNNING
-    bench.cluster().control(list(handles.values()), Control.KILL)
     command = ProcessId.of(bench.starts("a")[0]["pid"])
+    bench.cluster().control(list(handles.values()), Control.KILL)
     bench.wait("the command has ended", lambda: not command.is_alive())
     assert bench.wait_for(handles)["a"].state is JobState.FAILED
 
@@ -135,6 +136,7 @@ def test_a_record_that_cannot_be_written_costs_no_job(bench: Bench) -> None:
     bench.cluster().wake()
     bench.wait("the failure is in the log", lambda: "cannot be written" in LocalFiles(bench.folder).log.read_text())
     assert (len(bench.starts("a")), bench.ends("a")) == (2, 1)
+    bench.wait("the dispatcher ends", lambda: not LocalFiles(bench.folder).has_dispatcher())
 
 
 def test_the_jobs_of_a_copied_folder_are_its_own(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
