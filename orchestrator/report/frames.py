@@ -21,6 +21,7 @@ from orchestrator.store.metrics import NUMBERS, Metric
 from orchestrator.store.store import Store
 from workers.files.metrics import IIA, METRICS
 from workers.files.place import AXES
+from workers.methods.settings import METHODS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,8 +83,10 @@ def _planned_fields(grid: Grid) -> Iterator[dict[str, Any]]:
 
 def cells(grid: Grid, status: SweepStatus) -> pd.DataFrame:
     """One line a planned cell: cell_key, experiment, task, hypothesis, layer, position, token, seed, method, strand,
-    state, reason, job."""
+    metric (of its method), state, reason, job."""
     table = cells_table(grid)
+    metrics = [METHODS[strand.stream.method["name"]].metric for strand, _ in grid.cells()]
+    table = table.append_column("metric", pa.array(metrics, type=pa.string()))
     found = [status.cells[key] for key in table["cell_key"].to_pylist()]
     for name in ("state", "reason", "job"):
         table = table.append_column(name, pa.array([str(getattr(cell, name)) for cell in found], type=pa.string()))

@@ -51,7 +51,7 @@ def measured(rows: pd.DataFrame, grid: pd.DataFrame, metric: Metric = Metric.IIA
     """
     _check_apart(grid)
     lines = _planned(rows, grid).merge(_of_store(rows, metric), on=["cell_key", "setting"], how="left")
-    lines["metric"] = _metric(lines)
+    lines["metric"] = _metric(lines, grid)
     if metric is not Metric.IIA:
         lines = lines[lines["metric"] == Metric.IIA].assign(metric=metric.value).reset_index(drop=True)
     has_counts = (lines["status"] == "done") & (lines["n_total"] > 0) & (lines["value"].notna())
@@ -115,9 +115,12 @@ def _of_store(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return store.rename(columns={"dummy_accuracy": "dummy"}).join(numbers_of(rows, metric))
 
 
-def _metric(lines: pd.DataFrame) -> pd.Series:
-    """A method has one metric; where none of its cells has a row yet it is taken to be IIA."""
-    known = lines.dropna(subset=["metric"]).drop_duplicates("method").set_index("method")["metric"].to_dict()
+def _metric(lines: pd.DataFrame, grid: pd.DataFrame) -> pd.Series:
+    """A method has one metric: its rows say which, or the grid where no cell has a number; else it is IIA."""
+    sources = (grid, lines) if "metric" in grid else (lines,)
+    known: dict[str, str] = {}
+    for source in sources:
+        known |= source.dropna(subset=["metric"]).drop_duplicates("method").set_index("method")["metric"].to_dict()
     return pd.Series([known.get(method, IIA) for method in lines["method"]], index=lines.index, dtype=object)
 
 

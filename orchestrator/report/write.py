@@ -36,7 +36,7 @@ def write_report(
 
     `rows` is the store (columns of `workers.files.shard.SHARD_SCHEMA`, one row a cell key and setting). `grid` has one
     line a planned cell: cell_key, experiment, hypothesis, layer, position, token, seed, method, state, reason, job; its
-    order is the order of the maps, and its names are those shown. `baselines`, `metric`: see `summary`. `asked`: the
+    order is the order of the maps, and its names are those shown. `metric` may be there too: what its method measures. `baselines`, `metric`: see `summary`. `asked`: the
     spec and a prompt, for the page.
 
     Raises: OSError when the folder cannot be written; ValueError for a baseline that is no experiment, or where two

@@ -11,6 +11,8 @@ from statsmodels.stats.multitest import multipletests
 from orchestrator.report.measured import measured, planned_from, unplanned
 from orchestrator.store.metrics import Metric
 from tests.fake_store import fake_grid, fake_rows, row
+from tests.unit.orchestrator.conftest import LoadSweep
+from tests.unit.orchestrator.fake_cluster import World
 from workers.files.shard import SHARD_SCHEMA
 
 COUNTS = {
@@ -81,6 +83,15 @@ def test_a_cell_that_its_method_has_no_meaning_for_is_drawn_as_skipped() -> None
         ["main", "skipped", "k: got 99"],
         ["frogs", "skipped", "k: got 99"],
     ]
+
+
+def test_a_reading_without_a_number_is_no_iia(load: LoadSweep, world: World) -> None:
+    """The plan says what a method measures, where none of its cells has anything to run, and its rows are silent."""
+    sweep = load(method={"name": "sparse_probe", "k": 65})
+    sweep.submit()
+    assert set(sweep.results()["status"]) == {"skipped"}
+    assert set(sweep.summary()["metric"]) == {"decoding"}
+    assert sweep.summary(metric=Metric.KL).empty
 
 
 def test_a_row_that_failed_says_so_even_with_counts_in_it() -> None:
