@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import cli
-from tests.unit.orchestrator.conftest import LoadSweep
+from tests.unit.orchestrator.conftest import LoadSweep, Run
 from tests.unit.orchestrator.fake_cluster import World, finish, jobs_of
 from workers.methods.settings import METHODS
 
@@ -19,21 +18,12 @@ Said = Callable[..., str]
 
 
 @pytest.fixture
-def said(
-    load: LoadSweep, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Said:
+def said(beside_spec: None, run: Run, capsys: pytest.CaptureFixture[str]) -> Said:
     """Runs `causalsweep` beside the small sweep's spec file and gives what it printed; it must end with `code`."""
-    load()
-    monkeypatch.chdir(tmp_path)
 
     def called(*arguments: str, code: int = 0) -> str:
         capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["causalsweep", *arguments])
-        try:
-            cli.main()
-            ended = 0
-        except SystemExit as end:
-            ended = int(end.code or 0)
+        ended = run(*arguments)
         caught = capsys.readouterr()
         assert ended == code, caught.err
         return caught.out + caught.err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import pytest
 
 from cluster.backend import JobState
-from orchestrator import cli
 from orchestrator.errors import SpecError, SweepConflict
 from orchestrator.search.tune import Range, tune
 from orchestrator.spec.text import to_yaml
 from orchestrator.status.states import CellState
 from orchestrator.sweep import Sweep
+from tests.unit.orchestrator.conftest import Run
 from tests.unit.orchestrator.fake_cluster import World, jobs_of, set_state, write_shard
 from tests.unit.orchestrator.specs import raw_spec
 from tests.unit.workers.checkpoints import damaged, weights_of, write_weights
@@ -89,20 +88,18 @@ def load(tmp_path: Path, model: Path) -> Callable[..., Sweep]:
 
 @pytest.fixture
 def command(
-    tmp_path: Path, load: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    load: Callable[..., Sweep],
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Command:
     """Runs `causalsweep` beside the spec: its exit code and what it says on standard error."""
     load()
     monkeypatch.chdir(tmp_path)
 
     def called(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["causalsweep", *arguments])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, capsys.readouterr().err
+        return run(*arguments), capsys.readouterr().err
 
     return called
 

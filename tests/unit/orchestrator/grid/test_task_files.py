@@ -4,15 +4,14 @@ written."""
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator import cli
 from orchestrator.spec.text import to_yaml
+from tests.unit.orchestrator.conftest import Run
 
 TASK = """\
 import random
@@ -139,7 +138,7 @@ Command = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def command(
-    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, demo_model: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
     """Runs a command on a sweep of this task file's text; gives the exit code and the error with FILE for the file."""
 
@@ -153,13 +152,7 @@ def command(
         }
         (tmp_path / "order.yaml").write_text(to_yaml(spec | changes), encoding="utf-8")
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["causalsweep", name, "order.yaml", *options])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, capsys.readouterr().err.replace(str(tmp_path / "order.py"), "FILE")
+        return run(name, "order.yaml", *options), capsys.readouterr().err.replace(str(tmp_path / "order.py"), "FILE")
 
     return called
 
