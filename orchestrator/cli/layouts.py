@@ -55,6 +55,9 @@ def results_view(frame: pd.DataFrame, metric: Metric = Metric.IIA) -> tuple[pd.D
 def summary_views(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, Layout]]:
     """The paper's table with its heading. The readings of each metric have their own: their numbers are no IIA, and two
     metrics share no unit."""
+    if summary.empty:  # the metric is one of interventions, and all methods are readings
+        yield "", summary, _SUMMARY
+        return
     is_causal = summary["metric"].map(lambda name: METRICS[name].changes_model).astype(bool)
     causal, readings = summary[is_causal], summary[~is_causal]
     if len(causal) or not len(readings):

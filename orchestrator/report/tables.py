@@ -51,17 +51,21 @@ def summary(
 
 
 def summary_of(maps: Sequence[HeatMap], *, baselines: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """`summary` of maps that are there already. Raises: ValueError for a baseline that is no experiment."""
+    """`summary` of maps that are there already; no columns where there are none.
+
+    Raises: ValueError for a baseline that is no experiment.
+    """
     maps = site_maps(maps)
+    if not maps:
+        return pd.DataFrame()
     experiments = list(dict.fromkeys(item.experiment for item in maps))
     for name, baseline in (baselines or {}).items():
         if baseline not in experiments:
             raise ValueError(f"baseline of {name!r}: got {baseline!r}; expected one of {', '.join(experiments)}")
-    first = experiments[0] if experiments else ""
     mains = {
         (item.experiment, item.method, item.site): item.by_place() for item in maps if item.setting == MAIN_SETTING
     }
-    return pd.DataFrame([_line(item, mains, (baselines or {}).get(item.experiment, first)) for item in maps])
+    return pd.DataFrame([_line(item, mains, (baselines or {}).get(item.experiment, experiments[0])) for item in maps])
 
 
 def _line(item: HeatMap, mains: Mapping[tuple[str, str, str], dict[Any, float]], baseline: str) -> dict[str, Any]:

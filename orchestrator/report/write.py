@@ -35,9 +35,9 @@ def write_report(
     """The path of `index.html` in `folder`, written anew with the pictures in `folder/figures`.
 
     `rows` is the store (columns of `workers.files.shard.SHARD_SCHEMA`, one row a cell key and setting). `grid` has one
-    line a planned cell: cell_key, experiment, hypothesis, layer, position, token, seed, method, state, reason, job; its
-    order is the order of the maps, and its names are those shown. `metric` may be there too: what its method measures. `baselines`, `metric`: see `summary`. `asked`: the
-    spec and a prompt, for the page.
+    line a planned cell: cell_key, experiment, hypothesis, layer, position, token, seed, method, state, reason, job, and
+    perhaps `metric`: what its method measures. Its order is the order of the maps, and its names are those shown.
+    `baselines`, `metric`: see `summary`. `asked`: the spec and a prompt, for the page.
 
     Raises: OSError when the folder cannot be written; ValueError for a baseline that is no experiment, or where two
     cells of the grid would be one place and seed of one map.

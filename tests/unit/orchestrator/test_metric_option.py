@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from orchestrator import cli
 from orchestrator.report import frames, write_report
 from orchestrator.store.metrics import Metric
 from tests.fake_store import fake_grid, row
-from tests.unit.orchestrator.conftest import LoadSweep
+from tests.unit.orchestrator.conftest import LoadSweep, Run
 from tests.unit.orchestrator.fake_cluster import World, finish, jobs_of, write_shard
 
 
@@ -54,17 +52,18 @@ def test_the_page_is_of_the_metric(tmp_path: Path) -> None:
     assert sorted(path.stem for path in (tmp_path / "figures").glob("*.png"))[0].startswith("kl_")
 
 
-def test_the_command_takes_it(
-    load: LoadSweep, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_readings_alone_have_none_of_it(
+    load: LoadSweep, world: World, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A sweep of probes has no KL divergence: the table says that there are no rows."""
+    sweep = load(method={"name": "sparse_probe", "k": 65})
+    sweep.submit()
+    assert run("summary", str(sweep.folder.root), "--metric", "kl") == 0
+    assert capsys.readouterr().out == "no rows\n"
+
+
+def test_the_command_takes_it(load: LoadSweep, world: World, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """In results, summary and report; a name that is none is refused with those that are."""
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["causalsweep", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return int(end.value.code or 0)
-
     sweep = load()
     sweep.submit()
     for job in jobs_of(sweep):
