@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from orchestrator.store.metrics import CONTROLS, NUMBERS, Metric
+from orchestrator.store.metrics import CONTROLS, Metric
 from orchestrator.store.statistics import mean_interval, wilson_interval
 from workers.files.metrics import METRICS
 
@@ -19,13 +19,18 @@ from workers.files.metrics import METRICS
 def metric_numbers(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """One line a row of the store: `value`, the ends `low` and `high` of its 95 % interval, and `none`, `full`,
     `random` of its controls; NaN where the row does not say."""
+    own = {Metric.IIA: "n_correct", Metric.FLIPS: "n_flips"}.get(metric, f"sum_{metric}")
+    return _numbers(rows, own, is_share=metric.is_share)
+
+
+def _numbers(rows: pd.DataFrame, own: str, *, is_share: bool) -> pd.DataFrame:
+    """`metric_numbers` of the count or sum `own`, whose controls are in the columns `own_CONTROL`."""
     n_total = rows["n_total"].astype("float64")
     n_total = n_total.where(n_total > 0)
-    own = {Metric.IIA: "n_correct", Metric.FLIPS: "n_flips"}.get(metric, f"sum_{metric}")
     total = rows[own].astype("float64")
     found = pd.DataFrame({"value": total / n_total})
-    square = total if metric.is_share else rows[f"sum_{metric}_sq"].astype("float64")
-    ends = [_interval(*line, is_share=metric.is_share) for line in zip(total, square, n_total, strict=True)]
+    square = total if is_share else rows[f"{own}_sq"].astype("float64")
+    ends = [_interval(*line, is_share=is_share) for line in zip(total, square, n_total, strict=True)]
     found[["low", "high"]] = np.array(ends, dtype="float64").reshape(-1, 2)
     for control in CONTROLS:
         name = f"{own}_{control}"
@@ -47,17 +52,7 @@ def numbers_of(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
         meaning, here = METRICS[name], rows["metric"] == name
         if meaning.changes_model:
             continue
-        own = metric_numbers(rows, Metric.IIA) if meaning.is_share else _means(rows, meaning.measure)
+        own = _numbers(rows, f"sum_{meaning.measure}" if meaning.measure else "n_correct", is_share=meaning.is_share)
         found.loc[here] = own.loc[here]
         found.loc[here, ["none", "full"]] = math.nan
     return found
-
-
-def _means(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
-    n_total = rows["n_total"].astype("float64")
-    n_total = n_total.where(n_total > 0)
-    total, square, null = (rows[f"sum_{measure}{part}"].astype("float64") for part in ("", "_sq", "_random"))
-    found = pd.DataFrame({"value": total / n_total, "random": null / n_total})
-    ends = [_interval(*line, is_share=False) for line in zip(total, square, n_total, strict=True)]
-    found[["low", "high"]] = np.array(ends, dtype="float64").reshape(-1, 2)
-    return found.reindex(columns=NUMBERS)
