@@ -15,6 +15,7 @@ from orchestrator import cli
 from tests.unit.orchestrator.conftest import LoadSweep, Run
 from tests.unit.orchestrator.fake_cluster import World
 
+
 @pytest.fixture
 def run(run: Run, beside_spec: None) -> Run:
     """Runs `causalsweep` beside the small sweep's spec file and gives its exit code."""

@@ -26,6 +26,7 @@ from tests.unit.orchestrator.fake_cluster import (
 from workers.files.failure import FailureClass
 from workers.files.progress import AttemptState
 
+
 @pytest.fixture
 def run(run: Run, beside_spec: None) -> Run:
     """Runs `causalsweep` beside the small sweep's spec file and gives its exit code."""
