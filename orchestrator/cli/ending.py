@@ -10,6 +10,8 @@ from orchestrator.cli.render import duration, skipped_lines, status_line
 from orchestrator.status.cell_state import CellState
 from orchestrator.store.statistics import wilson_interval
 from workers.files.job import MAIN_SETTING
+from workers.files.metrics import METRICS
+from workers.files.place import BLOCK_OUTPUT
 from workers.files.progress import GATE_NOTE
 
 if TYPE_CHECKING:
@@ -48,13 +50,15 @@ def _found(sweep: Sweep) -> Iterator[str]:
     several = maps["method"].nunique() > 1
     for line in maps.head(_MOST_MAPS).to_dict("records"):
         method = f" ({line['method']})" if several else ""
-        what = "IIA" if line["metric"] == "iia" else "accuracy"
+        meaning = METRICS[line["metric"]]
         controls = ", ".join(
             f"{title} {line[name]:.3f}"
-            for name, title in (("none", "no intervention"), ("random", "random rotation"), ("full", "whole vector"))
+            for name, title in (("none", "no intervention"), ("random", meaning.null), ("full", "whole vector"))
             if line[name] is not None and line[name] == line[name]
         )
-        best = f"  {line['experiment']}{method}: best {what} {line['maximum']:.3f} at {best_place(line)}"
+        site = "" if line["site"] == BLOCK_OUTPUT else f", {line['site']}"
+        what = f"best {meaning.words} {line['maximum']:.3f}{f' {meaning.unit}' if meaning.unit else ''}"
+        best = f"  {line['experiment']}{method}{site}: {what} at {best_place(line)}"
         yield best + (f" ({controls})" if controls else "")
     if len(maps) > _MOST_MAPS:
         yield f"  and {len(maps) - _MOST_MAPS} more maps"

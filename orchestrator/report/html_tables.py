@@ -75,8 +75,7 @@ def _name(line: Mapping[str, Any]) -> str:
 
 def _named(summary: pd.DataFrame) -> str:
     """What the numbers of these lines are called in a heading."""
-    name = METRICS[summary["metric"].iloc[0] if len(summary) else IIA].title
-    return name if name[1].isupper() else name[0].lower() + name[1:]
+    return METRICS[summary["metric"].iloc[0] if len(summary) else IIA].words
 
 
 def _summary_table(summary: pd.DataFrame) -> str:

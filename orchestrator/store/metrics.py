@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+from workers.files.metrics import METRICS
+
 CONTROLS: Final = ("none", "full", "random")
 NUMBERS: Final = ("value", "low", "high", *CONTROLS)  # of a cell, by a metric: the ends of its interval, its controls
 
@@ -22,19 +24,9 @@ class Metric(StrEnum):
     @property
     def words(self) -> str:
         """What a reader calls it."""
-        return _WORDS[self]
+        return METRICS[self].words
 
     @property
     def is_share(self) -> bool:
         """Whether it is a share of the pairs, from 0 to 1."""
-        return self in (Metric.IIA, Metric.FLIPS)
-
-
-_WORDS: Final = {
-    Metric.IIA: "IIA",
-    Metric.LABEL_LOGPROB: "log-probability of the label",
-    Metric.LOGIT_DIFF: "logit difference",
-    Metric.KL: "KL divergence",
-    Metric.LOG_ODDS: "log odds ratio",
-    Metric.FLIPS: "share of flips",
-}
+        return METRICS[self].is_share

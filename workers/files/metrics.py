@@ -39,6 +39,11 @@ class Meaning:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     @property
+    def words(self) -> str:
+        """The title within a sentence: abbreviations keep their capitals."""
+        return self.title if self.title[1].isupper() else self.title[0].lower() + self.title[1:]
+
+    @property
     def is_share(self) -> bool:
         """Whether it is a share of right answers."""
         return not self.measure

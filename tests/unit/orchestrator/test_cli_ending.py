@@ -17,6 +17,13 @@ from tests.unit.orchestrator.conftest import LoadSweep
 from tests.unit.orchestrator.fake_cluster import World, finish, jobs_of, set_state, write_progress, write_shard
 from workers.files.progress import GATE_NOTE, AttemptState
 
+ATTENTION = {
+    "experiments": ["left_boundary"],
+    "layers": [0],
+    "positions": [80],
+    "sites": [{"head_output": [0]}],
+}
+
 
 def test_a_finished_run_says_what_was_found(
     load: LoadSweep, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -38,6 +45,18 @@ def test_a_finished_run_says_what_was_found(
     assert lines[-3] == f"  left_boundary: best IIA 0.700 at L0 p80 {controls}"
     assert lines[-2].startswith("  bracket_identity: best IIA 0.700 at L0 p80")
     assert lines[-1] == "next: causalsweep summary small; causalsweep report small"
+
+
+def test_the_best_place_of_a_reading_is_named_with_its_metric_and_site(load: LoadSweep, world: World) -> None:
+    """Attention is no accuracy: its own name, unit and null, and the site where it was read."""
+    load(method="attention_pattern", grid=ATTENTION).submit()
+    for job in jobs_of(load(method="attention_pattern", grid=ATTENTION)):
+        finish(world, job)
+        write_shard(job, metric="attention", sum_attention=40.0, sum_attention_sq=20.0, sum_attention_random=2.0)
+    sweep = load(method="attention_pattern", grid=ATTENTION)
+    said = ending(sweep, sweep.status(), wall_s=3.0, was_stopped=False)
+    best = "best attention 0.400 share of the query's attention at L0 h0 p80"
+    assert f"left_boundary, head_output: {best} (equal attention to every token in sight 0.020)" in said
 
 
 def test_a_gate_that_fails_says_by_how_much_and_what_the_model_said(load: LoadSweep, world: World) -> None:
