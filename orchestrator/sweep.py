@@ -215,13 +215,14 @@ class Sweep:
         formats: Sequence[str] = ("pdf",),
         experiments: Sequence[str] = (),
         setting: str = "",
+        metric: Metric = Metric.IIA,
     ) -> list[Path]:
         """The maps as pictures for a paper, each `width_in` inches wide, in `folder` (default: report/paper).
 
         Raises: SpecError, StorageError.
         """
         target = folder or self.folder.report / "paper"
-        maps = pictures.chosen(self.results(), self.cells(), experiments=experiments, setting=setting)
+        maps = pictures.chosen(self.results(), self.cells(), experiments=experiments, setting=setting, metric=metric)
         return pictures.write(maps, target, width_in=width_in, formats=formats)
 
     def heatmap(

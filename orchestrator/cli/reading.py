@@ -155,7 +155,9 @@ def report(
     if figure:
         formats = [part.strip() for part in form.split(",") if part.strip()]
         sweep = load(source, sweeps)
-        paths = sweep.figures(output, width_in=_inches(width), formats=formats, experiments=experiment or ())
+        paths = sweep.figures(
+            output, width_in=_inches(width), formats=formats, experiments=experiment or (), metric=metric
+        )
         print_json({"paths": list(map(str, paths))}) if as_json else print("\n".join(map(str, paths)))
         return
     path = load(source, sweeps).report(output, metric=metric)

@@ -63,8 +63,8 @@ def draw(maps: Sequence[HeatMap], *, scale: Scale, over: Over, limits: tuple[flo
             values = item.values(scale, over)
             numbers = np.ma.masked_invalid(values)
             axes.pcolormesh(numbers, cmap=colours, vmin=limits[0], vmax=limits[1], edgecolors=_GRID_LINE, linewidth=0.5)
-            _draw_states(axes, item.states(over))
-            _draw_better(axes, item.better(over))
+            draw_states(axes, item.states(over))
+            draw_better(axes, item.better(over))
             _label(axes, item, values, scale=scale, is_first=index == 0)
         figure.colorbar(panels[0].collections[0], cax=bar).outline.set_visible(False)
         _head(figure, maps, scale, over)
@@ -93,13 +93,28 @@ def unit_name(metric: str, scale: Scale) -> str:
     return f"{about.title}: {'below' if about.best == 'lowest' else 'above'} {about.null}"
 
 
+def described(maps: Sequence[HeatMap], over: Over) -> list[str]:
+    """What maps of one picture share beside their unit: method, choice over seeds, setting, site, units."""
+    first, n_seeds = maps[0], max(len(item.seeds) for item in maps)
+    parts = [shown_name(first.method), f"{over.value} over {n_seeds} seeds" if n_seeds > 1 else "one seed"]
+    if first.setting != MAIN_SETTING:
+        parts.append(f"setting {shown_name(first.setting)}")
+    if first.site != BLOCK_OUTPUT:
+        parts.append(shown_name(first.site))
+    if first.axis is Axis.UNIT:
+        parts.append(f"{first.unit_name}s at position {first.at}")
+    elif first.unit_name:
+        parts.append(f"the best {first.unit_name} of each place")
+    return parts
+
+
 def _frame(maps: Sequence[HeatMap], *, legend_lines: int) -> tuple[Figure, list[Any], Any]:
     """A figure in inches, so that each place is as large as any other whatever the grid; its panels; its colour bar."""
     cell_w, cell_h = _CELL_IN
     margin = _MARGINS_IN
     widths = [max(2.47, cell_w * len(item.columns)) for item in maps]
     height = max(1.2, cell_h * max(len(item.layers) for item in maps))
-    longest = max(len(label) for item in maps for label in _axis_labels(item))
+    longest = max(len(label) for item in maps for label in axis_labels(item))
     bottom = longest * _LETTER_IN + (legend_lines + 0.5) * _LEGEND_IN["line"] + _LEGEND_IN["pad"]
     total_w = max(_MIN_WIDTH_IN, margin["left"] + sum(widths) + margin["gap"] * (len(maps) - 1) + margin["right"])
     total_h = bottom + height + margin["top"]
@@ -113,7 +128,8 @@ def _frame(maps: Sequence[HeatMap], *, legend_lines: int) -> tuple[Figure, list[
     return figure, panels, bar
 
 
-def _draw_states(axes: Any, states: Any) -> None:
+def draw_states(axes: Any, states: Any) -> None:
+    """The faces of places without a number in `axes`."""
     for layer, position in zip(*np.nonzero((states != "done") & (states != "")), strict=True):
         mark = MARKS[states[layer, position]]
         corner = (position, layer)
@@ -123,15 +139,16 @@ def _draw_states(axes: Any, states: Any) -> None:
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#d8d8d8", linewidth=0.5))
 
 
-def _draw_better(axes: Any, better: Any) -> None:
+def draw_better(axes: Any, better: Any) -> None:
+    """The dots of places that beat "no intervention"."""
     layers, positions = np.nonzero(better)
     axes.scatter(positions + 0.5, layers + 0.5, s=3.2, c="white", edgecolors="black", linewidths=0.35, zorder=3)
 
 
 def _label(axes: Any, item: HeatMap, values: NDArray[np.float64], *, scale: Scale, is_first: bool) -> None:
     """The panel's name, its best place, and its axes. A `$` in a token begins no formula."""
-    labels = _axis_labels(item)
-    axes.set_title(_drawable(shown_name(item.experiment)), loc="left", pad=14, color=_INK, parse_math=False)
+    labels = axis_labels(item)
+    axes.set_title(drawable(shown_name(item.experiment)), loc="left", pad=14, color=_INK, parse_math=False)
     if np.isfinite(values).any():
         is_lowest = item.best == "lowest" and scale is Scale.RAW
         layer, position = np.unravel_index((np.nanargmin if is_lowest else np.nanargmax)(values), values.shape)
@@ -149,28 +166,21 @@ def _label(axes: Any, item: HeatMap, values: NDArray[np.float64], *, scale: Scal
         axes.set_ylabel("layer")
 
 
-def _axis_labels(item: HeatMap) -> list[str]:
-    labels = [_drawable(label) for label in item.axis_labels()]
+def axis_labels(item: HeatMap) -> list[str]:
+    """The columns' labels, each cut to a length that an axis has room for."""
+    labels = [drawable(label) for label in item.axis_labels()]
     return [label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1] + "…" for label in labels]
 
 
 def _head(figure: Figure, maps: Sequence[HeatMap], scale: Scale, over: Over) -> None:
-    """What the picture shows: the unit, then method, choice over seeds, setting."""
-    n_seeds = max(len(item.seeds) for item in maps)
-    parts = [shown_name(maps[0].method), f"{over.value} over {n_seeds} seeds" if n_seeds > 1 else "one seed"]
-    if maps[0].setting != MAIN_SETTING:
-        parts.append(f"setting {shown_name(maps[0].setting)}")
-    if maps[0].site != BLOCK_OUTPUT:
-        parts.append(shown_name(maps[0].site))
-    if maps[0].axis is Axis.UNIT:
-        parts.append(f"{maps[0].unit_name}s at position {maps[0].at}")
-    elif maps[0].unit_name:
-        parts.append(f"the best {maps[0].unit_name} of each place")
+    """What the picture shows: the unit, and below it what else its maps share."""
     width, height = figure.get_size_inches()
     left = _MARGINS_IN["left"] / width
     unit = unit_name(maps[0].metric, scale)
     figure.text(left, 1 - 0.12 / height, unit, va="top", fontweight="bold", color=_INK)
-    figure.text(left, 1 - 0.28 / height, _drawable(" · ".join(parts)), va="top", color=_FAINT, parse_math=False)
+    figure.text(
+        left, 1 - 0.28 / height, drawable(" · ".join(described(maps, over))), va="top", color=_FAINT, parse_math=False
+    )
 
 
 def _legend_entries(maps: Sequence[HeatMap], over: Over) -> list[list[Any]]:
@@ -215,6 +225,6 @@ def _drawable_letters() -> frozenset[int]:
     return frozenset(font.get_charmap())
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """The text with letters that the font lacks as code points: a picture shows them, and draws no empty boxes."""
     return "".join(letter if ord(letter) in _drawable_letters() else f"U+{ord(letter):04X}" for letter in text)

@@ -17,15 +17,17 @@ from matplotlib.figure import Figure
 from orchestrator.report.figures import (
     COLOURS,
     STYLE,
-    _axis_labels,
-    _draw_better,
-    _draw_states,
-    _drawable,
+    axis_labels,
+    described,
+    draw_better,
+    draw_states,
+    drawable,
     save,
     unit_name,
 )
-from orchestrator.report.heatmap import HeatMap, Over, Scale, shown_name
-from workers.files.job import MAIN_SETTING
+from orchestrator.report.heatmap import HeatMap, Over, Scale, shown_name, value_range
+from workers.files.metrics import DECODING, IIA
+from workers.files.place import BLOCK_OUTPUT
 
 SMALLEST_PT: Final = 7.0
 _STYLE: Final[dict[str, Any]] = STYLE | {"font.size": SMALLEST_PT, "axes.titlesize": 8}
@@ -49,7 +51,7 @@ def draw_row(
     if panel_in < 1.0:
         raise ValueError(f"width: {width_in:g} in for {len(maps)} maps; each needs an inch beside the margins")
     height_in = min(_CELL_H_IN * max(len(item.layers) for item in maps), _MOST_H_IN)
-    longest = max(len(label) for item in maps for label in _axis_labels(item))
+    longest = max(len(label) for item in maps for label in axis_labels(item))
     bottom_in = longest * _LETTER_IN + 0.12
     total_in = bottom_in + height_in + _TOP_IN
     with style.context(["default", _STYLE]):
@@ -65,7 +67,7 @@ def draw_row(
         bar_left = (width_in - _RIGHT_IN + 0.1) / width_in
         bar = figure.add_axes((bar_left, bottom_in / total_in, 0.1 / width_in, height_in / total_in))
         figure.colorbar(figure.axes[0].collections[0], cax=bar).outline.set_visible(False)
-        figure.text(_LEFT_IN / width_in, 1 - 0.06 / total_in, _head(maps[0], scale, over), va="top", parse_math=False)
+        figure.text(_LEFT_IN / width_in, 1 - 0.06 / total_in, _head(maps, scale, over), va="top", parse_math=False)
     return figure
 
 
@@ -75,36 +77,40 @@ def draw_panel(axes: Any, item: HeatMap, *, scale: Scale, over: Over, limits: tu
     colours = matplotlib.colormaps[COLOURS[scale]].with_extremes(bad=(0, 0, 0, 0))
     numbers = np.ma.masked_invalid(values)
     mesh = axes.pcolormesh(numbers, cmap=colours, vmin=limits[0], vmax=limits[1], edgecolors="white", linewidth=0.4)
-    _draw_states(axes, item.states(over))
+    draw_states(axes, item.states(over))
     n_layers, n_columns = values.shape
     box = axes.get_window_extent().transformed(axes.figure.dpi_scale_trans.inverted())
     cell_w, cell_h = box.width / n_columns, box.height / n_layers
     if cell_w >= _VALUE_IN and cell_h >= _LINE_IN:
         _print_values(axes, values, mesh)
     else:
-        _draw_better(axes, item.better(over))
-    axes.set_title(_drawable(shown_name(item.experiment)), loc="left", parse_math=False)
+        draw_better(axes, item.better(over))
+    axes.set_title(drawable(shown_name(item.experiment)), loc="left", parse_math=False)
     axes.set_xlim(0, n_columns)
     axes.set_ylim(0, n_layers)
-    _ticks(axes.set_xticks, _axis_labels(item), cell_w, rotation=90)
+    _ticks(axes.set_xticks, axis_labels(item), cell_w, rotation=90)
     _ticks(axes.set_yticks, [str(layer) for layer in item.layers], cell_h, rotation=0)
     for side in axes.spines.values():
         side.set_visible(False)
 
 
-def write_figures(
-    maps: Sequence[HeatMap], folder: Path, *, width_in: float, formats: Sequence[str], limits: tuple[float, float]
-) -> list[Path]:
-    """A file for each map, and one of all in a row where each then has an inch and a half, in each format.
+def write_figures(maps: Sequence[HeatMap], folder: Path, *, width_in: float, formats: Sequence[str]) -> list[Path]:
+    """A file for each map, and one of those that differ in the experiment alone, in a row where each then has an inch
+    and a half, in each format. Maps of one metric share a colour scale.
 
     Raises: OSError, ValueError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {f"{item.experiment}_{item.method}": [item] for item in maps}
-    if 1 < len(maps) <= (width_in - _LEFT_IN - _RIGHT_IN) / 1.5:
-        rows["all"] = list(maps)
+    alike: dict[str, list[HeatMap]] = {}
+    for item in maps:
+        alike.setdefault(_kind(item), []).append(item)
+    rows = {f"{item.experiment}_{_kind(item)}": [item] for item in maps}
+    for kind, panels in alike.items():
+        if 1 < len(panels) <= (width_in - _LEFT_IN - _RIGHT_IN) / 1.5:
+            rows["all" if len(alike) == 1 else f"all_{kind}"] = panels
     paths = []
     for name, panels in rows.items():
+        limits = value_range([item for item in maps if item.metric == panels[0].metric], Scale.RAW)
         over = Over.MEAN if len(panels[0].seeds) > 1 else Over.MAXIMUM
         figure = draw_row(panels, width_in=width_in, scale=Scale.RAW, over=over, limits=limits)
         stem = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
@@ -112,6 +118,12 @@ def write_figures(
             paths.append(folder / f"{stem}.{form}")
             save(figure, paths[-1])
     return paths
+
+
+def _kind(item: HeatMap) -> str:
+    """What tells maps of an experiment apart, for a file's name."""
+    site = "" if item.site == BLOCK_OUTPUT else f"_{item.site}"
+    return f"{item.method}{site}" + ("" if item.metric in (IIA, DECODING) else f"_{item.metric}")
 
 
 def _print_values(axes: Any, values: np.ndarray[Any, Any], mesh: Any) -> None:
@@ -131,9 +143,5 @@ def _ticks(set_ticks: Any, labels: Sequence[str], room_in: float, *, rotation: i
     set_ticks([at + 0.5 for at in chosen], [labels[at] for at in chosen], rotation=rotation, parse_math=False)
 
 
-def _head(item: HeatMap, scale: Scale, over: Over) -> str:
-    parts = [unit_name(item.metric, scale), shown_name(item.method)]
-    parts.append(f"{over.value} over {len(item.seeds)} seeds" if len(item.seeds) > 1 else "one seed")
-    if item.setting != MAIN_SETTING:
-        parts.append(f"setting {shown_name(item.setting)}")
-    return _drawable(", ".join(parts))
+def _head(maps: Sequence[HeatMap], scale: Scale, over: Over) -> str:
+    return drawable(", ".join([unit_name(maps[0].metric, scale), *described(maps, over)]))

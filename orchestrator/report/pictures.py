@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.errors import SpecError, StorageError
 from orchestrator.spec.filters import instead
+from orchestrator.store.metrics import Metric
 from workers.files.job import MAIN_SETTING
 from workers.files.place import BLOCK_OUTPUT
 
@@ -26,13 +27,14 @@ def chosen(
     experiments: Sequence[str] = (),
     methods: Sequence[str] = (),
     setting: str = "",
+    metric: Metric = Metric.IIA,
 ) -> list[HeatMap]:
     """The maps of these experiments (default: all), methods and setting (default: as trained), those at the blocks'
     output where there are any. Raises: SpecError."""
     from orchestrator.report.heatmap import Axis, heat_maps
     from orchestrator.report.measured import measured
 
-    maps = [item for item in heat_maps(measured(rows, cells)) if item.axis is Axis.POSITION]
+    maps = [item for item in heat_maps(measured(rows, cells, metric)) if item.axis is Axis.POSITION]
     for name, wanted in (("experiment", experiments), ("method", methods), ("setting", [setting or MAIN_SETTING])):
         there = {getattr(item, name) for item in maps}
         for value in wanted:
@@ -47,15 +49,13 @@ def chosen(
 
 def write(maps: Sequence[HeatMap], folder: Path, *, width_in: float, formats: Sequence[str]) -> list[Path]:
     """The files of `orchestrator.report.paper.write_figures`. Raises: SpecError, StorageError."""
-    from orchestrator.report.heatmap import Scale, value_range
     from orchestrator.report.paper import write_figures
 
     for form in formats:
         if form not in FORMATS:
             raise SpecError(f"--format: got {form!r}; expected some of {', '.join(FORMATS)}")
     try:
-        limits = value_range(maps, Scale.RAW)
-        return write_figures(maps, folder, width_in=width_in, formats=formats, limits=limits)
+        return write_figures(maps, folder, width_in=width_in, formats=formats)
     except ValueError as error:
         raise SpecError(f"--{error}") from error
     except OSError as error:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator import cli
-from tests.unit.orchestrator.conftest import LoadSweep
+from tests.unit.orchestrator.conftest import LoadSweep, Run
 from tests.unit.orchestrator.fake_cluster import World, finish, jobs_of, write_shard
 
 NOTEBOOK = Path(__file__).parents[3] / "examples" / "notebook.ipynb"
@@ -52,20 +50,14 @@ def test_the_example_notebook_runs(finished: LoadSweep) -> None:
     assert str(found["page"]).endswith("index.html")
 
 
-def test_report_draws_for_a_paper(
-    finished: LoadSweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`report --figure` prints the files; a width without a unit is named."""
-
-    def run(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["causalsweep", "report", "small", "--figure", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return int(str(end.value.code or 0))
-
-    assert run("--width", "14cm", "--format", "svg", "--experiment", "left_boundary") == 0
+def test_report_draws_for_a_paper(finished: LoadSweep, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """`report --figure` prints the files, of another metric too; a width without a unit is named."""
+    figure = ("report", "small", "--figure", "--experiment", "left_boundary", "--format", "svg")
+    assert run(*figure, "--metric", "flips") == 0
+    assert capsys.readouterr().out.endswith("report/paper/left_boundary_boundless_das_flips.svg\n")
+    assert run(*figure, "--width", "14cm") == 0
     (path,) = capsys.readouterr().out.split()
     assert path.endswith("report/paper/left_boundary_boundless_das.svg")
     assert Path(path).is_file()
-    assert run("--width", "14") == 2
+    assert run(*figure, "--width", "14") == 2
     assert "--width: got '14'; expected a length such as 5.5in, 14cm or 400pt" in capsys.readouterr().err

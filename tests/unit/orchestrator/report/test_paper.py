@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from orchestrator.errors import SpecError
-from orchestrator.report import pictures
+from orchestrator.report import paper, pictures
 from orchestrator.report.heatmap import HeatMap, Over, Scale
 from orchestrator.report.paper import SMALLEST_PT, draw_row
 from tests.fake_store import fake_grid, fake_rows
@@ -64,6 +65,27 @@ def test_a_file_for_each_experiment_and_one_row(maps: list[HeatMap], tmp_path: P
     stems = ["left_boundary_boundless_das", "left_and_right_boundary_boundless_das", "all"]
     assert [path.name for path in paths] == [f"{stem}.{form}" for stem in stems for form in ("pdf", "svg")]
     assert all(path.stat().st_size > 1000 for path in paths)
+
+
+def test_maps_of_two_metrics_share_neither_a_row_nor_a_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An intervention's IIA and a lens's divergence of 8 nats: each has a row and a colour scale of its own."""
+    grid = fake_grid(experiments=["a", "b"], layers=[0, 1], positions=[7, 8], seeds=[1], methods=["das", "logit_lens"])
+    rows = fake_rows(grid)
+    is_lens = rows["method"] == "logit_lens"
+    rows.loc[is_lens, "metric"] = "lens_kl"
+    rows.loc[is_lens, "sum_kl"] = 8.0 * rows.loc[is_lens, "n_total"]
+    drawn: list[tuple[set[str], tuple[float, float]]] = []
+
+    def recorded(maps: list[HeatMap], *, limits: tuple[float, float], **options: Any) -> Figure:
+        drawn.append(({item.metric for item in maps}, limits))
+        return draw_row(maps, limits=limits, **options)
+
+    monkeypatch.setattr(paper, "draw_row", recorded)
+    paths = pictures.write(pictures.chosen(rows, grid), tmp_path, width_in=5.5, formats=["svg"])
+    assert [path.stem for path in paths if path.stem.startswith("all")] == ["all_das", "all_logit_lens_lens_kl"]
+    assert all(len(metrics) == 1 for metrics, _ in drawn)
+    assert {limits[1] for metrics, limits in drawn if metrics == {"iia"}} == {1.0}
+    assert {limits for metrics, limits in drawn if metrics == {"lens_kl"}} == {(0.0, 8.0)}
 
 
 def test_what_cannot_be_drawn_is_named(maps: list[HeatMap], tmp_path: Path) -> None:
