@@ -68,6 +68,17 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the verdicts on checkpoints are kept: not among the user's own, and once for all tests here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(verdicts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(verdicts))
+
+
 @pytest.fixture
 def model(demo_model: Path, tmp_path: Path) -> Path:
     """A copy of the demo's checkpoint."""
