@@ -5,7 +5,8 @@ its token finds the jobs again, because a backend submits nothing twice under on
 
 Two commands never choose jobs of one sweep at the same time. Each creates a record of its own and then looks for an
 older one whose process is still choosing. That holds because a number is never used twice: what is withdrawn leaves an
-empty `rN.withdrawn` behind, which is there before the record is gone.
+empty `rN.withdrawn` behind, which is there before the record is gone. Where somebody has moved a record away, its job
+files still tell its number: another submission's jobs would share names, and so files, with jobs that may still run.
 """
 
 from __future__ import annotations
@@ -182,10 +183,11 @@ def withdraw(folder: SweepFolder, submission: Submission) -> None:
 
 def _numbers(folder: SweepFolder) -> Iterator[int]:
     """Every number that was ever claimed."""
-    for suffix in (".json", ".withdrawn"):
-        for path in visible_files(folder.submissions, suffix):
-            if _NUMBER.fullmatch(path.stem):
-                yield int(path.stem[1:])
+    records = [path for suffix in (".json", ".withdrawn") for path in visible_files(folder.submissions, suffix)]
+    for name in (*(path.stem for path in records), *(path.stem for path in visible_files(folder.jobs, ".json"))):
+        number = name.partition("-")[0]  # a job's name is `rN-INDEX`
+        if _NUMBER.fullmatch(number):
+            yield int(number[1:])
 
 
 def _create(folder: SweepFolder, submission: Submission) -> bool:

@@ -177,6 +177,18 @@ def test_death_after_handing_over_is_found_by_the_token(load: LoadSweep, world: 
     assert confirmed.handles == world.tokens[intent.token]
 
 
+def test_jobs_whose_record_is_gone_share_no_name_with_later_ones(load: LoadSweep, world: World) -> None:
+    """They may still run: what they write is not mixed up with what the new jobs write."""
+    sweep = load()
+    sweep.submit()
+    before = set(world.requests)
+    (sweep.folder.submissions / "r1.json").unlink()
+    receipt = load().submit()
+    assert receipt.submission is not None
+    assert receipt.submission.number == 2
+    assert before.isdisjoint(receipt.submission.jobs)
+
+
 def test_silent_scheduler_leaves_the_question_open(load: LoadSweep, world: World) -> None:
     """A time-out on submit is no refusal: the intent stays, and resume completes it."""
     sweep = load()
