@@ -67,14 +67,16 @@ class Sending:
         return self.submission.handles()
 
     def check(self) -> None:
-        """Try out the requests as one array; nothing is sent, and nothing written down.
+        """Try out the requests as one array; none of them is sent, and nothing written down.
 
-        Raises: ClusterUsageError, ClusterUnavailable.
+        Raises: ClusterUsageError, ClusterUnavailable (QueueFull: what SLURM would say of them otherwise is not known).
         """
         options = self._sbatch(self._chunk(0, self.requests))
         try:
             self._trial(options)
         except Refused as error:
+            if is_job_limit(str(error)):
+                raise QueueFull(str(error)) from None
             raise self._refusal(options, error) from None
 
     def _check_same(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.backend import ClusterUnavailable, ClusterUsageError
+from cluster.backend import ClusterUnavailable, ClusterUsageError, QueueFull
 from cluster.slurm import SlurmCluster
 from tests.unit.cluster.slurm.fake_slurm import FakeSlurm, requests
 
@@ -19,6 +19,14 @@ def test_a_plan_is_refused_as_a_submission_would_be(slurm: FakeSlurm, cluster: S
         cluster.check(requests(1, cluster.folder))
     assert slurm.arrays() == []
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_plan_is_not_refused_because_the_queue_is_full(slurm: FakeSlurm, cluster: SlurmCluster) -> None:
+    """Nothing in the spec has to be mended: SLURM takes the same jobs later."""
+    full = "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Job violates accounting/QOS policy"
+    slurm.says("sbatch", f"echo '{full}' >&2; exit 1")
+    with pytest.raises(QueueFull, match="AssocMaxSubmitJobLimit"):
+        cluster.check(requests(1, cluster.folder))
 
 
 def test_a_plan_on_a_machine_without_slurm_is_not_checked(
