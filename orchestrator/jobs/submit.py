@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -139,9 +139,10 @@ class Sender:
             return
         n_cells = sum(job.n_cells - job.n_settled for job in unseen)
         why = "; ".join(dict.fromkeys([*status.notes, *(why_unseen(job) for job in unseen)]))
-        last = max(max(job.progress.updated if job.progress else 0.0, job.submitted) for job in unseen)
-        wait_s = max(last + self._spec.jobs.lost_after_s - time.time(), 0.0)
-        when = f"in {wait_s:.0f} s" if not status.silent else f"when {' and '.join(status.silent)} answers"
+        silent = dict.fromkeys(job.backend for job in unseen if job.lost_in_s == math.inf)
+        wait_s = max(job.lost_in_s for job in unseen)
+        answer = "answers" if len(silent) == 1 else "answer"
+        when = f"when {' and '.join(silent)} {answer}" if silent else f"in {wait_s:.0f} s"
         raise SweepBusy(
             f"nothing can be resumed now: {n_cells} cells are in {len(unseen)} jobs of which nobody knows whether they "
             f"still run: {why}\ntry again {when}: what its cluster then does not show counts as lost"

@@ -79,7 +79,7 @@ def _unseen(job: JobStatus, *, left_s: float, fresh: bool, why: str) -> JobStatu
         parts = [f"not seen by its cluster, given up{f': {why}' if why else ''}", "`resume` runs its cells again"]
     elif left_s < math.inf:
         parts.append(f"{_UNTIL}{left_s:.0f} s, then `resume` runs its cells again")
-    return replace(job, is_lost=is_late, detail="; ".join(parts))
+    return replace(job, is_lost=is_late, lost_in_s=left_s, detail="; ".join(parts))
 
 
 def why_unseen(job: JobStatus) -> str:

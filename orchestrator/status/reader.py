@@ -63,7 +63,6 @@ class StatusReader:
         self.store = Store(folder)
         self._settings = {strand.experiment: wanted_settings(settings, strand.experiment) for strand in grid.strands}
         self._clusters: dict[str, AbstractCluster] = {}
-        self._silent: list[str] = []  # the backends that did not answer last time
         self._origins: dict[str, Origin] = {}  # by token
         self._jobs: dict[str, JobFile] = {}
         self._ended: dict[str, Progress] = {}  # progress files that nobody writes any more
@@ -92,7 +91,6 @@ class StatusReader:
             eta_s=_remaining_s(jobs),
             torn=tuple(self.store.torn()),
             notes=(*notes, *self._chain(index, settled).notes),
-            silent=tuple(self._silent),
             watch=tuple(watch),
             counts=Counter(cell.state for cell in cells.values()),
         )
@@ -200,7 +198,6 @@ class StatusReader:
             n_gpus=file.n_gpus,
             elapsed_s=(last.ended or last.updated) - last.started if last else 0.0,
             predicted_s=file.predicted_s,
-            submitted=submission.created,
         )
 
     def _poll(
@@ -215,13 +212,11 @@ class StatusReader:
         polled: dict[str, HandleStatus] = {}
         notes: list[str] = []
         watch: list[str] = []
-        self._silent = []
         for submission, jobs in groups.values():
             try:
                 cluster = self._cluster(submission)
                 answer = cluster.poll([job.handle for job in jobs])
             except ClusterError as error:
-                self._silent.append(submission.backend)
                 notes.append(f"{submission.backend} did not answer, the last known states are shown: {error}")
                 continue
             watch += [line for line in cluster.watch if line not in watch]

@@ -7,6 +7,7 @@ heartbeat; not seeing a job is not a failure.
 from __future__ import annotations
 
 import html
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class JobStatus:
     state: JobState
     detail: str = ""
     is_lost: bool = False  # nobody has seen it for so long that its cells are free again
+    lost_in_s: float = math.inf  # until an unseen one is; infinite where those who could know of it did not answer
     node: str = ""
     gpu: str = ""
     attempts: tuple[Attempt, ...] = ()
@@ -58,7 +60,6 @@ class JobStatus:
     eta_s: float = 0.0
     wait_s: float = 0.0  # until its cluster expects to start it, where it says so
     predicted_s: float = 0.0
-    submitted: float = 0.0  # Unix seconds
     exit_code: int | None = None  # its command's, where it has ended and its cluster knows
     failure: Failure | None = None  # the last attempt's, where it ended without finishing
 
@@ -97,7 +98,6 @@ class SweepStatus:
     eta_s: float  # until the waiting and running jobs end
     torn: tuple[TornShard, ...] = ()
     notes: tuple[str, ...] = ()  # what could not be seen, and what that means
-    silent: tuple[str, ...] = ()  # the backends that did not answer
     watch: tuple[str, ...] = ()  # where else to look on
     counts: Counter[CellState] = field(default_factory=Counter)
 

@@ -45,6 +45,7 @@ class World:
     orders: list[tuple[Control, tuple[str, ...]]] = field(default_factory=list)
     n_polls: int = 0
     n_wakes: int = 0
+    is_unanswered: bool = False  # of jobs that are UNKNOWN
     fails_with: ClusterError | None = None  # instead of answering
     dies: bool = False  # after it has accepted the jobs, before the caller hears of it
 
@@ -87,8 +88,10 @@ class _Fake(AbstractCluster):
         return {handle: self._status(handle) for handle in handles}
 
     def _status(self, handle: str) -> HandleStatus:
+        state = self.world.states.get(handle, JobState.UNKNOWN)
         return HandleStatus(
-            state=self.world.states.get(handle, JobState.UNKNOWN),
+            state=state,
+            is_unanswered=state is JobState.UNKNOWN and self.world.is_unanswered,
             node=self.world.nodes.get(handle, ""),
             exit_code=self.world.exit_codes.get(handle),
         )

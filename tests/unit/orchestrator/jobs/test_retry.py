@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.backend import ClusterUnavailable, Control, JobState
-from orchestrator.backends.submissions import read_submissions
+from orchestrator.backends.submissions import read_submissions, save
 from orchestrator.errors import RepeatedBug, SweepBusy, SweepNotFound
 from orchestrator.folder import written
 from orchestrator.jobs.retry import Mode, repeated_faults
@@ -72,6 +72,18 @@ def test_resume_says_that_a_cluster_does_not_answer(load: LoadSweep, world: Worl
     assert [one.number for one in read_submissions(sweep.folder)] == [1]
     world.fails_with = None
     assert sweep.resume().submission is None
+
+
+def test_resume_names_no_time_for_a_job_that_is_not_missed(load: LoadSweep, world: World) -> None:
+    """Its cluster answers, and those who would know of the job do not: however late it is, it does not count as lost."""
+    sweep = load(jobs={"lost_after_s": 1})
+    sweep.submit()
+    world.states.clear()
+    world.is_unanswered = True
+    (record,) = read_submissions(sweep.folder)
+    save(sweep.folder, record, created=0.0)
+    with pytest.raises(SweepBusy, match=r"not seen by its cluster\ntry again when local answers"):
+        sweep.resume()
 
 
 def test_resume_says_when_an_unseen_job_counts_as_lost(load: LoadSweep, world: World) -> None:
