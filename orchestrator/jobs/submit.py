@@ -195,13 +195,13 @@ def hand_over(
     Raises: ClusterUsageError (nothing was submitted, nothing is left behind), SweepBusy (the backend did not answer:
     resume finds out, where it may have the jobs), StorageError.
     """
+    names = tuple(job.job for job, _ in jobs)
     try:
         for job, _ in jobs:
             replace_file(folder.job_file(job.job), job.to_json())
-        names = tuple(job.job for job, _ in jobs)
         submission = save(folder, submission, stage=Stage.INTENT, jobs=names)
     except OSError as error:
-        withdraw(folder, submission)
+        withdraw(folder, replace(submission, jobs=names))
         raise StorageError(f"{folder.root}: cannot write the jobs: {error}") from error
     requests = [request_of(folder, job, planned.upper_s) for job, planned in jobs]
     try:

@@ -311,6 +311,23 @@ def test_full_disk_leaves_nothing(load: LoadSweep, world: World, monkeypatch: py
     assert world.requests == {}
 
 
+def test_full_disk_leaves_no_job_files_in_a_sweep(
+    load: LoadSweep, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record of later jobs cannot be written: nothing names their files, which are removed."""
+    load().submit()
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    grown = load(grid={"experiments": ["left_boundary", "bracket_identity"], "layers": [0, 1, 2], "positions": "80..81"})
+    before = sorted(grown.folder.jobs.iterdir())
+    monkeypatch.setattr(submitting, "save", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        grown.submit()
+    assert sorted(grown.folder.jobs.iterdir()) == before
+
+
 def test_full_disk_after_submission_loses_no_job(
     load: LoadSweep, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
