@@ -54,8 +54,7 @@ def find(source: str | Path, sweeps: Path, overrides: Sequence[str]) -> Found:
     """
     path = Path(source)
     for folder in (path, sweeps / path):
-        planned = SweepFolder(folder)
-        if planned.spec.is_file() or planned_spec(planned.cells) is not None:
+        if _is_planned(folder):
             for override in overrides:
                 if override.split(".")[0].split("=")[0] not in _FREE:
                     raise SpecError(
@@ -67,9 +66,19 @@ def find(source: str | Path, sweeps: Path, overrides: Sequence[str]) -> Found:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         spec = load_spec(path, overrides)
         return Found(SweepFolder((sweeps / spec.name).resolve()), spec, is_planned=False)
-    names = sorted(spec.parent.name for spec in sweeps.glob("*/sweep.yaml"))
+    names = [folder.name for folder in folders(sweeps)]
     there = f"there are {', '.join(names)}" if names else f"there is none in {sweeps.resolve()}"
     raise SweepNotFound(f"no sweep {str(source)!r}: give a spec file, a sweep's folder or its name; {there}")
+
+
+def folders(sweeps: Path) -> list[Path]:
+    """The folders in `sweeps` that hold a sweep, by name: also one without sweep.yaml, which is made again."""
+    return sorted(filter(_is_planned, sweeps.glob("*")))
+
+
+def _is_planned(folder: Path) -> bool:
+    planned = SweepFolder(folder)
+    return planned.spec.is_file() or planned_spec(planned.cells) is not None
 
 
 def check_same_science(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None:

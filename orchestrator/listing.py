@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.backend import ClusterError
+from orchestrator import folder as sweep_folder
 from orchestrator.errors import SweepError
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import SweepStatus
@@ -28,7 +29,7 @@ class Listed:
 def listed(sweeps: Path) -> list[Listed]:
     """Every sweep in the folder `sweeps`, the one that changed last first. A backend that does not answer, and a folder
     that cannot be read, are said in the sweep's own line."""
-    found = [_listed(spec.parent) for spec in sweeps.glob("*/sweep.yaml")]
+    found = [_listed(folder) for folder in sweep_folder.folders(sweeps)]
     return sorted(found, key=lambda line: (-line.changed, line.name))
 
 

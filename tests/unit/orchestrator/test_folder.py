@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator import folder as sweep_folder
+from orchestrator.errors import SweepNotFound
 from orchestrator.grid.file import planned_spec
+from orchestrator.listing import listed
 from orchestrator.sweep import Sweep
 from tests.unit.orchestrator.conftest import LoadSweep
 from tests.unit.orchestrator.fake_cluster import Death, World
@@ -95,3 +97,14 @@ def test_a_torn_note_of_the_spec_is_passed_over(load: LoadSweep, world: World) -
     notes = {**table.schema.metadata, b"spec": table.schema.metadata[b"spec"].replace(b"float32", b"float64")}
     pq.write_table(table.replace_schema_metadata(notes), sweep.folder.cells)
     assert planned_spec(sweep.folder.cells) is None
+
+
+def test_a_sweep_without_the_copy_of_its_spec_is_listed(load: LoadSweep, world: World) -> None:
+    """Commands find it, so `list` and the names in their errors show it."""
+    sweep = load()
+    sweep.submit()
+    sweep.folder.spec.unlink()
+    sweeps = sweep.folder.root.parent
+    assert [(line.name, line.state, line.n_cells) for line in listed(sweeps)] == [("small", "waiting", 8)]
+    with pytest.raises(SweepNotFound, match="there are small"):
+        Sweep.load("other", sweeps=sweeps)
