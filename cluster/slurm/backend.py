@@ -198,8 +198,8 @@ class SlurmCluster(AbstractCluster, ChecksRequests, AvoidsNodes, FollowsUp):
             _change(Control.RELEASE, _ids(free))
         if locked:
             try:
-                ask("scontrol", "release", ",".join(_ids(locked)))
-            except Refused as error:
+                _change(Control.RELEASE, _ids(locked))
+            except ClusterUsageError as error:
                 raise NotPermitted(
                     f"{', '.join(locked)}: {held[locked[0]]}\nask an administrator for"
                     f" `scontrol release {','.join(_ids(locked))}` (SLURM says: {error})"

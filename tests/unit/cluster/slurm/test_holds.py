@@ -64,6 +64,16 @@ def test_what_only_an_administrator_can_release_is_said(
     assert "scontrol release 100_[0]" in slurm.calls("scontrol")
 
 
+def test_a_held_job_that_was_cancelled_meanwhile_needs_no_administrator(
+    slurm: FakeSlurm, cluster: SlurmCluster, handles: Handles
+) -> None:
+    """It has ended between the look and the order, as other jobs do."""
+    slurm.says("squeue", rows("JobHeldAdmin"))
+    slurm.says("scontrol", 'case "$1" in release) echo "Invalid job id specified for job 100_0" >&2; exit 1;; esac')
+    cluster.control([handles["j0"]], Control.RELEASE)
+    assert slurm.calls("scontrol")[-1] == "scontrol release 100_[0]"
+
+
 @pytest.mark.parametrize(
     ("reason", "meaning"),
     [
