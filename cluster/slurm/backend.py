@@ -236,7 +236,7 @@ class SlurmCluster(AbstractCluster, ChecksRequests, AvoidsNodes, FollowsUp):
 
     def doctor(self) -> list[Finding]:
         """See AbstractCluster. Sends a job of some seconds to look around on a node."""
-        return examine(self.folder, self.options)
+        return examine(self.folder, with_environment(self.options, os.environ))
 
 
 def _ours(row: Row | None, chunk: Chunk | None) -> Row | None:

@@ -58,3 +58,13 @@ def test_an_account_of_the_environment_is_honoured_unless_the_spec_has_one(
     assert "--account=physics" in first
     assert "--account=maths" in second
     assert "SBATCH_GRES: not used" in caplog.text
+
+
+def test_doctor_looks_at_the_partition_of_the_environment(
+    slurm: FakeSlurm, cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that jobs would be sent to."""
+    monkeypatch.setenv("SBATCH_PARTITION", "elsewhere")
+    (finding,) = cluster.doctor()
+    assert not finding.ok
+    assert "elsewhere" in finding.found
