@@ -163,10 +163,11 @@ def only_sender(lock: Path, token: str) -> Iterator[None]:
 def was_made_in(folder: Path, request: JobRequest) -> bool:
     """Whether a request was made in the sweep's folder `folder`, by whatever path that was seen, and not in one of
     which `folder` is a copy, or which was moved: its log lies there, as all that it names."""
-    return folder in request.log.parents or any(_is_same(parent, folder) for parent in request.log.parents)
+    return folder in request.log.parents or any(is_same(parent, folder) for parent in request.log.parents)
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def is_same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one folder."""
     try:
         return one.samefile(other)
     except OSError:

@@ -7,9 +7,9 @@ sweep's: a copy neither waits for it nor stops it, and a moved sweep stops it an
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 
 from cluster.backend import HandleStatus, JobState
+from cluster.process import is_same
 from orchestrator.backends.submissions import SUBMISSION_FORMAT, Submission, read_job_planned_in
 from workers.files.folder import SweepFolder
 
@@ -27,7 +27,7 @@ def origin_of(folder: SweepFolder, submission: Submission) -> Origin:
     if not submission.jobs:
         return Origin.HERE
     home = read_job_planned_in(folder, submission.jobs[0])
-    if home == folder.root or _is_same(home, folder.root):
+    if home == folder.root or is_same(home, folder.root):
         return Origin.HERE
     try:
         there = SUBMISSION_FORMAT.read(SweepFolder(home).submissions / f"r{submission.number}.json")
@@ -44,10 +44,3 @@ def seen_from_a_copy(status: HandleStatus | None) -> HandleStatus:
         return status
     what = "it is a job of the sweep of which this folder is a copy; resume submits its cells here"
     return HandleStatus(state=JobState.PREEMPTED, detail=what)
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from cluster.backend import (
     AbstractCluster,
@@ -23,7 +24,7 @@ from cluster.backend import (
     KnowsItsSlots,
     Slots,
 )
-from orchestrator.backends.submissions import read_submissions
+from orchestrator.backends.submissions import Submission, read_submissions
 from orchestrator.sweep import Sweep
 from workers.files.failure import Failure, FailureClass, fingerprint
 from workers.files.folder import replace_file
@@ -52,6 +53,17 @@ class World:
 
 class Death(BaseException):
     """The submitting process is killed here."""
+
+
+def killed_in_submit(sweep: Sweep, world: World) -> Submission:
+    """What is left of a submit whose process dies after the jobs were accepted, before it hears of it."""
+    world.dies = True
+    with pytest.raises(Death):
+        sweep.submit()
+    world.dies = False
+    (intent,) = read_submissions(sweep.folder)
+    assert intent.is_unconfirmed
+    return intent
 
 
 class _Fake(AbstractCluster):

@@ -10,16 +10,13 @@ from cluster.backend import Control
 from orchestrator.backends.submissions import read_submissions, withdraw
 from orchestrator.errors import StorageError
 from tests.unit.orchestrator.conftest import LoadSweep
-from tests.unit.orchestrator.fake_cluster import Death, World, _Fake
+from tests.unit.orchestrator.fake_cluster import Death, World, _Fake, killed_in_submit
 
 
 def test_cancel_reaches_jobs_whose_submitter_died(load: LoadSweep, world: World) -> None:
     """The backend has the jobs, and the process died before it heard their handles: they are asked for, and told."""
     sweep = load()
-    world.dies = True
-    with pytest.raises(Death):
-        sweep.submit()
-    world.dies = False
+    killed_in_submit(sweep, world)
     sweep.control(Control.KILL, sweep.jobs())
     (handles,) = world.tokens.values()
     assert world.orders == [(Control.KILL, tuple(handles.values()))]
@@ -47,11 +44,7 @@ def test_a_withdrawal_that_is_cut_short_leaves_a_record_that_can_be_read(
 ) -> None:
     """Whatever is removed first, no record names job files that are gone: killed at each step, the sweep resumes."""
     sweep = load()
-    world.dies = True
-    with pytest.raises(Death):
-        sweep.submit()
-    world.dies = False
-    (intent,) = read_submissions(sweep.folder)
+    intent = killed_in_submit(sweep, world)
     unlink = type(sweep.folder.root).unlink
     removed: list[str] = []
 

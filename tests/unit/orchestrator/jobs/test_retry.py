@@ -75,7 +75,7 @@ def test_resume_says_that_a_cluster_does_not_answer(load: LoadSweep, world: Worl
 
 
 def test_resume_names_no_time_for_a_job_that_is_not_missed(load: LoadSweep, world: World) -> None:
-    """Its cluster answers, and those who would know of the job do not: however late it is, it does not count as lost."""
+    """Its cluster answers, and those who would know of the job do not: it never counts as lost."""
     sweep = load(jobs={"lost_after_s": 1})
     sweep.submit()
     world.states.clear()

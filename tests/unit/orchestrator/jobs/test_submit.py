@@ -26,6 +26,7 @@ from tests.unit.orchestrator.fake_cluster import (
     job_of,
     jobs_of,
     keys_of,
+    killed_in_submit,
     newest_jobs,
 )
 from workers.tasks import price_tagging
@@ -165,12 +166,7 @@ def test_missing_weights_are_named(load: LoadSweep, world: World, tmp_path: Path
 def test_death_after_handing_over_is_found_by_the_token(load: LoadSweep, world: World) -> None:
     """The process dies before it can write the handles down: resume asks by the token, and submits nothing twice."""
     sweep = load()
-    world.dies = True
-    with pytest.raises(Death):
-        sweep.submit()
-    world.dies = False
-    (intent,) = read_submissions(sweep.folder)
-    assert intent.is_unconfirmed
+    intent = killed_in_submit(sweep, world)
     assert sweep.status().counts == {CellState.WAITING: 8}
     assert sweep.resume().submission is None
     (confirmed,) = read_submissions(sweep.folder)
@@ -320,7 +316,9 @@ def test_full_disk_leaves_no_job_files_in_a_sweep(
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    grown = load(grid={"experiments": ["left_boundary", "bracket_identity"], "layers": [0, 1, 2], "positions": "80..81"})
+    grown = load(
+        grid={"experiments": ["left_boundary", "bracket_identity"], "layers": [0, 1, 2], "positions": "80..81"}
+    )
     before = sorted(grown.folder.jobs.iterdir())
     monkeypatch.setattr(submitting, "save", full)
     with pytest.raises(StorageError, match="No space left on device"):
