@@ -208,7 +208,7 @@ class KnowsItsSlots(ABC):
 
 
 class ChecksRequests(ABC):
-    """A backend that can say what `submit` would refuse, and sends nothing."""
+    """A backend that can say what `submit` would refuse, without sending the jobs."""
 
     @abstractmethod
     def check(self, requests: Sequence[JobRequest]) -> None:

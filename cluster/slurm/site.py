@@ -31,7 +31,7 @@ class SubmitLimit:
     """The most jobs in the queue of those that `squeue` shows with `filters`."""
 
     n_jobs: int
-    whose: str  # as in "your limit of 5 submitted jobs in QOS long"
+    whose: str  # as in "QOS long's limit of 5 submitted jobs"
     filters: tuple[str, ...]
 
     def room(self) -> int:
