@@ -67,11 +67,6 @@ class RunnerRecord:
         """Whether it occupies its slots: not ended, and the runner or the command itself lives here."""
         return not self.ended and (self.runner.is_alive() or (self.child is not None and self.child.is_alive()))
 
-    def is_orphaned(self) -> bool:
-        """Whether its runner was killed, on this machine and since it was started."""
-        here = self.runner.is_here() and self.runner.boot == ProcessId.boot_id()
-        return not self.ended and here and not self.runner.is_alive()
-
     def status(self) -> HandleStatus:
         """What the record, and a look at the processes that it names, say of the job."""
         state, detail = self._state()
@@ -245,8 +240,9 @@ class LocalFiles:
         if record is None:
             command = None if self._run(handle).exists() else self._lately().get(handle)
             return None if command is None else adopted(command)
-        if record.child is None and record.is_orphaned():
-            command = self._lately().get(handle)
+        if record.child is None and not record.ended and record.runner.is_here():
+            # looked for whether or not the runner seems alive: it may be gone when the caller asks the record
+            command = self.commands().get(handle)
             return record if command is None else replace(record, child=command.child)
         return record
 

@@ -65,10 +65,12 @@ def test_a_traceback_and_an_undocumented_exit_are_seen() -> None:
 
 @contextmanager
 def pretended_worker(job: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process whose command line is a worker's."""
+    """A process whose command line is a worker's, which /proc shows a moment after its start."""
     code = "import time; time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code, "-m", "workers", str(job)])
     try:
+        while str(job).encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            assert process.poll() is None
         yield process
     finally:
         process.kill()
