@@ -112,6 +112,12 @@ class SaeSettings(AutoencoderSettings):
     k: CountOrNone = 32
     features: list[CountOrNone] = []  # noqa: RUF012 (pydantic copies a default)
 
+    @model_validator(mode="after")
+    def _check_features(self) -> Self:
+        if len(set(self.features)) < len(self.features):  # its change would be decoded twice
+            raise ValueError(f"features: got {self.features!r}; expected each feature once")
+        return self
+
 
 class DbmSettings(AutoencoderSettings, StepSettings):
     """A mask over the units of a fixed `basis`, whose theta begins at `mask_start`; each unit that is let through costs

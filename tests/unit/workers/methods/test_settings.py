@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
 import pytest
@@ -63,3 +64,9 @@ def test_bad_settings_are_named(name: str, settings: dict[str, Any], message: st
     with pytest.raises(MethodError) as caught:
         method_variants(name, settings)
     assert str(caught.value).startswith(message)
+
+
+def test_a_feature_is_named_once() -> None:
+    """Named twice, what the source changes in it would be decoded twice."""
+    with pytest.raises(MethodError, match=re.escape("features: got [3, 7, 3]; expected each feature once")):
+        method_settings("sae", {"features": [3, 7, 3]})
