@@ -114,6 +114,9 @@ def read_sae(path: Path) -> Sae:
                 arrays = {name: found[name] for name in found.files}
         else:
             arrays = load(files[_WEIGHTS])
+    except KeyError as error:  # numpy has no such numbers
+        dtype = error.args[0]
+        raise SaeError(f"{file}: its numbers are {dtype}; expected float32: save the autoencoder again") from error
     except (OSError, ValueError, SafetensorError, zipfile.BadZipFile, EOFError) as error:
         raise SaeError(f"{file}: is no readable file of its kind ({error}); {_WANTED}") from error
     return _checked(file, arrays, centred=centred)

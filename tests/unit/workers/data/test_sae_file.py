@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save
 
 from tests.unit.workers.autoencoders import random_arrays, save_gemma_scope, save_saelens
 from workers.data.sae_file import Sae, SaeError, carry_sae, digest_of, files_of, read_sae
@@ -98,3 +99,12 @@ def test_a_torn_archive_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(SaeError, match="is no readable file of its kind"):
         read_sae(path)
+
+
+def test_numbers_of_bfloat16_are_refused(tmp_path: Path) -> None:
+    """numpy cannot hold them; the message says what to save instead."""
+    folder = save_saelens(tmp_path, random_arrays(8, 20))
+    file = folder / "sae_weights.safetensors"
+    file.write_bytes(save({name: part.bfloat16() for name, part in load_file(file).items()}))
+    with pytest.raises(SaeError, match=r"sae_weights.safetensors: its numbers are BF16; expected float32"):
+        read_sae(folder)
