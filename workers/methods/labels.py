@@ -38,9 +38,13 @@ class Labels:
         )
 
     def are_said(self, logits_CMV: Tensor) -> Tensor:
-        """hit_CB: whether each token of the label is the most likely one, given those before it."""
+        """hit_CB: whether each token of the label is the most likely one, given those before it; a label that is not
+        known is never said."""
         is_said_CM = logits_CMV.argmax(dim=-1) == self.token_M
-        return is_said_CM if self.of_pair_MB is None else (~is_said_CM).float() @ self.of_pair_MB == 0
+        if self.of_pair_MB is None:
+            return is_said_CM
+        n_said_CB, n_tokens_B = is_said_CM.float() @ self.of_pair_MB, self.of_pair_MB.sum(dim=0)
+        return (n_said_CB == n_tokens_B) & (n_tokens_B > 0)
 
     def cross_entropy(self, logits_CMV: Tensor) -> Tensor:
         """entropy_CB: the mean over the label's tokens."""

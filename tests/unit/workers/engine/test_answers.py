@@ -20,6 +20,7 @@ from workers.engine.suffix import SuffixEngine
 from workers.job.evaluate import count_right
 from workers.methods.alignment import Alignment, CellFacts, Column
 from workers.methods.base import rows_of, to_device
+from workers.methods.labels import Labels
 
 CPU = torch.device("cpu")
 FAMILIES = ("llama", "gpt2", "gemma2", "gptj", "qwen3_moe")
@@ -221,3 +222,12 @@ def test_a_batch_of_one_token_answers_is_as_if_there_were_no_others(engine: str)
         assert torch.equal(one, other)
     wanted = nn.functional.cross_entropy(results[0][0][0], torch.from_numpy(plain.label_B), reduction="none")
     assert torch.equal(results[0][2][0], wanted)
+
+
+@pytest.mark.parametrize("n_columns", [1, 2])
+def test_an_answer_that_is_not_known_is_never_said(n_columns: int) -> None:
+    """Whether other answers of the batch have several tokens or not."""
+    label_BN = torch.tensor([[4, 5], [UNKNOWN, UNKNOWN]])[:, :n_columns]
+    labels = Labels.of(label_BN)
+    logits_1MV = torch.nn.functional.one_hot(labels.token_M.clamp_min(0), 9).float()[None]
+    assert labels.are_said(logits_1MV).tolist() == [[True, False]]
