@@ -116,7 +116,7 @@ def measured(counts: Counts, facts: CellFacts, gate: GateResult, metric: str) ->
 
 
 def _share(count: int | None, counts: Counts) -> float | None:
-    return None if count is None else count / counts.n_total
+    return None if count is None or counts.n_total == 0 else count / counts.n_total
 
 
 def utc(unix_s: float) -> datetime:

@@ -212,15 +212,17 @@ class Probe(AbstractReading):
         return value_B > self.cut_CV[:, variable_B]
 
     def read(self, run: Run, places: Sequence[Place]) -> Read:
-        """Each pair asks for the variable that it interchanges, in its base prompt. The two classes of variable v,
-        below and above its cut, are 2 v and 2 v + 1."""
-        said_CB = self.says(run.at(places), run.variable_B)
-        truth_CB = self.truth(run.value_B, run.variable_B)
+        """Each pair asks for the variable that it interchanges, in its base prompt; one whose value is no number is of
+        neither class, and not counted. The two classes of variable v, below and above its cut, are 2 v and 2 v + 1."""
+        has_class_B = ~run.value_B.isnan()
+        variable_B = run.variable_B[has_class_B]
+        said_CB = self.says(run.at(places)[:, has_class_B], variable_B)
+        truth_CB = self.truth(run.value_B[has_class_B], variable_B)
         return Read(
-            n_counted=len(run),
+            n_counted=len(variable_B),
             right_CB=said_CB == truth_CB,
-            truth_CB=2 * run.variable_B + truth_CB,
-            said_CB=2 * run.variable_B + said_CB,
+            truth_CB=2 * variable_B + truth_CB,
+            said_CB=2 * variable_B + said_CB,
             variable_of_class=tuple(index // 2 for index in range(2 * self.cut_CV.shape[1])),
         )
 

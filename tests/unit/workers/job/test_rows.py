@@ -121,6 +121,13 @@ def test_a_probes_accuracy_is_no_iia() -> None:
     assert (found["metric"], found["n_correct"], found["iia"], found["iia_normalized"]) == ("decoding", 80, None, None)
 
 
+def test_a_row_of_no_prompt_has_no_accuracy() -> None:
+    """Where no prompt was counted, 0 of 0 is no share."""
+    counts = Counts(n_total=0, n_correct=0, n_dummy=0)
+    found = measured(counts, FACTS, GATE, "decoding")
+    assert (found["n_total"], found["n_correct"], found["dummy_accuracy"]) == (0, 0, None)
+
+
 def test_a_skipped_row_has_a_reason_and_no_number(job: Job) -> None:
     """Counts are null, never 0; the gate's own figures are there."""
     RowWriter(job, 1, PROGRESS).add([row(status="skipped", reason="too weak")])

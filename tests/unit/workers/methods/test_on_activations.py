@@ -153,6 +153,17 @@ def test_a_linear_probe_decodes_the_planted_variable(tmp_path: Path) -> None:
     assert counts.n_correct_random < 300
 
 
+def test_a_test_prompt_whose_value_is_no_number_is_not_counted(tmp_path: Path) -> None:
+    """It is of neither class; a probe that is right on all others has an accuracy of 1."""
+    cohort, model = make_cohort([(0, 4)], method="linear_probe"), wrap_model(planted_model())
+    (column,) = linear_probe.fit(make_context(tmp_path, cohort, model, planted_pairs(tmp_path, "train", 400)))
+    test = planted_pairs(tmp_path, "test", 300)
+    test = replace(test, value_B=np.where(np.arange(300) < 100, np.nan, test.value_B))
+    ((counts,),) = count_read(states_of(SuffixEngine(model, places=at(4, 0)), test, at(4, 0)), [column])
+    assert counts.n_correct == counts.n_total == 200
+    assert sum(n_of_it for n_of_it, *_ in counts.classes) == 200
+
+
 def test_a_sparse_probe_picks_the_planted_neuron(tmp_path: Path) -> None:
     """With one neuron it reads dimension P, and is correct every time."""
     column, counts = planted_counts(tmp_path, sparse_probe, "sparse_probe", k=1)
