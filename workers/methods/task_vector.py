@@ -23,13 +23,18 @@ from torch import Tensor
 
 from workers.files.job import JobCell
 from workers.methods.alignment import CellFacts, Column, Replacement
-from workers.methods.base import FitContext, rows_of, to_device
+from workers.methods.base import FitContext, NotApplicable, rows_of, to_device
 
 
 @torch.no_grad()
 def fit(context: FitContext) -> list[Column]:
-    """The cohort's cells from one pass over the training pairs. Raises: Interrupted; only the pass is lost."""
+    """The cohort's cells from one pass over the training pairs. Raises: Interrupted; only the pass is lost.
+    NotApplicable for a variable that no training pair interchanges."""
     groups, pairs = context.groups, to_device(context.train, context.device)
+    n_V = torch.bincount(pairs.variable_B, minlength=context.n_variables)
+    lacking = [name for name, count in zip(context.variables, n_V.tolist(), strict=True) if count == 0]
+    if lacking:
+        raise NotApplicable(f"task_vector: no training pair interchanges variable {lacking[0]!r}, so it has no mean")
     sums = [
         torch.zeros(2, len(group.cells), context.n_variables, group.width, dtype=torch.float64, device=context.device)
         for group in groups
@@ -43,7 +48,6 @@ def fit(context: FitContext) -> list[Column]:
                 states_2CBD = torch.stack(forward.activations(group.places)).double()
                 sum_2CVD += torch.einsum("scbd,bv->scvd", states_2CBD, asks_BV)
         context.monitor.advance(cell_steps=0, pairs=len(part) * len(context.cohort.cells))
-    n_V = torch.bincount(pairs.variable_B, minlength=context.n_variables).clamp_min(1)
     context.monitor.advance(cell_steps=len(context.cohort.cells), pairs=0)
     return [
         _column(group.position, group.cells, sum_2CVD / n_V[:, None])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from tests.unit.workers.methods.test_on_activations import planted_pairs, read_by_hooks
@@ -18,7 +19,7 @@ from workers.job.evaluate import count_right
 from workers.job.saved import load_columns, save_columns
 from workers.methods import task_vector
 from workers.methods.alignment import Column, Replacement, groups_of
-from workers.methods.base import FitContext, to_device
+from workers.methods.base import FitContext, NotApplicable, to_device
 
 CPU = torch.device("cpu")
 
@@ -45,6 +46,12 @@ def test_the_vector_is_the_mean_of_the_sources(tmp_path: Path) -> None:
             found = replacement_of(column)
             np.testing.assert_allclose(found.vector_CVD[index, variable], sources[asks].mean(axis=0), atol=1e-5)
             np.testing.assert_allclose(found.null_CVD[index, variable], bases[asks].mean(axis=0), atol=1e-5)
+
+
+def test_a_variable_that_no_training_pair_interchanges_is_refused(tmp_path: Path) -> None:
+    """A vector of zeros would be put into its prompts."""
+    with pytest.raises(NotApplicable, match="no training pair interchanges variable 'Q'"):
+        task_vector.fit(context_of(tmp_path, random_pairs(16, 12), n_variables=2))
 
 
 def test_a_prompts_own_state_changes_nothing(tmp_path: Path) -> None:
