@@ -62,7 +62,7 @@ class LogitAttribution(AbstractReading):
             )
         rows, direction_BD = answer_directions(run)
         if not len(rows):
-            zero_CB = torch.zeros(len(places), 0)
+            zero_CB = torch.zeros(len(places), 0, device=run.model.device)
             return Read(n_counted=0, means_CB={"logit_diff": zero_CB}, null_means_CB={"logit_diff": zero_CB})
         final_BD = run.at([final_place(places[0].position, run.model.n_layers)])[0]
         norm = FinalNorm.of(run.model, run.unembed, final_BD)

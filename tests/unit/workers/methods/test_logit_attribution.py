@@ -119,3 +119,13 @@ def test_only_the_last_token_has_an_attribution() -> None:
     run = run_of(tiny_model("llama"), at(5, 1), pairs_of())
     with pytest.raises(NotApplicable, match="not the last token"):
         LogitAttribution().read(run, at(5, 1))
+
+
+def test_a_batch_in_which_no_answer_changes_is_on_the_models_device() -> None:
+    """Its sums are added to those of other batches, which are there."""
+    pairs = pairs_of()
+    run = run_of(tiny_model("llama"), at(LAST, 1), replace(pairs, base_answer_B=pairs.label_B))
+    elsewhere = replace(run, model=replace(run.model, device=torch.device("meta")))
+    read = LogitAttribution().read(elsewhere, at(LAST, 1))
+    assert read.n_counted == 0
+    assert {part.device.type for part in (*read.means_CB.values(), *read.null_means_CB.values())} == {"meta"}
