@@ -29,7 +29,7 @@ from workers.files.cell_identity import own_columns, shared_columns
 from workers.files.folder import SweepFolder
 from workers.files.job import MAIN_SETTING, JobCell, Setting, Stream, canonical_json
 from workers.files.place import Place
-from workers.methods.settings import method_label
+from workers.methods.settings import method_label, settings_object
 from workers.tasks import TaskError
 from workers.tasks.user_file import scratch_folder
 
@@ -112,7 +112,7 @@ def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
     strands: list[Strand] = []
     for index in range(len(spec.grid.experiments)):
         strands += _strands(spec, index, read, prompts, methods)
-    _check_settings(spec, prompts)
+    _check_settings(spec, prompts, methods)
     strands = _without_excluded(spec, strands)
     _check_all_different(spec, strands)
     notes = (*read.notes, *prompts.notes)
@@ -266,9 +266,10 @@ def _hypothesis(spec: SweepSpec, index: int, source: AbstractPairSource) -> str:
     return name
 
 
-def _check_settings(spec: SweepSpec, prompts: PromptReader) -> None:
+def _check_settings(spec: SweepSpec, prompts: PromptReader, methods: Sequence[Step]) -> None:
     """Every further setting makes pairs that the model can read, for each experiment that it is meant for, and its
-    prompts have the grid's positions."""
+    prompts have the grid's positions and those that methods name."""
+    read_at = [position for step in methods for position in settings_object(step.method).positions]
     for index, setting in enumerate(spec.settings):
         key = f"settings[{index}].task"
         for experiment in spec.grid.experiments:
@@ -278,6 +279,7 @@ def _check_settings(spec: SweepSpec, prompts: PromptReader) -> None:
                 own = prompts.layout("task", experiment.task, hypothesis)
                 try:
                     moved_positions(own, other, resolve_positions(spec.grid.positions, own), setting.name)
+                    moved_positions(own, other, read_at, setting.name, from_beginning=True)
                 except TaskError as error:
                     raise placed(spec, key, error) from error
 

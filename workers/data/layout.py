@@ -136,13 +136,18 @@ def _label(ids_B: NDArray[np.int32], tokenizer: Tokenizer) -> str:
     return "digit" if all(piece.strip().isdigit() for piece in pieces) else "*"
 
 
-def moved_positions(own: PromptLayout, other: PromptLayout, positions: Sequence[int], setting: str) -> dict[int, int]:
+def moved_positions(
+    own: PromptLayout, other: PromptLayout, positions: Sequence[int], setting: str, *, from_beginning: bool = False
+) -> dict[int, int]:
     """Where positions lie in the setting's prompts: a named one where its name is, a token's index as far from the
-    prompt's end as in the task's own. Raises: TaskError when it is not there, or another token is there."""
-    return {position: _moved(own, other, position, setting) for position in positions}
+    prompt's end as in the task's own; with `from_beginning` at the same index where it is not there and the same token
+    is here. Raises: TaskError when it is not there, or another token is there."""
+    return {position: _moved(own, other, position, setting, from_beginning) for position in positions}
 
 
-def _moved(own: PromptLayout, other: PromptLayout, position: int, setting: str) -> int:
+def _moved(own: PromptLayout, other: PromptLayout, position: int, setting: str, from_beginning: bool) -> int:
+    if position >= len(own.tokens):
+        raise TaskError(f"position {position}: the task's prompts have the positions 0 to {len(own.tokens) - 1}")
     token = own.tokens[position]
     if not own.is_index(position):
         if token not in other.named:
@@ -156,6 +161,8 @@ def _moved(own: PromptLayout, other: PromptLayout, position: int, setting: str) 
         )
     moved = position + other.n_tokens - own.n_tokens
     found = other.tokens[moved] if 0 <= moved < other.n_tokens else "nothing"
+    if found != token and from_beginning and other.is_index(position) and other.tokens[position] == token:
+        return position
     if found != token:
         raise TaskError(
             f"setting {setting!r}: position {position} ({token!r}) would move to {moved}, where {found!r} is; "

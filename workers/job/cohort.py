@@ -34,7 +34,7 @@ from workers.methods.base import FitContext, NotApplicable, to_device
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.labels import Labels
 from workers.methods.reading import AbstractReading
-from workers.methods.settings import METHODS
+from workers.methods.settings import METHODS, settings_object
 from workers.tasks import TaskError
 
 log = logging.getLogger(__name__)
@@ -221,6 +221,8 @@ def evaluate_setting(
         raise TaskError(f"setting {setting.name!r}: {error}") from error
     own_layout, layout = (source.layout(stream.hypothesis) for source in (own.source, data.source))
     moved = moved_positions(own_layout, layout, [column.position for column in columns], setting.name)
+    read_at = settings_object(stream.method).positions
+    moved = moved_positions(own_layout, layout, read_at, setting.name, from_beginning=True) | moved
     if isinstance(columns[0].learned, AbstractReading):
         states = bench.states.of(
             cohort,

@@ -6,6 +6,7 @@ Shapes, by suffix: C cells at one position, B prompts, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def count_read(
     for _, run in states.runs():
         for column, tally in zip(columns, tallies, strict=True):
             assert isinstance(column.learned, AbstractReading)
-            tally.add(column.learned.read(run, column.places(moved[column.position])))
+            tally.add(column.learned.read(replace(run, moved=moved), column.places(moved[column.position])))
     return [tally.counts() for tally in tallies]
 
 

@@ -4,7 +4,8 @@
 
 with the cell's position as the query q, and the key k at the position `to` of the method's settings: a token's index,
 or where prompts have named positions the number of a name (`causalsweep prompt` numbers them). Queries see keys up to
-their own place; a key behind it has the weight 0.
+their own place; a key behind it has the weight 0. In a setting's prompts the key moves as the cell's position does; a
+key at the prompts' beginning stays where it is if the same token is there.
 
 A row's number is the mean weight, a share of the query's attention (metric `attention`). Cells are heads, at the sites
 `head_output` or `query`.
@@ -48,7 +49,8 @@ class AttentionPattern(AbstractReading):
     def read(self, run: Run, places: Sequence[Place]) -> Read:
         """Each head's weight, and that of equal attention. Raises: NotApplicable."""
         query_B = each_token(run.prompts.token_of(places[0].position), len(run))
-        key_B = each_token(run.prompts.token_of(int(self.to_C[0])), len(run))
+        to = int(self.to_C[0])
+        key_B = each_token(run.prompts.token_of(run.moved.get(to, to)), len(run))
         layers = sorted({place.layer for place in places})
         try:
             rows = attention_rows(run.model, run.prompts, layers, query_B)  # by layer: weight_BHT

@@ -33,6 +33,11 @@ class MethodSettings(BaseModel):
     sites: ClassVar[tuple[str, ...]] = ()
     tells_classes: ClassVar[bool] = False
 
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Positions of the prompts that the settings name, beside the cells' own."""
+        return ()
+
     def why_not(self, *, width: int, n_variables: int) -> str:
         """Why the method has no meaning for so many variables in a vector of this size; empty where it has."""
         return ""

@@ -26,13 +26,15 @@ from workers.files.place import Place
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """B base prompts on their way through the model. `pairs` are theirs; `at` gives hidden_CBW in float32 at places of
-    one width that the reading's settings name (`MethodSettings.reads`)."""
+    one width that the reading's settings name (`MethodSettings.reads`). `moved`: where positions of the cells' own
+    prompts lie in these, if they are others."""
 
     model: LanguageModel
     unembed: Unembedding
     prompts: TokenBatch
     pairs: PairSet
     at: Callable[[Sequence[Place]], Tensor]
+    moved: Mapping[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompts)

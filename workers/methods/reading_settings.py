@@ -82,3 +82,8 @@ class AttentionPatternSettings(ReadingSettings):
     label_keys = ("to",)
 
     to: CountOrNone = 0
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The key's."""
+        return (self.to,)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from tests.unit.workers.planted import Planted, planted_model, save_planted
 from tests.unit.workers.tiny import cohort_at, make_context, random_pairs, states_of, tiny_model
 from workers.data.layout import read_layout
 from workers.data.pairs import make_pairs
+from workers.data.token_ids import Prompts
 from workers.data.tokenizer import Tokenizer
 from workers.engine.model import wrap_model
 from workers.engine.suffix import SuffixEngine
@@ -68,3 +71,21 @@ def test_a_family_whose_attention_cannot_be_switched_is_refused(tmp_path: Path) 
     )
     with pytest.raises(NotApplicable, match="FalconForCausalLM: its attention gives no weights that are the model's"):
         count_read(states_of(engine, pairs, places), columns)
+
+
+def test_the_key_moves_with_a_settings_prompts(tmp_path: Path) -> None:
+    """A setting has a token more behind the first: the key is found one further on, as the cell's position is."""
+    model, pairs = tiny_model("llama"), random_pairs(5, 8)
+    ids_BT = pairs.base.ids_BT
+    longer = Prompts.of_rows(np.insert(ids_BT, 1, 7, axis=1).tolist())
+    place = Place(layer=0, position=5, site="head_output", unit=1)
+    moved_place = replace(place, position=6)
+    cohort = cohort_at([place], method="attention_pattern", to=3)
+    engine = SuffixEngine(model, places=[place, moved_place])
+    columns = attention_pattern.fit(make_context(tmp_path, cohort, model, pairs, engine=engine))
+    other = replace(pairs, base=longer)
+    ((moved,),) = count_read(states_of(engine, other, [moved_place]), columns, moved={5: 6, 3: 4})
+    cohort = cohort_at([moved_place], method="attention_pattern", to=4)
+    columns = attention_pattern.fit(make_context(tmp_path, cohort, model, other, engine=engine))
+    ((wanted,),) = count_read(states_of(engine, other, [moved_place]), columns)
+    assert moved.sums == wanted.sums

@@ -170,3 +170,12 @@ def test_a_position_that_a_setting_lacks_is_refused(tmp_path: Path) -> None:
         moved_positions(plain, moving, [4], "s")
     with pytest.raises(TaskError, match=r"position 1 \('um'\) would move to -1, where 'nothing' is"):
         moved_positions(longer, plain, [1], "s")
+
+
+def test_a_position_that_is_read_may_be_at_the_prompts_beginning(tmp_path: Path) -> None:
+    """The first token stays where it is in longer prompts; what is not there at all is refused."""
+    tokenizer = Tokenizer.load(save_planted(tmp_path))
+    plain, longer = (read_layout(task, tokenizer) for task in (PLAIN, Planted(lead=2)))
+    assert moved_positions(plain, longer, [0, 3], "s", from_beginning=True) == {0: 0, 3: 5}
+    with pytest.raises(TaskError, match="position 5: the task's prompts have the positions 0 to 4"):
+        moved_positions(plain, longer, [5], "s", from_beginning=True)
