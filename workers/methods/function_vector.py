@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ from workers.files.place import Place
 from workers.methods.alignment import LARGEST_GROUP, Addition, CellFacts, CellGroup, Column
 from workers.methods.base import FitContext, NotApplicable, rows_of, to_device
 from workers.methods.labels import Labels
+
+_NORMS_BEHIND: Final = ("post_feedforward_layernorm", "post_self_attn_layernorm")  # Gemma 2 and OLMo 2; GLM-4
 
 
 @torch.no_grad()
@@ -63,9 +66,12 @@ def fit(context: FitContext) -> list[Column]:
 
 
 def heads_of(model: LanguageModel, position: int) -> list[Place]:
-    """Every attention head of the model at `position`. Raises: NotApplicable where heads write by way of a norm."""
-    if any(hasattr(block, "post_feedforward_layernorm") for block in model.blocks):
-        kind = type(model.model).__name__
+    """Every attention head of the model at `position`. Raises: NotApplicable where heads write by way of a norm or a
+    scale."""
+    kind = type(model.model).__name__
+    if getattr(model.model.config.get_text_config(), "residual_multiplier", 1.0) != 1.0:
+        raise NotApplicable(f"{kind} scales the attention's output, so that heads write something else into the stream")
+    if any(hasattr(block, norm) for block in model.blocks for norm in _NORMS_BEHIND):
         raise NotApplicable(
             f"{kind} has a norm behind the attention's output, so that heads do not add up in the stream"
         )

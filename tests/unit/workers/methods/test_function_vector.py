@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 
 from tests.unit.workers.planted import HEADS, VOCABULARY, Z, planted_model
 from tests.unit.workers.tiny import at, make_cohort, make_context, random_pairs, tiny_model
@@ -114,3 +116,20 @@ def test_what_has_no_function_vector_is_told(tmp_path: Path, family: str, n_head
     assert HEADS == 3
     with pytest.raises(NotApplicable, match=message):
         function_vector.fit(context_of(tmp_path, tiny_model(family), random_pairs(16, 12), 11, n_heads))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("Granite", {"residual_multiplier": 0.22}, "GraniteForCausalLM scales the attention's output"),
+        ("Glm4", {"head_dim": 8}, "Glm4ForCausalLM has a norm behind the attention's output"),
+    ],
+)
+def test_heads_that_write_something_else_are_refused(kind: str, options: dict[str, Any], message: str) -> None:
+    """Their projection's output is scaled or normed before it enters the stream."""
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "pad_token_id": 0}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = getattr(hf, f"{kind}Config")(**sizes, **heads, **options)
+    model = wrap_model(getattr(hf, f"{kind}ForCausalLM")(config))
+    with pytest.raises(NotApplicable, match=message):
+        function_vector.heads_of(model, 3)
