@@ -46,6 +46,7 @@ Sort = Annotated[
     str, typer.Option("--sort", metavar="COLUMN", help="Sort by these columns; -iia begins with the highest.")
 ]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", help="Print only the first N rows; 0: all.")]
+_WIDTH, _FORMATS = "5.5in", "pdf"  # of a paper's figures
 Wide = Annotated[bool, typer.Option("--wide", help="Print every column, one line a row, however wide it gets.")]
 
 
@@ -135,10 +136,10 @@ def report(
     figure: Annotated[
         bool, typer.Option("--figure", help="Draw the maps for a paper instead: no letter below 7 pt at --width.")
     ] = False,
-    width: Annotated[str, typer.Option("--width", help="The width of a paper's figure: 5.5in, 14cm, 400pt.")] = "5.5in",
+    width: Annotated[str, typer.Option("--width", help="The width of a paper's figure: 5.5in, 14cm, 400pt.")] = _WIDTH,
     form: Annotated[
         str, typer.Option("--format", metavar="FORMATS", help="Some of pdf, svg and png, for --figure.")
-    ] = "pdf",
+    ] = _FORMATS,
     experiment: Annotated[
         list[str] | None, typer.Option("--experiment", help="Only this one's figure; may be repeated.")
     ] = None,
@@ -160,8 +161,18 @@ def report(
         )
         print_json({"paths": list(map(str, paths))}) if as_json else print("\n".join(map(str, paths)))
         return
+    _check_figure_options(width, form, experiment)
     path = load(source, sweeps).report(output, metric=metric)
     print_json({"path": str(path)}) if as_json else print(path)
+
+
+def _check_figure_options(width: str, form: str, experiment: list[str] | None) -> None:
+    """Raises: SpecError for an option that says nothing without `--figure`."""
+    from orchestrator.errors import SpecError
+
+    given = {"--width": width != _WIDTH, "--format": form != _FORMATS, "--experiment": bool(experiment)}
+    if idle := [name for name, is_given in given.items() if is_given]:
+        raise SpecError(f"{', '.join(idle)}: for the figures of a paper only; add --figure, or leave it out")
 
 
 def _inches(text: str) -> float:

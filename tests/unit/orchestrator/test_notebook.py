@@ -61,3 +61,11 @@ def test_report_draws_for_a_paper(finished: LoadSweep, run: Run, capsys: pytest.
     assert Path(path).is_file()
     assert run(*figure, "--width", "14") == 2
     assert "--width: got '14'; expected a length such as 5.5in, 14cm or 400pt" in capsys.readouterr().err
+
+
+def test_an_option_of_figures_without_them_is_named(
+    finished: LoadSweep, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page has no width and no format: nothing is taken without a word."""
+    assert run("report", "small", "--width", "14cm", "--experiment", "left_boundary") == 2
+    assert "--width, --experiment: for the figures of a paper only; add --figure" in capsys.readouterr().err
