@@ -55,7 +55,7 @@ class LogitAttribution(AbstractReading):
     """The attribution of any cell: there is nothing to learn."""
 
     def read(self, run: Run, places: Sequence[Place]) -> Read:
-        """Of the pairs whose counterfactual answer is not the prompt's own. Raises: NotApplicable."""
+        """Of the pairs whose counterfactual answer begins otherwise than the prompt's own. Raises: NotApplicable."""
         if not is_at_last_token(run, places[0].position):
             raise NotApplicable(
                 "logit_attribution: the position is not the last token of each prompt, where the answer is"
@@ -66,7 +66,7 @@ class LogitAttribution(AbstractReading):
             return Read(n_counted=0, means_CB={"logit_diff": zero_CB}, null_means_CB={"logit_diff": zero_CB})
         final_BD = run.at([final_place(places[0].position, run.model.n_layers)])[0]
         norm = FinalNorm.of(run.model, run.unembed, final_BD)
-        key = content_key(["attribution", *(str(place.science()) for place in places[:1])])
+        key = content_key(["attribution", places[0].position])  # whatever cells go through together
         generator = torch.Generator().manual_seed(int(key[:15], 16))
         random_D = nn.functional.normalize(torch.randn(final_BD.shape[1], generator=generator), dim=0)
         null_BD = random_D.to(direction_BD) * direction_BD.norm(dim=1, keepdim=True)

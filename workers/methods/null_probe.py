@@ -29,7 +29,10 @@ class ProbeWithNull(Probe):
     null_bias_CV: Tensor
 
     def read(self, run: Run, places: Sequence[Place]) -> Read:
-        """What the probes read, and what their nulls do."""
+        """What the probes read, and what their nulls do. A null that is the probe itself, as of the only neuron that
+        there is, says nothing and is left out."""
+        if torch.equal(self.null_weight_CVD, self.weight_CVD):
+            return Probe.read(self, run, places)
         null = Probe(self.null_weight_CVD, self.null_bias_CV, self.centre_CVD, self.cut_CV)
         return replace(Probe.read(self, run, places), null_right_CB=Probe.read(null, run, places).right_CB)
 

@@ -96,6 +96,16 @@ def test_heads_sum_to_their_attention_less_its_bias(family: str) -> None:
     torch.testing.assert_close(found_B, wanted_B, rtol=1e-3, atol=1e-6)
 
 
+def test_the_null_is_that_of_each_cell_alone() -> None:
+    """Which cells go through together, which memory decides, changes no number."""
+    places = components()
+    run = run_of(tiny_model("llama"), places, pairs_of())
+    with torch.no_grad():
+        together = LogitAttribution().read(run, places[1::2]).null_means_CB["logit_diff"]
+        alone = [LogitAttribution().read(run, [place]).null_means_CB["logit_diff"] for place in places[1::2]]
+    assert torch.equal(together, torch.cat(alone))
+
+
 def test_a_pair_that_keeps_its_answer_is_not_counted() -> None:
     """Its two answers are one token: there is no difference to attribute."""
     pairs = pairs_of()

@@ -173,6 +173,14 @@ def test_a_sparse_probe_picks_the_planted_neuron(tmp_path: Path) -> None:
     assert column.facts[0].subspace_dim == 1
 
 
+def test_a_probe_of_all_neurons_has_no_other_neurons_as_its_null(tmp_path: Path) -> None:
+    """A null that reads the same neurons would say what the probe says: there is none, rather than an equal number."""
+    width = planted_model().config.hidden_size
+    _, counts = planted_counts(tmp_path, sparse_probe, "sparse_probe", k=width)
+    assert counts.n_correct == 300
+    assert counts.n_correct_random is None
+
+
 def test_the_whole_vector_is_its_own_control(tmp_path: Path) -> None:
     """Activation patching is what the control of a whole swap counts; a rotation of it is none."""
     _, counts = planted_counts(tmp_path, interchange, "interchange")
