@@ -34,6 +34,7 @@ from workers.tasks import TaskError
 from workers.tasks.user_file import scratch_folder
 
 _SIZES: Final = {"n_train": "train", "n_eval": "validation", "n_test": "test"}
+_ALL: Final = "a hit needs all of them, as docs/data.md explains"
 _UNGATED: Final = "the model's task accuracy is measured where they are given, and the gate lets all pass where none is"
 
 
@@ -249,6 +250,9 @@ class PromptReader:
             except TaskError as error:
                 raise placed(self._spec, key, error) from error
             self._layouts[known] = layout
+            if layout.n_answer_tokens > 1:
+                pieces = " + ".join(map(repr, layout.longest_answer))
+                self._notes.append(f"{hypothesis}: answers of up to {layout.n_answer_tokens} tokens ({pieces}); {_ALL}")
         return self._layouts[known]
 
 

@@ -64,7 +64,12 @@ class PromptLayout:
     answer_rest: dict[Any, tuple[int, ...]] = field(
         default_factory=dict
     )  # the further ones of answers of several tokens
-    n_answer_tokens: int = 1  # the longest label's
+    longest_answer: tuple[str, ...] = ("",)  # the text of each of its tokens
+
+    @property
+    def n_answer_tokens(self) -> int:
+        """The longest answer's."""
+        return len(self.longest_answer)
 
     def answer(self, value: Any) -> tuple[int, ...]:
         """The tokens of the causal model's output value; none where it has no answer."""
@@ -100,10 +105,11 @@ def layout_of(
     tokenizer: Tokenizer,
     answers: Mapping[Any, Sequence[int]],
     *,
-    n_answer_tokens: int | None = None,
+    longest_answer: Sequence[int] = (),
 ) -> PromptLayout:
-    """The layout that these prompts share. `answers` are the tokens of each output value; the longest has
-    `n_answer_tokens`."""
+    """The layout that these prompts share. `answers` are the tokens of each output value; where it is empty,
+    `longest_answer` are those of the longest that a prompt has."""
+    longest_answer = max(answers.values(), key=len, default=longest_answer)
     length_B = encoded.rows.length_B
     is_indexed = bool((length_B == length_B[0]).all())
     tokens = [_label(encoded.rows.column(at), tokenizer) for at in range(int(length_B[0]))] if is_indexed else []
@@ -125,7 +131,7 @@ def layout_of(
         n_prefix=encoded.rows.n_common,
         answer_tokens={value: tokens[0] for value, tokens in answers.items()},
         answer_rest={value: tuple(tokens[1:]) for value, tokens in answers.items() if len(tokens) > 1},
-        n_answer_tokens=n_answer_tokens or max(map(len, answers.values()), default=1),
+        longest_answer=tuple(tokenizer.piece(token) for token in longest_answer),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.answers import UNKNOWN, Ids, stacked, trimmed
+from workers.data.answers import UNKNOWN, Ids, n_tokens, stacked, trimmed
 from workers.data.layout import EncodedPrompts, PromptLayout, layout_of
 from workers.data.pair_file.encoding import read_table
 from workers.data.pair_file.reading import digest_of
@@ -84,8 +84,10 @@ class FileSource(AbstractPairSource):
         if hypothesis not in self._layouts:
             block = self._table.blocks[hypothesis]
             encoded = EncodedPrompts.joined([block.base, block.source])
-            n_answer_tokens = block.answers("label").shape[1]
-            self._layouts[hypothesis] = layout_of(encoded, self._tokenizer, {}, n_answer_tokens=n_answer_tokens)
+            label_BN = block.answers("label")
+            longest_N = label_BN[n_tokens(label_BN).argmax()]
+            longest = longest_N[longest_N != UNKNOWN].tolist()
+            self._layouts[hypothesis] = layout_of(encoded, self._tokenizer, {}, longest_answer=longest)
         return self._layouts[hypothesis]
 
     def check(self, hypothesis: str, splits: Sequence[str]) -> None:

@@ -127,6 +127,15 @@ def test_rows_without_answers_are_said_to_have_no_gate(raw: dict[str, Any], tmp_
     assert any("rows lack base_answer or source_answer; the model's task accuracy" in note for note in grid.notes)
 
 
+def test_answers_of_several_tokens_are_said(raw: dict[str, Any], tmp_path: Path) -> None:
+    """In pieces, because a label that the tokenizer splits unexpectedly is an answer that the model never gives."""
+    assert not [note for note in planned(raw, tmp_path)[1].notes if "tokens" in note]
+    answers = ("label", "base_answer", "source_answer")
+    write(tmp_path, [row | {name: row[name] + "." for name in answers} for row in rows()])
+    (note,) = [note for note in planned(raw, tmp_path)[1].notes if "tokens" in note]
+    assert re.fullmatch(r"pairs: answers of up to 2 tokens \('\d' \+ '\.'\); a hit needs all of them, .*", note)
+
+
 def test_a_setting_has_rows_of_its_own(raw: dict[str, Any], tmp_path: Path) -> None:
     """`where` chooses them by any column."""
     write(tmp_path, [row | {"kind": "even" if index % 2 else "odd"} for index, row in enumerate(rows())])
