@@ -14,10 +14,9 @@ from typing import Any, Final
 
 from orchestrator.errors import SpecError
 from orchestrator.grid.applicable import by_applicability
-from orchestrator.grid.axes import resolve_positions
 from orchestrator.grid.methods import Step, methods_of, placed
 from orchestrator.grid.model import ReadModel, read_model
-from orchestrator.grid.places import places_of
+from orchestrator.grid.places import places_of, positions_of
 from orchestrator.spec.filters import CellFilter
 from orchestrator.spec.schema import Experiment, SweepSpec
 from workers.data.layout import PromptLayout, moved_positions
@@ -27,8 +26,8 @@ from workers.data.sources import open_source
 from workers.data.tokenizer import Tokenizer
 from workers.files.cell_identity import own_columns, shared_columns
 from workers.files.folder import SweepFolder
-from workers.files.job import MAIN_SETTING, JobCell, Setting, Stream, canonical_json
-from workers.files.place import Place
+from workers.files.job import MAIN_SETTING, Cell, JobCell, Setting, Stream, canonical_json
+from workers.files.place import AnyPlace, PlaceSet
 from workers.methods.settings import method_label, settings_object
 from workers.tasks import TaskError
 from workers.tasks.user_file import scratch_folder
@@ -130,7 +129,7 @@ def _strands(
     layout = prompts.layout(f"grid.experiments[{index}]", experiment.task, hypothesis)
     data, science = prompts.data_of(source, hypothesis), source.science()
     places = places_of(spec, model, layout)
-    positions = {place.position for place in places}
+    positions = {point.position for place in places for point in place.points}
     for step in methods:
         parts = by_applicability(source, hypothesis, step.method, model, places)
         for seed in step.seeds:
@@ -156,12 +155,17 @@ def _strands(
                     n_prefix=layout.n_prefix,
                     first_tokens={at: layout.first_tokens[at] for at in sorted(positions) if not layout.is_index(at)},
                     cells=tuple(
-                        JobCell(key=key_of(place), place=place, token=layout.tokens[place.position]) for place in chosen
+                        JobCell(key=key_of(place), place=place, token=_tokens(place, layout)) for place in chosen
                     ),
                 )
 
 
-def cell_keys(stream: Stream) -> Callable[[Place], str]:
+def _tokens(place: AnyPlace, layout: PromptLayout) -> str:
+    """The token at the place's position; of several, in their order."""
+    return " + ".join(layout.tokens[at] for at in sorted({point.position for point in place.points}))
+
+
+def cell_keys(stream: Stream) -> Callable[[AnyPlace], str]:
     """`Cell(stream, place).key()` as a function of the place. The text that its stream decides is made once."""
     fixed = {name: f'"{name}":{canonical_json(value)}'.replace("%", "%%") for name, value in stream.science().items()}
     templates: dict[tuple[str, ...], str] = {}  # by the names that a place adds
@@ -170,7 +174,9 @@ def cell_keys(stream: Stream) -> Callable[[Place], str]:
         slots = {name: f'"{name}":' + ('"%s"' if isinstance(value, str) else "%d") for name, value in science.items()}
         return "{" + ",".join(text for _, text in sorted((fixed | slots).items())) + "}"
 
-    def key(place: Place) -> str:
+    def key(place: AnyPlace) -> str:
+        if isinstance(place, PlaceSet):
+            return Cell(stream=stream, place=place).key()
         science = place.science()
         names = tuple(science)
         if names not in templates:
@@ -282,7 +288,7 @@ def _check_settings(spec: SweepSpec, prompts: PromptReader, methods: Sequence[St
                 other = prompts.layout(key, experiment.task | setting.task, hypothesis, ["test"])
                 own = prompts.layout("task", experiment.task, hypothesis)
                 try:
-                    moved_positions(own, other, resolve_positions(spec.grid.positions, own), setting.name)
+                    moved_positions(own, other, positions_of(spec, own), setting.name)
                     moved_positions(own, other, read_at, setting.name, from_beginning=True)
                 except TaskError as error:
                     raise placed(spec, key, error) from error

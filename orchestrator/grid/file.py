@@ -24,10 +24,10 @@ from workers.data.model_info import ModelInfo
 from workers.files.cell_identity import own_columns, place_fields, shared_columns
 from workers.files.folder import replace_file
 from workers.files.job import JobCell, Stream, canonical_json
-from workers.files.place import AXES, PLACE_COLUMNS, PLACE_VERSION, Place
+from workers.files.place import AXES, PLACE_COLUMNS, PLACE_VERSION, AnyPlace, Place, PlaceSet
 from workers.methods.settings import method_label
 
-CELLS_SCHEMA_VERSION: Final = max(2, PLACE_VERSION)
+CELLS_SCHEMA_VERSION: Final = max(3, PLACE_VERSION)  # 2 has no sets of places
 _READ_VERSIONS: Final = tuple(map(str, range(1, CELLS_SCHEMA_VERSION + 1)))  # what an older one lacks is at its default
 
 CELLS_SCHEMA: Final = pa.schema(
@@ -36,7 +36,8 @@ CELLS_SCHEMA: Final = pa.schema(
         pa.field("experiment", pa.string(), nullable=False),
         pa.field("task", pa.string(), nullable=False),
         pa.field("hypothesis", pa.string(), nullable=False),
-        *place_fields(PLACE_COLUMNS),
+        *place_fields(PLACE_COLUMNS, nullable=PLACE_COLUMNS),  # those of a set of places are null, but for `place`
+        pa.field("points", pa.string()),  # the set of places, as JSON
         pa.field("token", pa.string()),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("method", pa.string(), nullable=False),
@@ -57,12 +58,16 @@ def cells_table(grid: Grid) -> pa.Table:
         schema=pa.schema([field for field in CELLS_SCHEMA if field.name in _SHARED]),
     ).take(strand_of_row)
     own = pa.Table.from_pylist(
-        [own_columns(cell) for strand in grid.strands for cell in strand.cells],
+        [own_columns(cell) | {"points": _points_text(cell.place)} for strand in grid.strands for cell in strand.cells],
         schema=pa.schema([field for field in CELLS_SCHEMA if field.name not in (*_SHARED, "strand")]),
     )
     columns = {table.field(at).name: table[at] for table in (shared, own) for at in range(table.num_columns)}
     columns["strand"] = strand_of_row
     return pa.table([columns[name] for name in CELLS_SCHEMA.names], schema=CELLS_SCHEMA)
+
+
+def _points_text(place: AnyPlace) -> str | None:
+    return canonical_json(asdict(place)) if isinstance(place, PlaceSet) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +186,13 @@ def _cells_by_strand(table: pa.Table) -> dict[int, list[JobCell]]:
     return cells
 
 
-def _places(table: pa.Table) -> Iterator[Place]:
+def _places(table: pa.Table) -> Iterator[AnyPlace]:
     """Where each row's cell intervenes."""
     names = [axis.name for axis in AXES if axis.name in table.column_names]
-    for values in zip(*(table[name].to_pylist() for name in names), strict=True):
-        yield Place(**dict(zip(names, values, strict=True)))
+    sets = table["points"].to_pylist() if "points" in table.column_names else [None] * len(table)
+    for text, *values in zip(sets, *(table[name].to_pylist() for name in names), strict=True):
+        if text is None:
+            yield Place(**dict(zip(names, values, strict=True)))
+        else:
+            raw = json.loads(text)
+            yield PlaceSet(**raw | {"points": tuple(Place(**point) for point in raw["points"])})

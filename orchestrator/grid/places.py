@@ -1,17 +1,19 @@
-"""The places of a grid: its sites, layers, positions and units, checked against the model and the prompts."""
+"""The places of a grid: its sites, layers, positions and units, and its sets of places, checked against the model and
+the prompts."""
 
 from __future__ import annotations
 
 from orchestrator.grid.axes import AxisError, resolve_layers, resolve_positions, resolve_units
+from orchestrator.grid.place_sets import place_sets
 from orchestrator.spec.schema import SweepSpec
 from workers.data.layout import PromptLayout
 from workers.data.model_info import ModelInfo
 from workers.data.sites import SITES
-from workers.files.place import Place
+from workers.files.place import AnyPlace, Place
 
 
-def places_of(spec: SweepSpec, model: ModelInfo, layout: PromptLayout) -> list[Place]:
-    """Every place of the grid, once: by site, layer, position and unit.
+def places_of(spec: SweepSpec, model: ModelInfo, layout: PromptLayout) -> list[AnyPlace]:
+    """Every place of the grid, once: by site, layer, position and unit, then the sets of places.
 
     Raises: SpecError, also for a site that the model does not have.
     """
@@ -20,13 +22,23 @@ def places_of(spec: SweepSpec, model: ModelInfo, layout: PromptLayout) -> list[P
         positions = resolve_positions(spec.grid.positions, layout)
     except AxisError as error:
         raise spec.error(f"grid.{error.axis}", error.got, error.right) from error
-    return [
+    single = [
         Place(layer=layer, position=position, site=site, unit=unit)
         for site, units in _sites(spec, model)
         for layer in (layers if SITES[site].has_layers else [0])
         for position in positions
         for unit in units
     ]
+    return [*single, *place_sets(spec, model, layout, positions)]
+
+
+def positions_of(spec: SweepSpec, layout: PromptLayout) -> list[int]:
+    """Every position at which some cell of the grid intervenes. Raises: AxisError."""
+    found = set(resolve_positions(spec.grid.positions, layout))
+    for place in spec.grid.places:
+        for entry in place.at:
+            found |= set(resolve_positions(entry.position, layout)) if entry.position else set()
+    return sorted(found)
 
 
 def _sites(spec: SweepSpec, model: ModelInfo) -> list[tuple[str, list[int] | list[None]]]:

@@ -26,7 +26,7 @@ from orchestrator.grid.expand import Strand
 from workers.data.model_info import ModelInfo
 from workers.data.sites import SITES, OwnBlock, width_of
 from workers.files.job import JobCell
-from workers.files.place import Place
+from workers.files.place import AnyPlace, PlaceSet
 from workers.methods.base_settings import MethodSettings
 from workers.methods.settings import METHODS
 
@@ -113,21 +113,22 @@ class StrandCosts:
 
     def cohort_s(self, cells: Iterable[JobCell]) -> float:
         """Seconds of `cells`, trained side by side."""
-        columns: dict[int, list[Place]] = {}
+        columns: dict[int | PlaceSet, list[AnyPlace]] = {}
         for cell in cells:
-            columns.setdefault(cell.place.position, []).append(cell.place)
+            columns.setdefault(cell.place.column, []).append(cell.place)
         return self.shared_s + sum(self.column_s(places) for places in columns.values())
 
-    def column_s(self, places: Sequence[Place]) -> float:
+    def column_s(self, places: Sequence[AnyPlace]) -> float:
         """Seconds that cells at these places, all of one position, add to a cohort."""
-        n_after = [self.last_layer - place.layer for place in places]
-        position = places[0].position
-        n_tail_tokens = self.strand.n_tokens - self.strand.first_tokens.get(position, position)
+        n_after = [self.last_layer - _first_layer(place) for place in places]
+        first_tokens = self.strand.first_tokens
+        positions = {point.position for place in places for point in place.points}
+        n_tail_tokens = self.strand.n_tokens - min(first_tokens.get(position, position) for position in positions)
         tails = (self.cell_block_s + self.tail_s * n_tail_tokens) * sum(n_after)
         if len(self.sites) == 1:
             at = [*self.sites.values()] * len(places)
         else:
-            at = [self.sites[place.site, place.unit is None] for place in places]
+            at = [self.sites[_kind(place)] for place in places]
         cells = sum([site.cell_s for site in at]) + n_tail_tokens * sum([site.own_tail_s for site in at])
         return cells + tails + self.block_s * (max(n_after) + 1)
 
@@ -165,7 +166,7 @@ class CostModel:
         pairs = steps * batch
         rate = self._model_flops * device.suffix_share
         block, head = 2.0 * model.n_layer_parameters, 2.0 * model.vocab_size * model.hidden_size
-        shared_blocks = model.n_layers + max(cell.place.layer for cell in strand.cells) + 1
+        shared_blocks = model.n_layers + max(point.layer for cell in strand.cells for point in cell.place.points) + 1
         shared = (
             (pairs + test_pairs / _EVALUATIONS) * block * (strand.n_tokens - strand.n_prefix) * shared_blocks / rate
         )
@@ -174,10 +175,10 @@ class CostModel:
         tail_s = self._scale * tail_pairs * block / rate
         sites = {}
         for place in _kinds(strand):
-            own_block = SITES[place.site].own_block
+            own_block = OwnBlock.TOKENS if isinstance(place, PlaceSet) else SITES[place.site].own_block
             step_s = device.cell_s + (self._basis_s(strand, place, batch) if trains else 0.0)
             cell_s = self._scale * (tail_pairs * head / rate + steps * step_s)
-            sites[place.site, place.unit is None] = _SiteRates(
+            sites[_kind(place)] = _SiteRates(
                 cell_s=cell_s + (tail_s if own_block is OwnBlock.TOKEN else 0.0),
                 own_tail_s=tail_s if own_block is OwnBlock.TOKENS else 0.0,
             )
@@ -192,7 +193,7 @@ class CostModel:
             block_s=self._scale * steps * device.call_s,
         )
 
-    def _basis_s(self, strand: Strand, place: Place, batch: int) -> float:
+    def _basis_s(self, strand: Strand, place: AnyPlace, batch: int) -> float:
         """Seconds that a cell's rotation, or a fixed basis, takes a step; the latter needs no retraction."""
         d, device, method = width_of(self._model, place), self._device, strand.stream.method
         retraction_s = _ROTATION_D3 * d**3 / device.tf32_flops if "mask_lr" not in method else 0.0
@@ -210,7 +211,7 @@ class CostModel:
             shares_work=False,
             last_layer=model.n_layers - 1,
             shared_s=self._scale * self._data_s(strand),
-            sites={(place.site, place.unit is None): rates for place in _kinds(strand)},
+            sites={_kind(place): rates for place in _kinds(strand)},
             cell_block_s=self._scale * token_s * pairs * strand.n_tokens,
             tail_s=0.0,
             block_s=0.0,
@@ -245,6 +246,17 @@ class CostModel:
         return steps, batch, data["n_test"] * _EVALUATIONS * self._n_tests(strand) + data["n_eval"] * in_training
 
 
-def _kinds(strand: Strand) -> Iterable[Place]:
+def _kinds(strand: Strand) -> Iterable[AnyPlace]:
     """A place of each kind that the strand's cells have: one a site, and one of its units where cells are at units."""
-    return {(cell.place.site, cell.place.unit is None): cell.place for cell in strand.cells}.values()
+    return {_kind(cell.place): cell.place for cell in strand.cells}.values()
+
+
+def _kind(place: AnyPlace) -> tuple[str, bool]:
+    """What cells of equal cost have in common but layer and position: the site, and whether they are at the whole of
+    it; the name of a set of places."""
+    return (place.name, False) if isinstance(place, PlaceSet) else (place.site, place.unit is None)
+
+
+def _first_layer(place: AnyPlace) -> int:
+    """The layer whose inside a cell's tail begins in."""
+    return min(point.layer for point in place.points)

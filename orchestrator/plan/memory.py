@@ -14,7 +14,7 @@ from orchestrator.plan.packing import PlannedJob
 from workers.data.model_info import ModelInfo
 from workers.data.sites import width_of
 from workers.files.job import JobCell
-from workers.files.place import Place
+from workers.files.place import AnyPlace, PlaceSet
 from workers.methods.settings import METHODS
 
 _COPIES: Final = 5  # copies of a rotation in float32: itself, its tangent, the gradient, Adam's two moments
@@ -25,7 +25,7 @@ _BATCH: Final = 64  # pairs of a forward pass of a method without batches
 class Memory:
     """What the largest cell and the largest cohort of a plan take beside the model's weights."""
 
-    site: str  # the largest cell's
+    site: str  # the largest cell's, or the name of its set of places
     width: int  # how many numbers a token has there
     cell_bytes: int
     cohort_bytes: int
@@ -37,20 +37,24 @@ def memory_of(model: ModelInfo, jobs: Iterable[PlannedJob]) -> Memory | None:
     if not parts:
         return None
     cells = {  # one of each kind: equal ones are many
-        (*_fit(part.strand), cell.place.site, cell.place.unit is None): (part.strand, cell.place)
+        (*_fit(part.strand), _name(cell.place), width_of(model, cell.place)): (part.strand, cell.place)
         for part in parts
         for cell in part.cells
     }
     strand, place = max(cells.values(), key=lambda cell: cell_bytes(model, *cell))
     return Memory(
-        site=place.site,
+        site=_name(place),
         width=width_of(model, place),
         cell_bytes=cell_bytes(model, strand, place),
         cohort_bytes=max(cohort_bytes(model, part.strand, part.cells) for part in parts),
     )
 
 
-def cell_bytes(model: ModelInfo, strand: Strand, place: Place) -> int:
+def _name(place: AnyPlace) -> str:
+    return place.name if isinstance(place, PlaceSet) else place.site
+
+
+def cell_bytes(model: ModelInfo, strand: Strand, place: AnyPlace) -> int:
     """What a cell keeps while it is fitted: its rotation with gradient and moments, or its training activations."""
     width, (fits, n_train) = width_of(model, place), _fit(strand)
     n_states = {"by gradient": _COPIES * width, "on activations": n_train, "not at all": 0}
@@ -70,7 +74,7 @@ def cohort_bytes(model: ModelInfo, strand: Strand, cells: Sequence[JobCell]) -> 
     """
     batch = min(int(strand.stream.method.get("batch_size", _BATCH)), int(strand.stream.data["n_train"]))
     n_bytes = 4 if strand.stream.model["dtype"] == "float32" else 2
-    places = {cell.place for cell in cells}
+    places = {point for cell in cells for point in cell.place.points}
     n_layers = len({place.layer for place in places})
     a_token = model.n_layers * 2 * model.n_kv_heads * model.head_size + 2 * n_layers * model.hidden_size
     read = 2 * sum(width_of(model, place) for place in places)

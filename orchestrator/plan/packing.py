@@ -23,7 +23,7 @@ from typing import Final, TypeAlias
 from orchestrator.grid.expand import Strand
 from orchestrator.plan.costs import CostModel, StrandCosts
 from workers.files.job import JobCell
-from workers.files.place import span_label
+from workers.files.place import PlaceSet, span_label
 
 _MARGIN: Final = 1.5  # the upper estimate divided by the expected time, with measured rates or without
 _SLACK_S: Final = 600.0  # for a slow start: a cold file system, a busy node
@@ -162,11 +162,11 @@ def _columns(costs: StrandCosts, cells: Sequence[JobCell], budget_s: float) -> l
     """
     if not costs.shares_work:
         return [(costs.column_s([cell.place]), (cell,)) for cell in cells]
-    by_position: dict[int, list[JobCell]] = {}
+    by_column: dict[int | PlaceSet, list[JobCell]] = {}
     for cell in cells:
-        by_position.setdefault(cell.place.position, []).append(cell)
+        by_column.setdefault(cell.place.column, []).append(cell)
     columns = []
-    for column in by_position.values():
+    for column in by_column.values():
         seconds = costs.column_s([cell.place for cell in column])
         n_pieces = min(len(column), math.ceil(seconds / budget_s) if budget_s > 0 else len(column))
         columns += [

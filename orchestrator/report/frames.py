@@ -185,6 +185,7 @@ def _not_gathered(store: Store) -> Iterator[str]:
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    """The table as a frame; a unit stays a whole number beside cells that have none."""
+    """The table as a frame; a unit stays a whole number beside cells that have none, and so do layer and position."""
     frame: pd.DataFrame = table.to_pandas()
-    return frame.astype({axis.name: "Int64" for axis in AXES if axis.is_number and axis.is_optional})
+    names = [axis.name for axis in AXES if axis.is_number and (axis.is_optional or frame[axis.name].isna().any())]
+    return frame.astype(dict.fromkeys(names, "Int64"))

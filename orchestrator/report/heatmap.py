@@ -57,7 +57,8 @@ class Axis(StrEnum):
 class HeatMap:
     """One map. `cells` are its lines of `measured`; grids are indexed [layer, column], layers ascending.
 
-    `tokens` are those of the columns, or of the one position that a map of units is at.
+    `tokens` are those of the columns, or of the one position that a map of units is at. With `is_set`, `site` is the
+    name of a set of places: it has no layers, so that there is nothing to draw, and at most positions.
     """
 
     experiment: str
@@ -71,6 +72,7 @@ class HeatMap:
     tokens: tuple[str, ...]
     seeds: tuple[int, ...]
     cells: pd.DataFrame
+    is_set: bool = False
 
     def chosen(self, over: Over | int) -> pd.DataFrame:
         """The measured line that stands for each place: that of the seed given, or of the best value.
@@ -177,6 +179,11 @@ def site_maps(maps: Sequence[HeatMap]) -> list[HeatMap]:
     return [item for item in maps if item.axis is Axis.POSITION]
 
 
+def drawn_maps(maps: Sequence[HeatMap]) -> list[HeatMap]:
+    """The maps that have something to draw."""
+    return [item for item in maps if not item.is_set]
+
+
 def value_range(maps: Sequence[HeatMap], scale: Scale) -> tuple[float, float]:
     """The ends of the colour scale that all `maps` share, so that equal colours are equal numbers. They are of one
     metric.
@@ -234,6 +241,9 @@ def main_maps(maps: Sequence[HeatMap]) -> list[HeatMap]:
 
 def _heat_map(keys: Sequence[str], lines: pd.DataFrame, axis: Axis) -> HeatMap:
     experiment, method, setting, site = keys
+    is_set = bool(lines["place"].notna().any())
+    if is_set:
+        lines = lines.fillna({"layer": 0, "position": 0})
     tokens = lines.drop_duplicates("position").set_index("position")["token"].fillna("").sort_index()
     return HeatMap(
         experiment=experiment,
@@ -247,4 +257,5 @@ def _heat_map(keys: Sequence[str], lines: pd.DataFrame, axis: Axis) -> HeatMap:
         tokens=tuple(tokens),
         seeds=tuple(int(seed) for seed in sorted(lines["seed"].unique())),
         cells=lines,
+        is_set=is_set,
     )

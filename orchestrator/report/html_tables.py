@@ -118,10 +118,15 @@ def _where(line: Mapping[str, Any]) -> str:
     if not _is_number(line["maximum"]):
         return NOTHING
     token = html.escape(shown_token(line["token"] or ""))
-    unit = "" if line["unit"] is None or math.isnan(line["unit"]) else f", {_unit_name(line)} {int(line['unit'])}"
-    return _with(
-        f"layer {line['layer']}{unit}", f"position {line['position']} <code>{token}</code><br>seed {line['seed']}"
-    )
+    if _is_nothing(line["layer"]):
+        return _with(html.escape(line["site"]), f"<code>{token}</code><br>seed {line['seed']}")
+    unit = "" if _is_nothing(line["unit"]) else f", {_unit_name(line)} {int(line['unit'])}"
+    at = f"position {int(line['position'])} <code>{token}</code><br>seed {line['seed']}"
+    return _with(f"layer {int(line['layer'])}{unit}", at)
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or math.isnan(value)
 
 
 def _unit_name(line: Mapping[str, Any]) -> str:

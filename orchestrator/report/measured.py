@@ -23,9 +23,8 @@ from workers.files.shard import CLASS_COLUMNS
 
 MAP_KEYS: Final = ["experiment", "method", "setting", "site"]  # a family of tests: a site with all its units
 
-_AXES: Final = [name for name in PLACE_COLUMNS if name != "place"]
 _GRID: Final = [
-    *("cell_key", "experiment", "hypothesis", *_AXES, "token", "seed", "method"),
+    *("cell_key", "experiment", "hypothesis", *PLACE_COLUMNS, "token", "seed", "method"),
     *("state", "reason", "job"),
 ]
 _EVALUATED: Final = ["experiment", "method", "setting"]  # what is evaluated on a setting, is so at all its sites
@@ -65,6 +64,7 @@ def measured(rows: pd.DataFrame, grid: pd.DataFrame, metric: Metric = Metric.IIA
     lines.loc[~has_counts, [*_COUNTS, *NUMBERS]] = math.nan
     of_readings = ~lines["metric"].map(lambda name: METRICS[name].changes_model).astype(bool)
     lines.loc[of_readings, _NOT_OF_READINGS] = math.nan  # a reading intervenes on nothing
+    lines["site"] = lines["site"].where(lines["place"].isna(), lines["place"])  # a set of places is called by its name
     _add_scales(lines)
     add_class_scores(lines)
     _add_tests(lines)
@@ -83,8 +83,8 @@ def unplanned(rows: pd.DataFrame, grid: pd.DataFrame) -> int:
 
 
 def _check_apart(grid: pd.DataFrame) -> None:
-    same = ["experiment", "method", *_AXES, "seed"]
-    twice = grid[grid.duplicated(same)]
+    same = ["experiment", "method", *(name for name in PLACE_COLUMNS if name != "place"), "seed"]
+    twice = grid[grid.duplicated([*same, "place"])]
     if len(twice):
         cell = twice.iloc[0]
         raise ValueError(
@@ -100,8 +100,9 @@ def _planned(rows: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
     seen = labels.merge(rows[["cell_key", "setting"]], on="cell_key")[_EVALUATED]
     always = labels[["experiment", "method"]].drop_duplicates().assign(setting=MAIN_SETTING)
     settings = pd.concat([always, seen], ignore_index=True).drop_duplicates()
-    types: dict[str, Any] = dict.fromkeys(["token", "state", "reason", "job"], object)
-    types |= {axis.name: "float64" for axis in AXES if axis.is_number and axis.is_optional}  # no unit is NaN
+    types: dict[str, Any] = dict.fromkeys(["token", "state", "reason", "job", "place"], object)
+    empty = {axis.name for axis in AXES if axis.is_number and (axis.is_optional or grid[axis.name].isna().any())}
+    types |= dict.fromkeys(empty, "float64")  # no unit is NaN, as are a set's layer and position
     planned = grid[_GRID].astype(types)
     return planned.merge(settings, on=["experiment", "method"], how="left")
 

@@ -28,6 +28,7 @@ from orchestrator.report.heatmap import (
     HeatMap,
     Over,
     Scale,
+    drawn_maps,
     heat_maps,
     shown_name,
     shown_token,
@@ -118,7 +119,8 @@ def script_json(value: Any) -> str:
 def payload(content: PageContent) -> dict[str, Any]:
     """What the script draws from: plain JSON values, absent numbers as null."""
     texts: dict[str, int] = {}
-    by_metric = {metric: [item for item in content.maps if item.metric == metric] for metric in METRICS}
+    drawn = drawn_maps(content.maps)
+    by_metric = {metric: [item for item in drawn if item.metric == metric] for metric in METRICS}
     return {
         "record": _RECORD,
         "textual": _TEXTS,
@@ -140,7 +142,7 @@ def payload(content: PageContent) -> dict[str, Any]:
             if maps
         },
         "colours": {scale.name.lower(): _colours(COLOURS[scale]) for scale in Scale},
-        "maps": [_map(item, texts) for item in content.maps],
+        "maps": [_map(item, texts) for item in drawn],
         "texts": list(texts),
     }
 

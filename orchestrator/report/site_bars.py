@@ -1,4 +1,4 @@
-"""The sites side by side, with matplotlib: of each the highest IIA, and the controls of that one cell."""
+"""Sites and sets of places side by side, with matplotlib: of each the highest IIA, and the controls of that cell."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def _panel(axes: matplotlib.axes.Axes, lines: pd.DataFrame, metric: Meaning) -> 
     ends = np.maximum(np.array([best - low, high - best]), 0)
     axes.bar(at, best, width=_BAR, color="#7a9cc6", yerr=ends, error_kw={"elinewidth": 0.8}, label="the cell")
     for name, (label, mark) in (_MARKS if metric.changes_model else {"random": (metric.null, "x")}).items():
-        axes.scatter(at, lines[name].to_numpy(dtype=float), marker=mark, c="#1a1a1a", s=36, zorder=3, label=label)
+        if lines[name].notna().any():  # the whole vector has no random rotation
+            axes.scatter(at, lines[name].to_numpy(dtype=float), marker=mark, c="#1a1a1a", s=36, zorder=3, label=label)
     axes.set_xticks(at, [shown_name(str(site)) for site in lines.index], rotation=30, ha="right")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

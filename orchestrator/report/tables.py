@@ -41,7 +41,7 @@ def summary(
     variance, maximum over seeds); `seeds_sd`, the mean over places of the standard deviation over seeds; `n_better` of
     `n_tested` cells more often right than without intervention (Holm); `correlation` with the map of `baseline` in the
     main setting and `correlation_own` with the experiment's own main map, each with the number of cells that both maps
-    have; `site`.
+    have; `site`, or the name of a set of places, which has no layer.
     `metric` says what the numbers are (`workers.files.metrics`); those of two metrics are not to be compared. Where low
     values are of interest, `maximum` is the lowest. A classifier has `chance`, `balanced` accuracy, `f1` and `mcc`.
     Of metric `decoding` it is a probe's accuracy and no IIA: decodable is not causal.
@@ -107,4 +107,5 @@ def _best(item: HeatMap) -> dict[str, Any]:
     if lines.empty:
         return dict.fromkeys(_OF_THE_BEST)
     best: dict[str, Any] = item.cells.loc[lines.index[0], _OF_THE_BEST].to_dict()
-    return best | {"unit": None if pd.isna(best["unit"]) else int(best["unit"])}
+    best["unit"] = None if pd.isna(best["unit"]) else int(best["unit"])
+    return best | {"layer": None, "position": None} if item.is_set else best

@@ -12,7 +12,7 @@ import pandas as pd
 
 from orchestrator.report import figures
 from orchestrator.report.asked import Asked
-from orchestrator.report.heatmap import Axis, HeatMap, Over, Scale, shown_name, value_range
+from orchestrator.report.heatmap import Axis, HeatMap, Over, Scale, drawn_maps, shown_name, value_range
 from orchestrator.report.page import page_content, render
 from orchestrator.report.site_bars import draw_sites
 from orchestrator.store.metrics import Metric
@@ -43,7 +43,7 @@ def write_report(
     cells of the grid would be one place and seed of one map.
     """
     content = page_content(rows, grid, title=title, baselines=baselines, metric=metric, asked=asked)
-    drawn = _draw_all(content.maps, folder) | _draw_sites(content.summary, folder)
+    drawn = _draw_all(drawn_maps(content.maps), folder) | _draw_sites(content.summary, folder)
     content = replace(content, figures=drawn)
     path = folder / "index.html"
     replace_file(path, render(content))

@@ -25,10 +25,10 @@ from pydantic import (
 from cluster.registry import BACKENDS, spec_key
 from orchestrator.errors import SpecError, wrong_value
 from orchestrator.spec.filters import CellFilter, parse_range
+from orchestrator.spec.places import Name, Places, PlaceSection, listed
 from orchestrator.spec.problems import describe
 from orchestrator.spec.text import apply_overrides, read_mapping, to_yaml
 from values.numbers import (
-    MAX_NAME,
     Confidence,
     Count,
     CountOrNone,
@@ -47,26 +47,10 @@ from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING, VALIDATION_SETTING, RunOptions, Setting
 from workers.files.place import BLOCK_OUTPUT
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
-
-
-def _listed(value: Any) -> Any:
-    """One value is a list of one."""
-    return value if isinstance(value, (list, tuple)) else [value]
-
 
 def _named(value: Any) -> Any:
     """A bare name is a mapping with that name."""
     return {"name": value} if isinstance(value, str) else value
-
-
-def _place(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("expected an index, a range such as 69..81, `all` or a token's label")
-    return value
-
-
-Places = Annotated[tuple[Annotated[Any, BeforeValidator(_place)], ...], BeforeValidator(_listed), Field(min_length=1)]
 
 
 def _site(value: Any) -> Any:
@@ -80,19 +64,19 @@ def _site(value: Any) -> Any:
         instead = f"did you mean `{close[0]}`?" if close else f"expected one of {', '.join(SITES)}"
         raise ValueError(f"no site {name!r}; {instead}")
     unit = SITES[name].unit_name
-    for item in _listed(units):
+    for item in listed(units):
         if isinstance(item, bool) or not (isinstance(item, int) or item == "all" or parse_range(str(item))):
             raise ValueError(f"unit {item!r}; expected an index, a range such as 3..5 or `all`")
         if item != "all" and not unit:
             raise ValueError(f"`{name}` has no units; expected `{name}` alone")
-    if unit and not SITES[name].all_is_one and not _listed(units):
+    if unit and not SITES[name].all_is_one and not listed(units):
         raise ValueError(f"`{name}` has units; expected `{{{name}: all}}`, or some {unit}s: `{{{name}: [0, 2..3]}}`")
     return value
 
 
-Sites = Annotated[tuple[Annotated[Any, BeforeValidator(_site)], ...], BeforeValidator(_listed), Field(min_length=1)]
+Sites = Annotated[tuple[Annotated[Any, BeforeValidator(_site)], ...], BeforeValidator(listed), Field(min_length=1)]
 
-Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(listed), Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -146,13 +130,14 @@ class GridSection(_Section):
     """The axes; every combination that `exclude` does not name is a cell."""
 
     experiments: Annotated[
-        tuple[Annotated[Experiment, BeforeValidator(_named)], ...], BeforeValidator(_listed), Field(min_length=1)
+        tuple[Annotated[Experiment, BeforeValidator(_named)], ...], BeforeValidator(listed), Field(min_length=1)
     ]
     layers: Places
     positions: Places
     sites: Sites = (BLOCK_OUTPUT,)
+    places: Annotated[tuple[PlaceSection, ...], BeforeValidator(listed)] = ()
     seeds: Seeds = (42,)
-    methods: Annotated[tuple[Annotated[Method, BeforeValidator(_named)], ...], BeforeValidator(_listed)] = ()
+    methods: Annotated[tuple[Annotated[Method, BeforeValidator(_named)], ...], BeforeValidator(listed)] = ()
     exclude: tuple[dict[str, Any], ...] = ()
     coarse: CoarseSection | None = None
 
@@ -170,6 +155,10 @@ class GridSection(_Section):
         for index, site in enumerate(sites):
             if site in sites[:index]:
                 raise ValueError(f"sites[{index}]: `{site}` is there twice; give all its units in one entry")
+        sets = [place.name for place in self.places]
+        for index, name in enumerate(sets):
+            if name in sets[:index]:
+                raise ValueError(f"places[{index}].name: {name!r} is there twice; give each set a name of its own")
         for index, entry in enumerate(self.exclude):
             try:
                 CellFilter.from_mapping(entry)
@@ -180,7 +169,7 @@ class GridSection(_Section):
     def named_sites(self) -> tuple[tuple[str, tuple[int | str, ...]], ...]:
         """Each site with its units as the spec gives them; none where it gives the site alone."""
         pairs = [next(iter(site.items())) if isinstance(site, dict) else (site, ()) for site in self.sites]
-        return tuple((name, tuple(_listed(units))) for name, units in pairs)
+        return tuple((name, tuple(listed(units))) for name, units in pairs)
 
 
 class DataSection(_Section):
@@ -218,7 +207,7 @@ class ThenSection(_Section):
     method: Annotated[Method, BeforeValidator(_named)]
     after: str = ""
     best: Count = 1
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed)] = ()
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(listed)] = ()
 
 
 class JobsSection(_Section):

@@ -18,7 +18,7 @@ from orchestrator.grid.expand import Grid, Strand
 from orchestrator.status.coarse_to_fine import WAITS as COARSE_WAITS
 from orchestrator.store.store import RowState
 from workers.files.job import VALIDATION_SETTING
-from workers.files.place import Place, span_label
+from workers.files.place import AnyPlace, span_label
 from workers.methods.settings import method_label
 
 WAITS: Final = "then: to be decided when the cells of the method before are done"
@@ -29,7 +29,7 @@ Index = Mapping[tuple[str, str], RowState]
 class Chosen(NamedTuple):
     """Places that were chosen, and why; both empty while the choice has to wait."""
 
-    places: frozenset[Place]
+    places: frozenset[AnyPlace]
     reason: str
 
 
@@ -74,7 +74,7 @@ def _choice(grid: Grid, step: Strand, out: Mapping[str, str], settled: Collectio
         for one in grid.strands
         if one.experiment == step.experiment and method_label(one.stream.method) == step.after
     ]
-    shares: dict[Place, list[tuple[int, int]]] = {}
+    shares: dict[AnyPlace, list[tuple[int, int]]] = {}
     for strand in before:
         for cell in () if strand.inapplicable else strand.cells:
             if out.get(cell.key) in (WAITS, COARSE_WAITS):

@@ -20,6 +20,7 @@ from orchestrator.spec.schema import CoarseSection
 from orchestrator.store.statistics import wilson_interval
 from orchestrator.store.store import RowState
 from workers.files.job import MAIN_SETTING
+from workers.files.place import PlaceSet
 from workers.methods.settings import method_label
 
 WAITS: Final = "coarse to fine: to be decided when the cells chosen so far are done"
@@ -81,6 +82,8 @@ def left_out(
 def _maps(grid: Grid) -> list[Map]:
     by_name: dict[tuple[str, str, str], dict[tuple[int, int], list[str]]] = {}
     for strand, cell in grid.cells():
+        if isinstance(cell.place, PlaceSet):
+            continue  # it lies on no map
         name = (strand.experiment, method_label(strand.stream.method), cell.place.site)
         by_name.setdefault(name, {}).setdefault((cell.place.layer, cell.place.position), []).append(cell.key)
     maps = []

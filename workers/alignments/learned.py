@@ -162,6 +162,8 @@ def load_alignment(path: str | Path) -> LearnedAlignment:
         right = "only methods that end in directions of the activation have an alignment"
         raise AlignmentError(f"{path}: holds {there}; {right} (`causalsweep methods`)")
     _check_whole(path, notes, tensors)
+    if notes.get("place"):
+        raise AlignmentError(f"{path}: is of a set of places, {notes['place']!r}; expected a cell of one place")
     row = _row(path, notes["cell_key"])
     variables = json.loads(notes["variables"]) if "variables" in notes else row.get("variables")
     return LearnedAlignment(

@@ -24,7 +24,7 @@ from enum import StrEnum
 from typing import Final
 
 from workers.data.model_info import ModelInfo
-from workers.files.place import BLOCK_OUTPUT, Place
+from workers.files.place import BLOCK_OUTPUT, AnyPlace, PlaceSet
 
 
 class OwnBlock(StrEnum):
@@ -117,8 +117,10 @@ SITES: Final[dict[str, Site]] = {
 }
 
 
-def width_of(model: ModelInfo, place: Place) -> int:
-    """How many numbers a token has at `place`: the size of the rotation there."""
+def width_of(model: ModelInfo, place: AnyPlace) -> int:
+    """How many numbers a token has at `place`, of a set of places all together: the size of the rotation there."""
+    if isinstance(place, PlaceSet):
+        return sum(width_of(model, point) for point in place.points)
     site = SITES[place.site]
     n_units = site.n_units(model) if site.n_units and place.unit is None else 1
     return n_units * site.width(model)

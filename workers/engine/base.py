@@ -18,7 +18,7 @@ from torch import Tensor
 from workers.data.answers import n_tokens
 from workers.data.token_ids import Prompts
 from workers.engine.model import LanguageModel, Reads, Token
-from workers.files.place import Place
+from workers.files.place import AnyPlace, Place
 
 # (base_CBW, source_CBW) -> mixed_CBW, all float32; gradients flow through it into whatever it closes over
 Mix = Callable[[Tensor, Tensor], Tensor]
@@ -94,8 +94,26 @@ class TokenBatch:
 class AbstractForward(ABC):
     """One batch of pairs on its way through the model."""
 
+    def intervene(self, places: Sequence[AnyPlace], mix: Mix) -> Tensor:
+        """logits_CMV of the base's tokens that are read when cell c's activation at places[c] is replaced by `mix`.
+
+        A set of places is a cell of its own: C is 1, and W is the width of all its points together.
+        """
+        one = places[0]
+        if isinstance(one, Place):
+            return self.intervene_apart([place for place in places if isinstance(place, Place)], mix)
+        return self.intervene_together(one.points, mix)
+
+    def activations(self, places: Sequence[AnyPlace]) -> tuple[Tensor, Tensor]:
+        """base_CBW and source_CBW in float32 at these places of one width, without gradient."""
+        one = places[0]
+        if isinstance(one, Place):
+            return self.read([place for place in places if isinstance(place, Place)])
+        base, source = zip(*(self.read([point]) for point in one.points), strict=True)
+        return torch.cat(base, dim=2), torch.cat(source, dim=2)
+
     @abstractmethod
-    def intervene(self, places: Sequence[Place], mix: Mix) -> Tensor:
+    def intervene_apart(self, places: Sequence[Place], mix: Mix) -> Tensor:
         """logits_CMV of the base's tokens that are read when cell c's activation at places[c] is replaced by `mix`; of
         one-token answers that is each base's last token, and M is B.
 
@@ -110,7 +128,16 @@ class AbstractForward(ABC):
         """logits_MV of the bases' tokens that are read, no intervention."""
 
     @abstractmethod
-    def activations(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
+    def intervene_together(self, points: Sequence[Place], mix: Mix) -> Tensor:
+        """logits_1MV of one cell that intervenes at all `points`; `mix` sees their activations one
+        behind the other, and is called once for those that the model computes at the same moment.
+
+        The source's activations are those of a run without intervention. The base's are those of the run under way,
+        which the points before may have changed. Raises: SiteError where two points are one token's in some prompt.
+        """
+
+    @abstractmethod
+    def read(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """base_CBW and source_CBW in float32 at these places of one width, without gradient."""
 
 

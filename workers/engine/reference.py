@@ -10,6 +10,7 @@ from torch import Tensor
 from workers.engine.base import AbstractEngine, AbstractForward, Mix, TokenBatch
 from workers.engine.model import LanguageModel, at_token, token_index
 from workers.engine.sites import tap_of
+from workers.engine.together import Together
 from workers.files.place import Place
 
 
@@ -33,19 +34,26 @@ class ReferenceForward(AbstractForward):
         self.language_model = language_model
         self.base, self.source = base, source
 
-    def intervene(self, places: Sequence[Place], mix: Mix) -> Tensor:
+    def intervene_apart(self, places: Sequence[Place], mix: Mix) -> Tensor:
         """logits_CMV; `mix` is called once a cell, with C = 1 for a single place only."""
         if len(places) != 1:
             raise ValueError("the reference engine takes one cell a call")
         source_1BW = self._read(self.source, places[0])[None]
         return self._intervened(places[0], lambda base_BW: mix(base_BW[None], source_1BW)[0])[None]
 
+    def intervene_together(self, points: Sequence[Place], mix: Mix) -> Tensor:
+        """logits_1MV of one cell; `mix` is called once a stage."""
+        source = [self._read(self.source, point) for point in points]
+        together = Together(self.language_model, points, base=self.base, source=source, mix=mix)
+        with together.hooked(together.stages):
+            return self._last_logits(self.base)[None]
+
     def base_logits(self) -> Tensor:
         """logits_MV of the plain bases."""
         with torch.no_grad():
             return self._last_logits(self.base)
 
-    def activations(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
+    def read(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """base_CBW, source_CBW."""
         base_CBW, source_CBW = (
             torch.stack([self._read(prompts, place) for place in places]) for prompts in (self.base, self.source)

@@ -34,7 +34,7 @@ from torch.utils.hooks import RemovableHandle
 
 from workers.data.model_info import ModelError
 from workers.engine.model import LanguageModel, hidden_of, with_hidden
-from workers.files.place import BLOCK_OUTPUT, Place
+from workers.files.place import BLOCK_OUTPUT, AnyPlace, Place
 
 RESIDUAL_SITES: Final = (BLOCK_OUTPUT, "block_input")  # a tail begins here: no part of a block is run for them
 REACHES_LATER_TOKENS: Final = frozenset({"key", "value"})  # inside their own block
@@ -102,9 +102,9 @@ def tap_of(model: LanguageModel, place: Place) -> Tap:
     raise SiteError(f"{name_of(place)}: the site has no units, and unit {place.unit} is asked for; leave `unit` away")
 
 
-def width_of(model: LanguageModel, place: Place) -> int:
-    """How many numbers a token has at `place`. Raises: as `tap_of`."""
-    return tap_of(model, place).width
+def width_of(model: LanguageModel, place: AnyPlace) -> int:
+    """How many numbers a token has at `place`, of a set of places all together. Raises: as `tap_of`."""
+    return sum(tap_of(model, point).width for point in place.points)
 
 
 def n_units(model: LanguageModel, layer: int, site: str) -> int | None:

@@ -46,6 +46,15 @@ from transformers.cache_utils import Cache
 from workers.engine.attention import own_attention, shared_attention
 from workers.engine.base import AbstractEngine, AbstractForward, Mix, TokenBatch
 from workers.engine.caches import FullCache, TailCache
+from workers.engine.entering import (
+    BEFORE_ALL,
+    EMBEDDED,
+    INSIDE,
+    INSIDE_FROM_HERE_ON,
+    entry_of,
+    entry_together,
+    way_in,
+)
 from workers.engine.model import (
     LanguageModel,
     Token,
@@ -55,9 +64,10 @@ from workers.engine.model import (
     hidden_of,
     last_logits,
     replaced_forwards,
+    side_by_side,
     token_index,
 )
-from workers.engine.sites import REACHES_LATER_TOKENS, RESIDUAL_SITES, tap_of
+from workers.engine.sites import RESIDUAL_SITES, tap_of
 from workers.engine.tail import (
     InsideBlock,
     Rows,
@@ -70,26 +80,10 @@ from workers.engine.tail import (
     pass_on,
     together,
 )
-from workers.files.place import Place
+from workers.engine.together import Stage, Together
+from workers.files.place import BLOCK_OUTPUT, AnyPlace, Place, PlaceSet
 
-_BEFORE_ALL: Final = -1  # the "block" behind which the rows of cells enter that intervene before block 0
-# how a cell's rows come to enter the tail: the mix is the stream, or is embedded, or a block is run inside
-_STREAM, _EMBEDDED, _INSIDE, _INSIDE_FROM_HERE_ON = range(4)
-
-
-def entry_of(place: Place) -> int:
-    """The block behind which the cell's rows enter the tail: -1 before block 0."""
-    if place.site == "embeddings":
-        return _BEFORE_ALL
-    return place.layer - 1 if place.site == "block_input" else place.layer
-
-
-def _way_in(place: Place) -> int:
-    if place.site in RESIDUAL_SITES:
-        return _STREAM
-    if place.site == "embeddings":
-        return _EMBEDDED
-    return _INSIDE_FROM_HERE_ON if place.site in REACHES_LATER_TOKENS else _INSIDE
+_ORDER: Final = {"embeddings": -3, BLOCK_OUTPUT: -2, "block_input": -1}  # of what rows pass before they enter
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +105,23 @@ class SuffixEngine(AbstractEngine):
     joins_places = True
 
     def __init__(
-        self, language_model: LanguageModel, *, places: Sequence[Place], prefix_P: Tensor | None = None
+        self, language_model: LanguageModel, *, places: Sequence[AnyPlace], prefix_P: Tensor | None = None
     ) -> None:
         self.language_model = language_model
-        inside = [place for place in places if place.site not in RESIDUAL_SITES]
+        sets = [place.points for place in places if isinstance(place, PlaceSet)]
+        points = [point for place in places for point in place.points]
+        inside = [point for point in points if point.site not in RESIDUAL_SITES]
         blocks = {place.layer for place in inside if place.site != "embeddings"}
         # the stream behind these blocks is kept; a block that is run inside begins with the stream before it
-        self._base_streams = {entry_of(place) for place in places} | {layer - 1 for layer in blocks}
-        self._source_streams = {entry_of(place) for place in places if place.site in RESIDUAL_SITES}
+        self._base_streams = {entry_of(point) for point in points} | {layer - 1 for layer in blocks}
+        self._base_streams |= {entry_together(points) for points in sets}
+        self._source_streams = {entry_of(point) for point in points if point.site in RESIDUAL_SITES}
         self._taps = {(place.layer, place.site): tap_of(language_model, place) for place in inside}
         self._points = {
             site: sorted({place.position for place in inside if (place.layer, place.site) == site})
             for site in self._taps
         }
-        self._n_source_blocks = max(entry_of(place) for place in places) + 1
+        self._n_source_blocks = max(entry_of(point) for point in points) + 1
         self.n_prefix = 0 if prefix_P is None else len(prefix_P)
         self._more_outputs: tuple[None, ...] | None = (
             None  # a block's outputs beside its hidden states; a base's run tells
@@ -187,7 +184,7 @@ class SuffixEngine(AbstractEngine):
         def behind(_module: nn.Module, _inputs: Any, output: Any) -> None:
             kept.hidden[index] = hidden_of(output)
 
-        if index == _BEFORE_ALL:
+        if index == BEFORE_ALL:
             return self.language_model.blocks[0].register_forward_pre_hook(before)
         return self.language_model.blocks[index].register_forward_hook(behind)
 
@@ -242,7 +239,7 @@ class SuffixForward(AbstractForward):
         """logits_MV of the plain bases, a by-product of the shared forward."""
         return self._logits_MV
 
-    def activations(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
+    def read(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """base_CBW, source_CBW, read off the shared forward. Raises: ValueError for a position in the prefix."""
         base_CBW, source_CBW = (
             torch.stack([self._read(prompts, kept, place) for place in places]).float()
@@ -258,11 +255,11 @@ class SuffixForward(AbstractForward):
         values_BX = kept.values[place.layer, place.site, place.position]
         return values_BX[:, tap.start : tap.start + tap.width].to(self.language_model.device)
 
-    def intervene(self, places: Sequence[Place], mix: Mix) -> Tensor:
+    def intervene_apart(self, places: Sequence[Place], mix: Mix) -> Tensor:
         """logits_CMV of all cells, in one call of the model."""
-        base_CBW, source_CBW = self.activations(places)
+        base_CBW, source_CBW = self.read(places)
         mixed_CBW = mix(base_CBW, source_CBW).to(self.language_model.dtype)
-        ways = [(entry_of(place), _way_in(place)) for place in places]
+        ways = [(entry_of(place), way_in(place)) for place in places]
         order = sorted(range(len(places)), key=ways.__getitem__)  # the rows of the tail, as they enter it
         is_ordered = order == list(range(len(places)))
         if not is_ordered:
@@ -279,12 +276,42 @@ class SuffixForward(AbstractForward):
         logits_CMV = logits_NV.unflatten(0, (len(places), -1))
         return logits_CMV if is_ordered else logits_CMV[np.argsort(order).tolist()]
 
+    def intervene_together(self, points: Sequence[Place], mix: Mix) -> Tensor:
+        """logits_1MV of one cell: a tail that begins at the earliest of the points, changed at each of them."""
+        entry, first = entry_together(points), min(first_of(self.base.token_of(point.position)) for point in points)
+        source = [self._read(self.source, self.source_kept, point).float() for point in points]
+        at_points = Together(self.language_model, points, base=self.base, source=source, mix=mix, first_token=first)
+        rows_BQD = self.base_kept.hidden[entry][:, first - self.n_prefix :]
+        passed = []  # stages that the rows have passed when they enter
+        for stage in sorted(at_points.stages, key=lambda stage: _ORDER.get(points[stage[0]].site, 0)):
+            site = points[stage[0]].site
+            if site == "embeddings":
+                rows_BQD = self._embedded(at_points, stage, rows_BQD)
+            elif site in RESIDUAL_SITES and entry_of(points[stage[0]]) == entry:
+                rows_BQD = at_points.edit(stage)(rows_BQD)
+            else:
+                continue
+            passed.append(stage)
+        with at_points.hooked([stage for stage in at_points.stages if stage not in passed]):
+            rows = {entry: known(side_by_side(rows_BQD))}
+            return self._tail(first, rows, 1, last_block=max(point.layer for point in points))[None]
+
+    def _embedded(self, at_points: Together, stage: Stage, rows_BQD: Tensor) -> Tensor:
+        """The rows before block 0 with the embeddings of the stage's points mixed."""
+        base = [self._read(self.base, self.base_kept, at_points.points[index]).float() for index in stage]
+        rows_BQD = rows_BQD.clone()
+        for index, mixed_BE in zip(stage, at_points.mixed(stage, base), strict=True):
+            token = self.base.token_of(at_points.points[index].position)
+            hidden_1BD = self._before_first_block(mixed_BE.to(self.language_model.dtype)[None], token)
+            rows_BQD[token_index(at_points.tokens[index], rows_BQD.device)] = hidden_1BD[0].to(rows_BQD)
+        return rows_BQD
+
     def _entering(self, places: Sequence[Place], mixed_CBW: Tensor, token: Token) -> Rows:
         """The rows of cells that enter at one block in one way."""
-        way = _way_in(places[0])
-        if way in (_INSIDE, _INSIDE_FROM_HERE_ON):
+        way = way_in(places[0])
+        if way in (INSIDE, INSIDE_FROM_HERE_ON):
             return self._inside(places, mixed_CBW, token)
-        if way == _EMBEDDED:
+        if way == EMBEDDED:
             mixed_CBW = self._before_first_block(mixed_CBW, token)
         return known(self._entering_rows(mixed_CBW, entry_of(places[0]), token))
 
@@ -306,7 +333,7 @@ class SuffixForward(AbstractForward):
         in it and the token is the same in all rows, else from there on."""
         layer, first = places[0].layer, first_of(token) - self.n_prefix
         before_BQD = self.base_kept.hidden[layer - 1]
-        is_alone = isinstance(token, int) and _way_in(places[0]) == _INSIDE
+        is_alone = isinstance(token, int) and way_in(places[0]) == INSIDE
         return InsideBlock(
             run=self.language_model.blocks[layer].forward,
             taps=[tap_of(self.language_model, place) for place in places],
@@ -336,9 +363,9 @@ class SuffixForward(AbstractForward):
     def _n_tokens(self, first_token: int) -> int:
         return self.base.ids_BT.shape[1] - first_token
 
-    def _tail(self, first_token: int, entering: Mapping[int, Rows], n_cells: int) -> Tensor:
+    def _tail(self, first_token: int, entering: Mapping[int, Rows], n_cells: int, *, last_block: int = -1) -> Tensor:
         """The logits that are read of the rows that enter after each block, run through the later blocks together: cell
-        by cell, those of `base_logits`."""
+        by cell, those of `base_logits`. `last_block` is the last block that is changed on the way."""
         model, first, last = self.language_model, min(entering), self.language_model.n_layers - 1
         cache = Cache(layers=[TailCache(*pair, first_token, shares=model.shares_keys) for pair in self.keys_values])
         n_tokens = self._n_tokens(first_token)
@@ -347,10 +374,10 @@ class SuffixForward(AbstractForward):
         forwards: dict[int, Any] = dict.fromkeys(range(first), pass_on)
         for index in range(first + 1, model.n_layers):
             forwards[index] = model.blocks[index].forward
-        if last > first and n_tokens > n_read:
+        if last > first and n_tokens > n_read and last_block < last:
             forwards[last] = for_last_tokens(model.blocks[last].forward, cache.layers[last], n_tokens, n_read)
         for entry, rows in entering.items():
-            if entry == _BEFORE_ALL:
+            if entry == BEFORE_ALL:
                 forwards[0] = fed_by(forwards[0], rows())
             else:
                 forwards[entry] = hand_on(rows) if entry == first else joined_by(forwards[entry], rows)

@@ -140,10 +140,10 @@ class InsideBlock:
         def edit(values: Tensor) -> Tensor:
             device, n_pairs = values.device, self.mixed_CBW.shape[1]
             values_CBTX = values.reshape(len(self.taps), n_pairs, -1, values.shape[-1])
-            starts = torch.tensor([self.taps[cell].start for cell in cells], device=device)
-            columns_C1W = (starts[:, None] + torch.arange(self.mixed_CBW.shape[2], device=device))[:, None]
+            starts_C1W = np.array([self.taps[cell].start for cell in cells])[:, None, None]
+            columns_C1W = torch.from_numpy(starts_C1W + np.arange(self.mixed_CBW.shape[2])).to(device)
             pairs_B1, token_B1 = (part[:, None] for part in token_index(self._tokens_of_rows(n_pairs), device))
-            cells_C11 = torch.tensor(cells, device=device)[:, None, None]
+            cells_C11 = torch.from_numpy(np.array(cells)[:, None, None]).to(device)
             mixed_CBW = self.mixed_CBW if len(cells) == len(self.taps) else self.mixed_CBW[cells]
             edited = values_CBTX.index_put((cells_C11, pairs_B1, token_B1, columns_C1W), mixed_CBW.to(values))
             return edited.view(values.shape)

@@ -83,6 +83,7 @@ class Format(Generic[_T]):
 def first_problem(error: ValidationError) -> str:
     """The first thing that is wrong: key, value, and what is expected."""
     problem = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    # where a value may be of several types, the type tried is named beside the keys, with a capital letter
+    key = ".".join(str(part) for part in problem["loc"] if not str(part)[:1].isupper())
     got = "" if problem["type"] == "missing" else f"got {problem['input']!r:.{_SHOWN}}; "
     return f"key `{key}`: {got}{problem['msg']}"

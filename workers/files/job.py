@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from workers.files.document import NO_OTHER_KEYS, Format, NotThisFile
 from workers.files.folder import SweepFolder
-from workers.files.place import PLACE_VERSION, Place
+from workers.files.place import PLACE_VERSION, AnyPlace
 
-# 1: a cell has `layer` and `position` beside its key; 2: a setting has no `split`
+# 1: a cell has `layer` and `position` beside its key; 2: a setting has no `split`, a cell is at one place
 JOB_SCHEMA_VERSION: Final = max(3, PLACE_VERSION)
 VALIDATION_SETTING: Final = "validation"  # the validation pairs, by which a chain chooses places
 MAIN_SETTING: Final = "main"  # the setting that a cell is trained for; others only evaluate what it learned
@@ -65,7 +65,7 @@ class Cell:
     """One point of the grid: what is trained, and where in the model it intervenes."""
 
     stream: Stream
-    place: Place
+    place: AnyPlace
 
     def science(self) -> dict[str, Any]:
         """The parameters that decide the result, as plain JSON values."""
@@ -83,8 +83,8 @@ class JobCell:
     __pydantic_config__ = NO_OTHER_KEYS
 
     key: str
-    place: Place
-    token: str  # the token's text at that position, or `digit` where it varies
+    place: AnyPlace
+    token: str  # the token's text at that position, or `digit` where it varies; of several, in their order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

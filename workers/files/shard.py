@@ -55,7 +55,8 @@ SHARD_SCHEMA: Final = pa.schema(
         pa.field("task_settings", _TEXT),  # canonical JSON
         pa.field("hypothesis", _TEXT, nullable=False),
         pa.field("variables", pa.list_(_TEXT)),
-        # where the cell intervenes; all null but `place` where it is a set of places, which has that name
+        # where the cell intervenes; where it is a set of places, `place` has its name, `position` where
+        # those lie that follow the positions of the grid, and the others are null
         *place_fields(("layer", "position", *INSIDE, "place"), nullable=PLACE_COLUMNS),
         pa.field("token", _TEXT),
         pa.field("seed", _INT, nullable=False),

@@ -22,6 +22,7 @@ from workers.data.tokenizer import Tokenizer
 from workers.engine.base import TokenBatch
 from workers.engine.model import LanguageModel, last_logits
 from workers.files.job import Cohort, Job, Setting, Stream, canonical_json
+from workers.files.place import moved as moved_place
 from workers.job.engines import Engines
 from workers.job.evaluate import Counts, count_right, random_control
 from workers.job.monitor import JobMonitor
@@ -220,7 +221,8 @@ def evaluate_setting(
     except (TaskError, NotApplicable) as error:
         raise TaskError(f"setting {setting.name!r}: {error}") from error
     own_layout, layout = (source.layout(stream.hypothesis) for source in (own.source, data.source))
-    moved = moved_positions(own_layout, layout, [column.position for column in columns], setting.name)
+    positions = sorted(set().union(*(column.positions for column in columns)))
+    moved = moved_positions(own_layout, layout, positions, setting.name)
     read_at = settings_object(stream.method).positions
     moved = moved_positions(own_layout, layout, read_at, setting.name, from_beginning=True) | moved
     if isinstance(columns[0].learned, AbstractReading):
@@ -229,10 +231,10 @@ def evaluate_setting(
             pairs,
             setting.name,
             micro_batch=_EVALUATION_BATCH,
-            moved=lambda place: replace(place, position=moved[place.position]),
+            moved=lambda place: moved_place(place, moved),
         )
         return data, count_read(states, columns, moved=moved), n_dropped
-    places = [place for column in columns for place in column.places(moved[column.position])]
+    places = [place for column in columns for place in column.places(moved)]
     engine = bench.engines.engine(stream.engine, places, pairs)
     batch = to_device(pairs, bench.language_model.device)
     counts = count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved, controls=controls)
@@ -252,7 +254,9 @@ def save_alignments(bench: Workbench, cohort: Cohort, columns: Sequence[Column])
         columns,
         whole=job.options.save_alignments == "full",
         variables=source.variables[stream.hypothesis],
-        indices={cell.place.position for cell in cohort.cells if layout.is_index(cell.place.position)},
+        indices={
+            point.position for cell in cohort.cells for point in cell.place.points if layout.is_index(point.position)
+        },
     )
 
 

@@ -16,7 +16,7 @@ from workers.engine.reference import ReferenceEngine
 from workers.engine.sites import width_of
 from workers.engine.suffix import SuffixEngine
 from workers.files.job import Job
-from workers.files.place import BLOCK_OUTPUT, Place
+from workers.files.place import BLOCK_OUTPUT, AnyPlace
 
 
 class Engines:
@@ -28,28 +28,33 @@ class Engines:
 
     def __init__(self, job: Job, model: LanguageModel, say: Callable[[str], None]) -> None:
         self.model, self._say = model, say
-        cells = [(cohort.stream.engine, cell.place) for cohort in job.cohorts for cell in cohort.cells]
+        cells = [
+            (cohort.stream.engine, point)
+            for cohort in job.cohorts
+            for cell in cohort.cells
+            for point in cell.place.points
+        ]
         self._places = [place for _, place in cells if place.site != BLOCK_OUTPUT]
         self._fast_places = [place for name, place in cells if name != "reference" and place.site != BLOCK_OUTPUT]
         check_meaning(model, self._places)
         self._refused: dict[str, str] | None = None  # by site, and why; None: not tried yet
 
-    def width_of(self, place: Place) -> int:
+    def width_of(self, place: AnyPlace) -> int:
         """How many numbers a token has at `place`. Raises: SiteError."""
         return width_of(self.model, place)
 
-    def kind(self, name: str, places: Sequence[Place]) -> type[SuffixEngine | ReferenceEngine]:
+    def kind(self, name: str, places: Sequence[AnyPlace]) -> type[SuffixEngine | ReferenceEngine]:
         """The engine in which cells at `places` run that ask for `name`."""
-        if name == "reference" or any(place.site in self._refusals() for place in places):
+        if name == "reference" or any(point.site in self._refusals() for place in places for point in place.points):
             return ReferenceEngine
         return SuffixEngine
 
-    def engine(self, name: str, places: Sequence[Place], *pair_sets: PairSet) -> AbstractEngine:
+    def engine(self, name: str, places: Sequence[AnyPlace], *pair_sets: PairSet) -> AbstractEngine:
         """The engine for cells at `places`, the prefix common to all these pairs taken out."""
         if self.kind(name, places) is ReferenceEngine:
             return ReferenceEngine(self.model)
         prompts = [part for pairs in pair_sets for part in (pairs.base, pairs.source)]
-        positions = [place.position for place in places]
+        positions = [point.position for place in places for point in place.points]
         n_prefix = min(n_common_prefix(*prompts), *(part.first_token(positions) for part in prompts))
         first = torch.from_numpy(prompts[0].ids_BT[0, :n_prefix]).to(self.model.device)
         return SuffixEngine(self.model, places=places, prefix_P=first)

@@ -21,7 +21,7 @@ import torch
 
 from workers.engine.base import AbstractEngine
 from workers.job.measures import Question, Tally
-from workers.methods.alignment import Column, Intervention, WholeVector
+from workers.methods.alignment import Alignment, Column, Intervention, WholeVector, control_apart, n_blocks
 from workers.methods.base import Batch, rows_of
 from workers.methods.reading import AbstractReading
 
@@ -52,7 +52,10 @@ def random_control(column: Column) -> Intervention | None:
     """The column's null, which depends on the cell keys alone: what it learned in a randomly rotated space, say. None
     for the whole vector, which any rotation leaves whole."""
     assert not isinstance(column.learned, AbstractReading)
-    return column.learned.control([cell.key for cell in column.cells])
+    keys, count = [cell.key for cell in column.cells], n_blocks(column.cells[0])
+    if count > 1 and isinstance(column.learned, Alignment):
+        return control_apart(column.learned, keys[0], count)
+    return column.learned.control(keys)
 
 
 def count_right(
@@ -67,7 +70,7 @@ def count_right(
     """The counts of each cell of each column that intervenes, on `pairs`; `moved` has the columns' positions in these
     prompts, where they are others than in the task's own; `controls` their random controls, where they were drawn
     already."""
-    moved = moved or {column.position: column.position for column in columns}
+    moved = moved or {position: position for column in columns for position in column.positions}
     controls = [random_control(column) for column in columns] if controls is None else controls
     runs = [_runs(column, control) for column, control in zip(columns, controls, strict=True)]
     return count_correct(engine, runs, pairs, moved, micro_batch=micro_batch)
@@ -106,7 +109,7 @@ def count_correct(
         question = Question.of(part, forward.base_logits())
         none.add(question, question.plain_MV[None])
         for run in runs:
-            places = run.column.places(moved[run.column.position])
+            places = run.column.places(moved)
             for name, learned in run.swapped.items():
                 run.tallies[name].add(question, forward.intervene(places, learned.mix(part.variable_B, part.label_B)))
     n_dummy = int(pairs.label_BN.unique(dim=0, return_counts=True)[1].max())

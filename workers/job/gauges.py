@@ -17,9 +17,15 @@ from typing import Any, TypeAlias
 
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING, Cohort, Job
+from workers.files.place import AnyPlace, PlaceSet
 from workers.files.progress import ENV_METRICS_FILE, Progress
 
 _Tags: TypeAlias = tuple[str, str, str]  # experiment, layer, site
+
+
+def _where(place: AnyPlace) -> tuple[str, str]:
+    """Layer and site of a cell; of a set of places its name."""
+    return ("", place.name) if isinstance(place, PlaceSet) else (str(place.layer), place.site)
 
 
 class MetricsFile:
@@ -27,11 +33,7 @@ class MetricsFile:
 
     def __init__(self, job: Job) -> None:
         self._path = os.environ.get(ENV_METRICS_FILE, "")
-        self._tags = {
-            cell.key: (one.experiment, str(cell.place.layer), cell.place.site)
-            for one in job.cohorts
-            for cell in one.cells
-        }
+        self._tags = {cell.key: (one.experiment, *_where(cell.place)) for one in job.cohorts for cell in one.cells}
         self._status: dict[str, str] = {}  # by cell key, of the cells that are over
         self._best: dict[_Tags, float] = {}
 

@@ -25,12 +25,12 @@ def count_read(
 
     Raises: NotApplicable where a reading has no meaning for these prompts.
     """
-    moved = moved or {column.position: column.position for column in columns}
+    moved = moved or {position: position for column in columns for position in column.positions}
     tallies = [_Tally(len(column.cells)) for column in columns]
     for _, run in states.runs():
         for column, tally in zip(columns, tallies, strict=True):
             assert isinstance(column.learned, AbstractReading)
-            tally.add(column.learned.read(replace(run, moved=moved), column.places(moved[column.position])))
+            tally.add(column.learned.read(replace(run, moved=moved), column.places(moved)))
     return [tally.counts() for tally in tallies]
 
 

@@ -164,9 +164,10 @@ class _JobRun:
 
     def _by_kind(self, work: Work) -> list[Work]:
         """The cohort in parts whose cells have one width, site and position: a method may have a meaning for some."""
-        parts: dict[tuple[int, str, int], list[JobCell]] = {}
+        parts: dict[tuple[object, ...], list[JobCell]] = {}
         for cell in work.cohort.cells:
-            kind = (self.bench.engines.width_of(cell.place), cell.place.site, cell.place.position)
+            sites = tuple(point.site for point in cell.place.points)
+            kind = (self.bench.engines.width_of(cell.place), sites, cell.place.column)
             parts.setdefault(kind, []).append(cell)
         return [replace(work, cohort=replace(work.cohort, cells=tuple(cells))) for cells in parts.values()]
 

@@ -28,7 +28,6 @@ from torch import Tensor
 from workers.files.alignments import alignment_path
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, JobCell, canonical_json
-from workers.files.place import AXES
 from workers.methods.alignment import (
     MASK_FLOOR,
     Addition,
@@ -78,7 +77,7 @@ def save_columns(
             path.parent.mkdir(parents=True, exist_ok=True)
             notes = _notes(cohort, cell, facts, column.learned) | {
                 "variables": canonical_json(list(variables)),
-                "is_index": canonical_json(cell.place.position in indices),
+                "is_index": canonical_json(all(point.position in indices for point in cell.place.points)),
             }
             replace_file(path, save(tensors, metadata=notes | {"crc32": checksum(canonical_json(notes), tensors)}))
 
@@ -124,7 +123,7 @@ def _notes(cohort: Cohort, cell: JobCell, facts: CellFacts, learned: Learned) ->
         "hypothesis": cohort.stream.hypothesis,
         "seed": str(cohort.stream.seed),
         "method": method_label(cohort.stream.method),
-        **{axis.name: "" if (value := getattr(cell.place, axis.name)) is None else str(value) for axis in AXES},
+        **{name: "" if value is None else str(value) for name, value in cell.place.columns().items()},
         "width": str(_width(learned)),
         "facts": canonical_json(asdict(facts)),
         "kind": type(learned).__name__,

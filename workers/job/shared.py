@@ -7,7 +7,7 @@ from typing import Final
 
 from workers.data.pairs import PairSet
 from workers.files.job import Cohort, canonical_json
-from workers.files.place import Place
+from workers.files.place import AnyPlace
 from workers.job.engines import Engines
 from workers.job.memory import available_device_bytes
 from workers.job.monitor import JobMonitor
@@ -33,7 +33,7 @@ class SharedStates:
         name: str,
         *,
         micro_batch: int,
-        moved: Callable[[Place], Place] = lambda place: place,
+        moved: Callable[[AnyPlace], AnyPlace] = lambda place: place,
     ) -> PromptStates:
         """The base prompts of `pairs` at every place that `cohort`, and the cohorts of the same data, read.
 
@@ -62,11 +62,11 @@ class SharedStates:
             self._states[name] = states
         return states
 
-    def _read_by(self, cohort: Cohort) -> list[Place]:
+    def _read_by(self, cohort: Cohort) -> list[AnyPlace]:
         places = [cell.place for cell in cohort.cells]
         return places_read(cohort.stream.method, places, self._engines.model.n_layers)
 
-    def _fits(self, places: set[Place], n_prompts: int) -> bool:
+    def _fits(self, places: set[AnyPlace], n_prompts: int) -> bool:
         n_bytes = 4 * n_prompts * sum(self._engines.width_of(place) for place in places)
         return n_bytes <= _SHARE * available_device_bytes(self._engines.model.device)
 

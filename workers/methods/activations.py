@@ -6,15 +6,15 @@ Shapes, by suffix: C cells at one position, B prompts, N training prompts, D wid
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.files.place import Place
-from workers.methods.alignment import CellFacts, Column, Learned, joined
+from workers.files.place import AnyPlace
+from workers.methods.alignment import Alignment, CellFacts, Column, Learned, joined, together
 from workers.methods.base import FitContext, NotApplicable
 from workers.methods.reading import AbstractReading
 from workers.methods.settings import why_no_classes
@@ -33,10 +33,24 @@ def fit_on_activations(context: FitContext, fit_cell: FitCell) -> list[Column]:
     fitted = []
     for group, hidden_CND in zip(groups, hidden, strict=True):
         with context.monitor.timed("fit"):
-            learned, facts = zip(*(fit_cell(hidden_ND) for hidden_ND in hidden_CND), strict=True)
+            fitted_cells = [_fitted(fit_cell, hidden_ND, group.n_blocks) for hidden_ND in hidden_CND]
+            learned, facts = zip(*fitted_cells, strict=True)
         fitted.append(Column(position=group.position, cells=group.cells, learned=joined(learned), facts=facts))
     context.monitor.advance(cell_steps=len(context.cohort.cells), pairs=0)
     return fitted
+
+
+def _fitted(fit_cell: FitCell, hidden_ND: Tensor, n_parts: int) -> tuple[Learned, CellFacts]:
+    """What one cell learns; where its vector falls in parts with a subspace each, what each part learns, together."""
+    if n_parts == 1:
+        return fit_cell(hidden_ND)
+    learned, facts = zip(*(fit_cell(part_NW) for part_NW in hidden_ND.chunk(n_parts, dim=1)), strict=True)
+    alignments = [one for one in learned if isinstance(one, Alignment)]
+    if len(alignments) < n_parts:
+        raise NotApplicable("subspace: the method has no subspace of each place; expected `one`")
+    parts = joined(alignments)
+    assert isinstance(parts, Alignment)
+    return together(parts), replace(facts[0], subspace_dim=sum(one.subspace_dim for one in facts))
 
 
 def ready(context: FitContext, reading: Callable[[int], AbstractReading]) -> list[Column]:
@@ -53,7 +67,7 @@ def ready(context: FitContext, reading: Callable[[int], AbstractReading]) -> lis
     ]
 
 
-def read_all(context: FitContext, groups: Sequence[Sequence[Place]]) -> list[Tensor]:
+def read_all(context: FitContext, groups: Sequence[Sequence[AnyPlace]]) -> list[Tensor]:
     """activation_CNW of each group of places of one width, on all training prompts. Raises: Interrupted."""
     n_prompts, n_cells, device = len(context.train), len(context.cohort.cells), context.device
     shapes = [(len(places), n_prompts, context.width_of(places[0])) for places in groups]

@@ -12,7 +12,7 @@ Shapes, by suffix: C cells at one position, B pairs, D width of their sites, K d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from workers.engine.base import Mix
 from workers.files.job import JobCell, content_key
-from workers.files.place import Place
+from workers.files.place import AnyPlace, PlaceSet, moved
 from workers.methods.reading import AbstractReading, Read, Run
 
 LARGEST_GROUP: Final = 128  # cells in one call of the model: heads are many, and their rows must fit into memory
@@ -211,7 +211,7 @@ class Probe(AbstractReading):
         """truth_CB: what it should say."""
         return value_B > self.cut_CV[:, variable_B]
 
-    def read(self, run: Run, places: Sequence[Place]) -> Read:
+    def read(self, run: Run, places: Sequence[AnyPlace]) -> Read:
         """Each pair asks for the variable that it interchanges, in its base prompt; one whose value is no number is of
         neither class, and not counted. The two classes of variable v, below and above its cut, are 2 v and 2 v + 1."""
         has_class_B = ~run.value_B.isnan()
@@ -258,9 +258,14 @@ class Column:
     learned: Learned
     facts: tuple[CellFacts, ...]
 
-    def places(self, position: int) -> list[Place]:
-        """The cells' places in prompts whose point `position` is the cells' own."""
-        return [replace(cell.place, position=position) for cell in self.cells]
+    @property
+    def positions(self) -> set[int]:
+        """Every position at which a cell intervenes."""
+        return {point.position for cell in self.cells for point in cell.place.points}
+
+    def places(self, positions: Mapping[int, int]) -> list[AnyPlace]:
+        """The cells' places in prompts where each position is that of `positions`."""
+        return [moved(cell.place, positions) for cell in self.cells]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,23 +277,55 @@ class CellGroup:
     cells: tuple[JobCell, ...]
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[AnyPlace]:
         """Where they intervene."""
         return [cell.place for cell in self.cells]
 
+    @property
+    def n_blocks(self) -> int:
+        """In how many parts of equal width, each with a subspace of its own, the cells' vector falls."""
+        return n_blocks(self.cells[0])
 
-def groups_of(cells: Sequence[JobCell], *, width_of: Callable[[Place], int], join_places: bool) -> list[CellGroup]:
+
+def groups_of(cells: Sequence[JobCell], *, width_of: Callable[[AnyPlace], int], join_places: bool) -> list[CellGroup]:
     """The cells by position and width, each group's by layer, site and unit; at most `LARGEST_GROUP` in one, and one
-    alone where the engine cannot join places."""
-    groups: dict[tuple[int, int], list[JobCell]] = {}
+    alone where the engine cannot join places, or where the cell is a set of places."""
+    groups: dict[tuple[int | PlaceSet, int], list[JobCell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.place.rank):
-        groups.setdefault((cell.place.position, width_of(cell.place)), []).append(cell)
+        groups.setdefault((cell.place.column, width_of(cell.place)), []).append(cell)
     size = LARGEST_GROUP if join_places else 1
     return [
-        CellGroup(position=position, width=width, cells=tuple(group[start : start + size]))
-        for (position, width), group in groups.items()
+        CellGroup(position=group[0].place.rank[0], width=width, cells=tuple(group[start : start + size]))
+        for (_, width), group in groups.items()
         for start in range(0, len(group), size)
     ]
+
+
+def n_blocks(cell: JobCell) -> int:
+    """In how many parts of equal width, each with a subspace of its own, the cell's vector falls."""
+    is_apart = isinstance(cell.place, PlaceSet) and cell.place.subspace == "each"
+    return len(cell.place.points) if is_apart else 1
+
+
+def part_names(group: CellGroup) -> list[str]:
+    """A name for each cell of the group, or each part of the one cell's vector: what its random start depends on."""
+    count = group.n_blocks
+    return [cell.key if count == 1 else f"{cell.key} {part}" for cell in group.cells for part in range(count)]
+
+
+def together(parts: Alignment) -> Alignment:
+    """The alignment of one cell, given those of the parts of its vector as if each were a cell: directions of one part
+    are zero at the others."""
+    mask_1VK = parts.mask_CVK.permute(1, 0, 2).flatten(1)[None]
+    return Alignment(torch.block_diag(*parts.directions_CDK)[None], mask_1VK)
+
+
+def control_apart(alignment: Alignment, key: str, n_parts: int) -> Alignment:
+    """The masks of one cell over random directions, drawn for each part of its vector."""
+    _, width, n_directions = alignment.directions_CDK.shape
+    keys, like_1W = [f"{key} {part}" for part in range(n_parts)], alignment.directions_CDK[:, : width // n_parts, 0]
+    directions_NWK = _random_rotations(keys, like_1W)[:, :, : n_directions // n_parts]
+    return Alignment(torch.block_diag(*directions_NWK)[None], alignment.mask_CVK)
 
 
 def _random_rotations(keys: Sequence[str], like_CDX: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from workers.engine.patterns import attention_rows
 from workers.engine.sites import SiteError
-from workers.files.place import Place
+from workers.files.place import AnyPlace, single
 from workers.methods.activations import ready
 from workers.methods.alignment import Column
 from workers.methods.base import FitContext, NotApplicable
@@ -46,19 +46,20 @@ class AttentionPattern(AbstractReading):
 
     to_C: Tensor
 
-    def read(self, run: Run, places: Sequence[Place]) -> Read:
+    def read(self, run: Run, places: Sequence[AnyPlace]) -> Read:
         """Each head's weight, and that of equal attention. Raises: NotApplicable."""
-        query_B = each_token(run.prompts.token_of(places[0].position), len(run))
+        each = single(places)
+        query_B = each_token(run.prompts.token_of(each[0].position), len(run))
         to = int(self.to_C[0])
         key_B = each_token(run.prompts.token_of(run.moved.get(to, to)), len(run))
-        layers = sorted({place.layer for place in places})
+        layers = sorted({place.layer for place in each})
         try:
             rows = attention_rows(run.model, run.prompts, layers, query_B)  # by layer: weight_BHT
         except SiteError as error:
             raise NotApplicable(f"attention_pattern: {error}") from error
         key = torch.from_numpy(key_B).to(run.model.device)
         at_B = torch.arange(len(run), device=run.model.device)
-        weight_CB = torch.stack([rows[place.layer][at_B, place.unit or 0, key] for place in places])
+        weight_CB = torch.stack([rows[place.layer][at_B, place.unit or 0, key] for place in each])
         in_sight_B = torch.from_numpy(key_B <= query_B).to(run.model.device)
         equal_B = in_sight_B.double() / torch.from_numpy(query_B + 1).to(run.model.device)
         return Read(

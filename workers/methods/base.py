@@ -16,7 +16,7 @@ from workers.data.pairs import PairSet
 from workers.engine.base import AbstractEngine, TokenBatch
 from workers.files.folder import SweepFolder
 from workers.files.job import Cohort
-from workers.files.place import Place
+from workers.files.place import AnyPlace
 from workers.methods.alignment import CellGroup, Column, groups_of
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.labels import Labels
@@ -61,7 +61,7 @@ class FitContext:
     cohort: Cohort
     engine: AbstractEngine
     states: PromptStates  # the activations of the training pairs' base prompts
-    width_of: Callable[[Place], int]  # how many numbers a token has at a place
+    width_of: Callable[[AnyPlace], int]  # how many numbers a token has at a place
     variables: tuple[str, ...]  # the hypothesis's
     train: PairSet
     validation: PairSet

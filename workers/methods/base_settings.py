@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from workers.files.metrics import IIA
-from workers.files.place import Place
+from workers.files.place import AnyPlace
 
 
 class MethodError(ValueError):
@@ -21,7 +21,8 @@ class MethodSettings(BaseModel):
     `workers.files.metrics.METRICS`. `changes_model`: it intervenes, so that it is evaluated by running tails; a reading
     changes nothing and runs none. `fits`: what a cell costs before it is evaluated. `label_keys`: settings that tell
     the cells of one grid apart, so that they are part of the method's label. `tells_classes`: it parts a variable's
-    values in two, so that they need an order.
+    values in two, so that they need an order. `whole_vector`: it takes a vector over as it is. `subspace_of_each`: it
+    can learn a subspace of each place of a set.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -32,6 +33,8 @@ class MethodSettings(BaseModel):
     label_keys: ClassVar[tuple[str, ...]] = ()
     sites: ClassVar[tuple[str, ...]] = ()
     tells_classes: ClassVar[bool] = False
+    whole_vector: ClassVar[bool] = False
+    subspace_of_each: ClassVar[bool] = False
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -42,12 +45,13 @@ class MethodSettings(BaseModel):
         """Why the method has no meaning for so many variables in a vector of this size; empty where it has."""
         return ""
 
-    def why_not_at(self, place: Place) -> str:
-        """Why the method has no meaning at a place; empty where it has."""
-        if not self.sites or place.site in self.sites:
-            return ""
-        return f"the method works at {', '.join(self.sites)}, and not at {place.site}"
+    def why_not_at(self, place: AnyPlace) -> str:
+        """Why the method has no meaning at a place, or at one of a set; empty where it has."""
+        for point in place.points if self.sites else ():
+            if point.site not in self.sites:
+                return f"the method works at {', '.join(self.sites)}, and not at {point.site}"
+        return ""
 
-    def reads(self, place: Place, n_layers: int) -> tuple[Place, ...]:
+    def reads(self, place: AnyPlace, n_layers: int) -> tuple[AnyPlace, ...]:
         """The places whose activations a cell at `place` reads."""
         return (place,)

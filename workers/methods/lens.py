@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workers.data.pairs import UNKNOWN
 from workers.engine.model import Token
-from workers.files.place import Place
+from workers.files.place import AnyPlace, Place, single
 from workers.methods.reading import Read, Run
 
 LOGITS_AT_ONCE: Final = 2**24  # 64 MiB in float32
@@ -31,10 +31,11 @@ def final_place(position: int, n_layers: int) -> Place:
     return Place(layer=n_layers - 1, position=position)
 
 
-def read_lens(run: Run, places: Sequence[Place], hidden_CBD: Tensor) -> Read:
+def read_lens(run: Run, places: Sequence[AnyPlace], hidden_CBD: Tensor) -> Read:
     """The measures of `workers.methods.logit_lens` for a lens that shows the model's head `hidden_CBD`."""
-    own_BV = final_logprobs(run, places[0].position)
-    next_B, is_known_B = next_tokens(run, places[0].position)
+    position = single(places)[0].position
+    own_BV = final_logprobs(run, position)
+    next_B, is_known_B = next_tokens(run, position)
     n_vocabulary = own_BV.shape[-1]
     step = max(1, LOGITS_AT_ONCE // (n_vocabulary * len(run)))
     parts = [

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from workers.data.pairs import UNKNOWN
 from workers.engine.sites import tap_of
 from workers.files.job import content_key
-from workers.files.place import BLOCK_OUTPUT, Place
+from workers.files.place import BLOCK_OUTPUT, AnyPlace, Place, single
 from workers.methods.activations import ready
 from workers.methods.alignment import Column
 from workers.methods.base import FitContext, NotApplicable
@@ -54,23 +54,24 @@ _TOLERANCE: Final = 1e-3  # of the stream's size: how exactly a block's parts mu
 class LogitAttribution(AbstractReading):
     """The attribution of any cell: there is nothing to learn."""
 
-    def read(self, run: Run, places: Sequence[Place]) -> Read:
+    def read(self, run: Run, places: Sequence[AnyPlace]) -> Read:
         """Of the pairs whose counterfactual answer begins otherwise than the prompt's own. Raises: NotApplicable."""
-        if not is_at_last_token(run, places[0].position):
+        each = single(places)
+        if not is_at_last_token(run, each[0].position):
             raise NotApplicable(
                 "logit_attribution: the position is not the last token of each prompt, where the answer is"
             )
         rows, direction_BD = answer_directions(run)
         if not len(rows):
-            zero_CB = torch.zeros(len(places), 0, device=run.model.device)
+            zero_CB = torch.zeros(len(each), 0, device=run.model.device)
             return Read(n_counted=0, means_CB={"logit_diff": zero_CB}, null_means_CB={"logit_diff": zero_CB})
-        final_BD = run.at([final_place(places[0].position, run.model.n_layers)])[0]
+        final_BD = run.at([final_place(each[0].position, run.model.n_layers)])[0]
         norm = FinalNorm.of(run.model, run.unembed, final_BD)
-        key = content_key(["attribution", places[0].position])  # whatever cells go through together
+        key = content_key(["attribution", each[0].position])  # whatever cells go through together
         generator = torch.Generator().manual_seed(int(key[:15], 16))
         random_D = nn.functional.normalize(torch.randn(final_BD.shape[1], generator=generator), dim=0)
         null_BD = random_D.to(direction_BD) * direction_BD.norm(dim=1, keepdim=True)
-        written = [norm.linear(written_by(run, place))[rows] for place in places]
+        written = [norm.linear(written_by(run, place))[rows] for place in each]
         found_CB, null_CB = (
             torch.stack([(component_BD * along_BD).sum(dim=1) for component_BD in written])
             for along_BD in (direction_BD, null_BD)

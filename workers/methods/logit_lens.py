@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.files.place import Place
+from workers.files.place import AnyPlace
 from workers.methods.activations import ready
 from workers.methods.alignment import Column
 from workers.methods.base import FitContext
@@ -38,7 +38,7 @@ from workers.methods.reading import AbstractReading, Read, Run
 class LogitLens(AbstractReading):
     """The lens of any cell: there is nothing to learn."""
 
-    def read(self, run: Run, places: Sequence[Place]) -> Read:
+    def read(self, run: Run, places: Sequence[AnyPlace]) -> Read:
         """The lens of each cell's activation."""
         return read_lens(run, places, run.at(places))
 

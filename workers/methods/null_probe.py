@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from workers.files.job import content_key
-from workers.files.place import Place
+from workers.files.place import AnyPlace
 from workers.methods.alignment import Probe
 from workers.methods.base import FitContext
 from workers.methods.reading import Read, Run
@@ -28,7 +28,7 @@ class ProbeWithNull(Probe):
     null_weight_CVD: Tensor
     null_bias_CV: Tensor
 
-    def read(self, run: Run, places: Sequence[Place]) -> Read:
+    def read(self, run: Run, places: Sequence[AnyPlace]) -> Read:
         """What the probes read, and what their nulls do. A null that is the probe itself, as of the only neuron that
         there is, says nothing and is left out."""
         if torch.equal(self.null_weight_CVD, self.weight_CVD):

@@ -7,14 +7,14 @@ Unit: IIA, the share of pairs. Control of its own: another random subspace of th
 chance only.
 
 Source: Arora, Jurafsky, Potts, "CausalGym: Benchmarking Causal Interpretability Methods on Linguistic Tasks", ACL 2024,
-section 3.2; `workers.methods.alignment.random_rotation`.
+section 3.2; `workers.methods.alignment.random_directions`.
 """
 
 from __future__ import annotations
 
 import torch
 
-from workers.methods.alignment import Alignment, CellFacts, Column, random_rotation
+from workers.methods.alignment import Alignment, CellFacts, Column, part_names, random_rotation, together
 from workers.methods.base import FitContext, NotApplicable
 from workers.methods.settings import why_not
 
@@ -22,17 +22,20 @@ from workers.methods.settings import why_not
 def fit(context: FitContext) -> list[Column]:
     """The cohort's cells, ready at once. Raises: NotApplicable."""
     k, n_variables = context.settings["k"], context.n_variables
-    width = min(group.width for group in context.groups)
+    width = min(group.width // group.n_blocks for group in context.groups)
     if why := why_not(context.settings, width=width, n_variables=n_variables):
         raise NotApplicable(why)
-    facts = CellFacts(subspace_dim=k * n_variables)
     mask_VK = torch.eye(n_variables, device=context.device).repeat_interleave(k, dim=1)
     context.monitor.advance(cell_steps=len(context.cohort.cells), pairs=0)
     columns = []
     for group in context.groups:
-        rotations = [random_rotation(cell.key, group.width, context.device) for cell in group.cells]
+        names, width = part_names(group), group.width // group.n_blocks
+        rotations = [random_rotation(name, width, context.device) for name in names]
         directions_CDK = torch.stack(rotations)[:, :, : k * n_variables].contiguous()
-        learned = Alignment(directions_CDK, mask_VK.expand(len(group.cells), -1, -1).contiguous())
+        learned = Alignment(directions_CDK, mask_VK.expand(len(names), -1, -1).contiguous())
+        if group.n_blocks > 1:
+            learned = together(learned)
+        facts = CellFacts(subspace_dim=k * n_variables * group.n_blocks)
         columns.append(
             Column(position=group.position, cells=group.cells, learned=learned, facts=(facts,) * len(group.cells))
         )

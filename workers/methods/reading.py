@@ -20,7 +20,7 @@ from workers.data.pairs import PairSet
 from workers.engine.base import TokenBatch
 from workers.engine.model import LanguageModel
 from workers.engine.unembed import Unembedding
-from workers.files.place import Place
+from workers.files.place import AnyPlace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Run:
     unembed: Unembedding
     prompts: TokenBatch
     pairs: PairSet
-    at: Callable[[Sequence[Place]], Tensor]
+    at: Callable[[Sequence[AnyPlace]], Tensor]
     moved: Mapping[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -74,5 +74,5 @@ class AbstractReading(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def read(self, run: Run, places: Sequence[Place]) -> Read:
+    def read(self, run: Run, places: Sequence[AnyPlace]) -> Read:
         """What the cells at `places` read of the batch. Raises: NotApplicable."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from values.numbers import Count, CountOrNone, Positive
 from workers.files.metrics import DECODING
-from workers.files.place import BLOCK_OUTPUT, Place
+from workers.files.place import BLOCK_OUTPUT, AnyPlace, Place, single
 from workers.methods.base_settings import MethodSettings
 
 BLOCK_PARTS: Final = ("block_input", "attention_output", "mlp_output")  # the stream before a block, what it adds
@@ -25,9 +25,9 @@ class _LensSettings(ReadingSettings):
     metric = "lens_kl"
     sites = RESIDUAL
 
-    def reads(self, place: Place, n_layers: int) -> tuple[Place, ...]:
+    def reads(self, place: AnyPlace, n_layers: int) -> tuple[AnyPlace, ...]:
         """The activation, and the last block's output at the same token, which the model's own distribution is of."""
-        return (place, Place(layer=n_layers - 1, position=place.position))
+        return (place, Place(layer=n_layers - 1, position=single([place])[0].position))
 
 
 class LogitLensSettings(_LensSettings):
@@ -63,14 +63,15 @@ class LogitAttributionSettings(ReadingSettings):
     fits = "not at all"
     sites = (*RESIDUAL, "attention_output", "mlp_output", "head_output", "mlp_neurons")
 
-    def reads(self, place: Place, n_layers: int) -> tuple[Place, ...]:
+    def reads(self, place: AnyPlace, n_layers: int) -> tuple[AnyPlace, ...]:
         """The component, and the last block's output, which the final norm's scale is of; of a block's parts also the
         stream before and behind it, which must differ by them."""
-        final = Place(layer=n_layers - 1, position=place.position)
-        if place.site in RESIDUAL:
-            return (place, final)
-        around = [Place(layer=place.layer, position=place.position, site=site) for site in BLOCK_PARTS]
-        return (place, final, Place(layer=place.layer, position=place.position), *around)
+        (own,) = single([place])
+        final = Place(layer=n_layers - 1, position=own.position)
+        if own.site in RESIDUAL:
+            return (own, final)
+        around = [Place(layer=own.layer, position=own.position, site=site) for site in BLOCK_PARTS]
+        return (own, final, Place(layer=own.layer, position=own.position), *around)
 
 
 class AttentionPatternSettings(ReadingSettings):

@@ -18,7 +18,7 @@ from values.numbers import Count, CountOrNone, NotNegative, OpenShare, Positive,
 from values.problems import right
 from workers.files.job import content_key
 from workers.files.metrics import DECODING
-from workers.files.place import Place
+from workers.files.place import AnyPlace
 from workers.methods.base_settings import MethodError, MethodSettings
 from workers.methods.reading_settings import (
     AttentionPatternSettings,
@@ -37,6 +37,8 @@ _TYPES: Final[Mapping[str, str]] = {"int_type": "int", "float_type": "float"}
 class DifferenceOfMeansSettings(MethodSettings):
     """Difference of means: nothing to set."""
 
+    subspace_of_each = True
+
     tells_classes = True
 
 
@@ -44,16 +46,21 @@ class InterchangeSettings(MethodSettings):
     """Interchange of the whole vector: nothing to set."""
 
     fits = "not at all"
+    whole_vector = True
 
 
 class KmeansSettings(MethodSettings):
     """The line between two clusters: nothing to set."""
+
+    subspace_of_each = True
 
     tells_classes = True
 
 
 class LdaSettings(MethodSettings):
     """The linear discriminant; the covariance is shrunk by `shrinkage` towards its mean variance."""
+
+    subspace_of_each = True
 
     tells_classes = True
 
@@ -62,6 +69,8 @@ class LdaSettings(MethodSettings):
 
 class ProbeDirectionSettings(MethodSettings):
     """The weights of a linear probe with these settings (`LinearProbeSettings`)."""
+
+    subspace_of_each = True
 
     tells_classes = True
 
@@ -82,6 +91,8 @@ class StepSettings(MethodSettings):
 
 class TrainingSettings(StepSettings):
     """What methods that learn a rotation share."""
+
+    subspace_of_each = True
 
     rotation_lr: Positive = 1e-3
 
@@ -174,6 +185,8 @@ class BoundlessDasSettings(TrainingSettings):
 class _OwnDimensions(MethodSettings):
     """`k` dimensions for each variable."""
 
+    subspace_of_each = True
+
     label_keys = ("k",)
 
     k: Count = 1
@@ -200,6 +213,8 @@ class RandomDirectionSettings(_OwnDimensions):
 
 class PcaSettings(MethodSettings):
     """The first `k` principal components."""
+
+    subspace_of_each = True
 
     label_keys = ("k",)
 
@@ -287,7 +302,7 @@ def why_not(settings: Mapping[str, Any], *, width: int, n_variables: int) -> str
     return settings_object(settings).why_not(width=width, n_variables=n_variables)
 
 
-def places_read(settings: Mapping[str, Any], places: Iterable[Place], n_layers: int) -> list[Place]:
+def places_read(settings: Mapping[str, Any], places: Iterable[AnyPlace], n_layers: int) -> list[AnyPlace]:
     """Every place that a method of these settings reads for cells at `places`, each once."""
     method = settings_object(settings)
     return list(dict.fromkeys(one for place in places for one in method.reads(place, n_layers)))

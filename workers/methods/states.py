@@ -17,7 +17,7 @@ from workers.data.pairs import PairSet
 from workers.engine.base import AbstractEngine, TokenBatch
 from workers.engine.model import LanguageModel
 from workers.engine.unembed import Unembedding
-from workers.files.place import Place
+from workers.files.place import AnyPlace
 from workers.methods.reading import Run
 
 
@@ -30,7 +30,7 @@ class HiddenStates:
         self._n_twice = 2 * n_first - n_prompts  # 1 for an odd number: the middle one goes through twice
         self._forward = engine.forward(prompts.rows(0, n_first), prompts.rows(n_prompts - n_first, n_prompts))
 
-    def at(self, places: Sequence[Place]) -> Tensor:
+    def at(self, places: Sequence[AnyPlace]) -> Tensor:
         """hidden_CBW in float32 at places of one width."""
         first_CBW, second_CBW = self._forward.activations(places)
         return torch.cat([first_CBW, second_CBW[:, self._n_twice :]], dim=1)
@@ -47,7 +47,7 @@ class PromptStates:
         self,
         engine: Callable[[], AbstractEngine],
         pairs: PairSet,
-        places: Sequence[Place],
+        places: Sequence[AnyPlace],
         *,
         model: LanguageModel,
         micro_batch: int,
@@ -59,7 +59,7 @@ class PromptStates:
         self.n_forwards = 0  # batches that went through the model
         self._make_engine, self.model, self._keeps, self._timed = engine, model, keeps, timed
         self._micro_batch = micro_batch
-        self._kept: dict[Place, Tensor] | None = None  # activation_NW of each place
+        self._kept: dict[AnyPlace, Tensor] | None = None  # activation_NW of each place
         self._unembed = Unembedding(model)
 
     @functools.cached_property
@@ -74,7 +74,7 @@ class PromptStates:
     def runs(self) -> Iterator[tuple[slice, Run]]:
         """The prompts in batches, each with its rows. A reader must have read a batch before it takes the next one."""
         prompts = TokenBatch.of(self.pairs.base, self.model.device)
-        new: list[dict[Place, Tensor]] = []
+        new: list[dict[AnyPlace, Tensor]] = []
         n_batches = -(-len(prompts) // self._micro_batch)
         ends = [index * len(prompts) // n_batches for index in range(n_batches + 1)]  # none of one prompt alone
         for rows in (slice(*pair) for pair in itertools.pairwise(ends)):
@@ -86,8 +86,8 @@ class PromptStates:
             self._kept = {place: torch.cat([one[place] for one in new]) for place in self.places}
 
     def _states(
-        self, part: TokenBatch, rows: slice, new: list[dict[Place, Tensor]]
-    ) -> Callable[[Sequence[Place]], Tensor]:
+        self, part: TokenBatch, rows: slice, new: list[dict[AnyPlace, Tensor]]
+    ) -> Callable[[Sequence[AnyPlace]], Tensor]:
         """What gives the activations of a batch: kept ones, or those of a forward."""
         if self._kept is not None:
             kept = self._kept

@@ -27,7 +27,17 @@ from torch import Tensor, nn
 
 from workers.engine.base import AbstractForward
 from workers.files.job import content_key
-from workers.methods.alignment import MASK_FLOOR, CellFacts, CellGroup, Column, Learned, random_rotation
+from workers.methods.alignment import (
+    MASK_FLOOR,
+    Alignment,
+    CellFacts,
+    CellGroup,
+    Column,
+    Learned,
+    part_names,
+    random_rotation,
+    together,
+)
 from workers.methods.base import Batch, FitContext, Interrupted, rows_of, to_device
 from workers.methods.checkpoint import Checkpoint
 from workers.methods.rotation import AbstractRotation, ParametrizedRotation, TangentRotation
@@ -82,21 +92,45 @@ class _ColumnTraining:
     def logits(self, forward: AbstractForward, variable_B: Tensor, share: float) -> Tensor:
         """logits_CMV under the intervention, at the labels' tokens."""
         mask_CBD = self.masks.at(share)[:, variable_B]
-        return forward.intervene(self.group.places, lambda base, source: self.rotation.mix(base, source, mask_CBD))
+        if self.group.n_blocks == 1:
+            return forward.intervene(self.group.places, lambda base, source: self.rotation.mix(base, source, mask_CBD))
+
+        def mix(base_1BD: Tensor, source_1BD: Tensor) -> Tensor:
+            base_NBW, source_NBW = (_parts(values, self.group.n_blocks) for values in (base_1BD, source_1BD))
+            return self.rotation.mix(base_NBW, source_NBW, mask_CBD).permute(1, 0, 2).flatten(1)[None]
+
+        return forward.intervene(self.group.places, mix)
 
     @torch.no_grad()
     def learned(self) -> Learned:
         """What has been learned, frozen."""
         mask_CVD = self.masks.final()
         mask_CVD = torch.where(mask_CVD > MASK_FLOOR, mask_CVD, 0.0)
-        return self.rotation.learned(mask_CVD, self.masks.n_directions)
+        learned = self.rotation.learned(mask_CVD, self.masks.n_directions)
+        return together(learned) if self.group.n_blocks > 1 and isinstance(learned, Alignment) else learned
+
+    def widths(self) -> list[tuple[tuple[float, ...], int]]:
+        """Each cell's boundary and dimensions; of one with several subspaces, all boundaries and the sum."""
+        widths = self.masks.widths()
+        if self.group.n_blocks == 1:
+            return widths
+        return [(tuple(share for boundary, _ in widths for share in boundary), sum(size for _, size in widths))]
+
+
+def _parts(values_1BD: Tensor, n_parts: int) -> Tensor:
+    """values_NBW: the parts of one cell's vector, as if each were a cell."""
+    return values_1BD[0].unflatten(-1, (n_parts, -1)).permute(1, 0, 2).contiguous()
 
 
 def learned_rotations(context: FitContext, groups: Sequence[CellGroup]) -> list[AbstractRotation]:
     """A rotation to learn for each cell, beginning at a random one that depends on its key alone."""
     kind = ROTATIONS[context.cohort.stream.engine]
     return [
-        kind(torch.stack([random_rotation(cell.key, group.width, context.device) for cell in group.cells]))
+        kind(
+            torch.stack(
+                [random_rotation(name, group.width // group.n_blocks, context.device) for name in part_names(group)]
+            )
+        )
         for group in groups
     ]
 
@@ -110,7 +144,9 @@ class Training:
         self.context = context
         groups = context.groups
         self.columns = [
-            _ColumnTraining(group, make_masks(len(group.cells), group.width), rotation)
+            _ColumnTraining(
+                group, make_masks(len(group.cells) * group.n_blocks, group.width // group.n_blocks), rotation
+            )
             for group, rotation in zip(groups, make_rotations(context, groups), strict=True)
         ]
         self.batch_size: int = min(settings["batch_size"], len(context.train))
@@ -168,7 +204,7 @@ class Training:
         """loss_C of this part of a batch of `n_pairs`; its gradients are added up."""
         entropy_CB = part.labels.cross_entropy(column.logits(forward, part.variable_B, self.share))
         loss_C = entropy_CB.sum(dim=1) / n_pairs
-        (loss_C + column.masks.penalty(self.share) * (len(part) / n_pairs)).sum().backward()
+        (loss_C.sum() + (column.masks.penalty(self.share) * (len(part) / n_pairs)).sum()).backward()
         return loss_C.detach()
 
     def _move(self) -> None:
@@ -224,8 +260,7 @@ class Training:
                 cells=column.cells,
                 learned=column.learned(),
                 facts=tuple(
-                    self._facts(loss, *widths)
-                    for loss, widths in zip(loss_C.tolist(), column.masks.widths(), strict=True)
+                    self._facts(loss, *widths) for loss, widths in zip(loss_C.tolist(), column.widths(), strict=True)
                 ),
             )
             for column, loss_C in zip(self.columns, self.tail_loss, strict=True)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from workers.engine.unembed import Unembedding
 from workers.files.job import content_key
-from workers.files.place import Place
+from workers.files.place import AnyPlace
 from workers.methods.activations import read_all
 from workers.methods.alignment import CellFacts, CellGroup, Column
 from workers.methods.base import FitContext
@@ -50,7 +50,7 @@ class TunedLens(AbstractReading):
         """h + A h + b of each cell."""
         return hidden_CBD + torch.bmm(hidden_CBD, self.weight_CDD.mT) + self.bias_CD[:, None]
 
-    def read(self, run: Run, places: Sequence[Place]) -> Read:
+    def read(self, run: Run, places: Sequence[AnyPlace]) -> Read:
         """The lens of each cell's translated activation."""
         return read_lens(run, places, self.translated(run.at(places)))
 

@@ -16,6 +16,7 @@ from workers.data.tokenizer import Tokenizer
 from workers.engine.model import LanguageModel, load_model
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
+from workers.files.place import Place
 from workers.methods.alignment import random_rotation
 from workers.methods.base import Batch, to_device
 from workers.methods.boundless_das import soft_masks
@@ -108,3 +109,51 @@ def test_logits_and_gradients_equal_pyvenes(
         )
     untouched = model.model(batch.base.ids_BT).logits[:, -1]
     assert (wanted["logits"] - untouched).abs().max() > 1e-2  # the intervention does something at all
+
+
+SITES = {  # ours, and pyvene's name of it
+    "block_input": "block_input",
+    "attention_output": "attention_output",
+    "mlp_output": "mlp_output",
+    "mlp_neurons": "mlp_activation",
+    "head_output": "head_attention_value_output",
+    "query": "head_query_output",
+}
+
+
+def pyvenes_swap(model: LanguageModel, batch: Batch, place: Place) -> Tensor:
+    """pyvene's last logits_BV with the source's vector at the place."""
+    import pyvene  # prints on import
+
+    unit, name = place.unit, SITES[place.site]
+    of_head = [] if unit is None else ["h.pos"]
+    config = pyvene.IntervenableConfig(
+        model_type=type(model.model),
+        representations=[pyvene.RepresentationConfig(place.layer, name, *(of_head or ["pos"]), 1)],
+        intervention_types=pyvene.VanillaIntervention,
+    )
+    intervenable = pyvene.IntervenableModel(config, model.model)
+    n_pairs = len(batch.base.ids_BT)
+    at_position = [[place.position]] * n_pairs
+    where = [at_position] if unit is None else [[[[unit]] * n_pairs, at_position]]
+    with torch.no_grad():
+        _, output = intervenable(
+            {"input_ids": batch.base.ids_BT},
+            [{"input_ids": batch.source.ids_BT}],
+            {"sources->base": (where, where)},
+        )
+    logits: Tensor = output.logits[:, -1]
+    return logits
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_swaps_inside_blocks_equal_pyvenes(model: LanguageModel, batch: Batch, site: str) -> None:
+    """The whole vector of each site that both have, at a middle and at the last token: logits to 1e-5."""
+    unit = 1 if site in ("head_output", "query") else None
+    for layer, position in ((1, 70), (2, 81)):
+        place = Place(layer=layer, position=position, site=site, unit=unit)
+        wanted = pyvenes_swap(model, batch, place)
+        engine = SuffixEngine(model, places=[place], prefix_P=batch.base.ids_BT[0, :40])
+        with torch.no_grad():
+            found = engine.forward(batch.base, batch.source).intervene([place], lambda _base, source: source)[0]
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5, msg=lambda text, at=place: f"{at}: {text}")

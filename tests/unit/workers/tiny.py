@@ -21,7 +21,7 @@ from workers.engine.reference import ReferenceEngine
 from workers.engine.sites import SITES, SiteError, n_units, width_of
 from workers.engine.suffix import SuffixEngine
 from workers.files.job import Cohort, JobCell, Stream
-from workers.files.place import Place
+from workers.files.place import AnyPlace, Place
 from workers.methods.base import FitContext, Interrupted
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import method_settings
@@ -193,7 +193,7 @@ def make_cohort(
 
 
 def cohort_at(
-    places: Sequence[Place], *, method: str = "boundless_das", engine: str = "suffix", **settings: Any
+    places: Sequence[AnyPlace], *, method: str = "boundless_das", engine: str = "suffix", **settings: Any
 ) -> Cohort:
     """A cohort of cells at these places, keyed by layer and position, and by site and unit where there are others."""
     stream = Stream(

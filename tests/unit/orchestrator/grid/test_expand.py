@@ -206,8 +206,8 @@ def test_cells_file_of_a_later_version_is_refused(project: Path, tmp_path: Path)
     path = tmp_path / "cells.parquet"
     write_grid(grid_of(project), path)
     table = pq.read_table(path)
-    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"schema_version": b"3"}), path)
-    with pytest.raises(SweepNotFound, match="schema version '3'; this version reads 1 and 2"):
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"schema_version": b"4"}), path)
+    with pytest.raises(SweepNotFound, match="schema version '4'; this version reads 1 and 2 and 3"):
         read_grid(path)
 
 

@@ -7,7 +7,7 @@ tensors of two devices raises. They are called `cpu:1` and `cpu:2`, because torc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,10 @@ from workers.engine import model as models
 from workers.engine.base import AbstractEngine, TokenBatch
 from workers.engine.model import LanguageModel, check_fits, load_model, wrap_model
 from workers.engine.reference import ReferenceEngine
+from workers.engine.sites import width_of
 from workers.engine.suffix import SuffixEngine
 from workers.files.failure import FailureClass
+from workers.files.place import AnyPlace, Place, PlaceSet
 from workers.job.failures import classed
 from workers.methods.base import to_device
 
@@ -93,14 +95,19 @@ def batches_on(device: torch.device) -> Iterator[TokenBatch]:
 
 
 def check(model: LanguageModel, engine: AbstractEngine, prompts: TokenBatch, layers: list[int]) -> None:
+    """The outputs of these blocks: see `check_places`."""
+    check_places(model, engine, prompts, at(POSITION, *layers))
+
+
+def check_places(model: LanguageModel, engine: AbstractEngine, prompts: TokenBatch, places: Sequence[AnyPlace]) -> None:
     """What goes in and comes out lies on the model's own device; so does the gradient."""
-    weight_D = nn.Parameter(torch.ones(model.hidden_size, device=model.device))
+    weight_W = nn.Parameter(torch.ones(width_of(model, places[0]), device=model.device))
     forward = engine.forward(prompts, prompts)
-    logits_CBV = forward.intervene(at(POSITION, *layers), lambda base, source: base + weight_D * (source - base))
+    logits_CBV = forward.intervene(places, lambda base, source: base + weight_W * (source - base))
     logits_CBV.sum().backward()
-    assert logits_CBV.shape[:2] == (len(layers), N_PAIRS)
-    assert weight_D.grad is not None
-    for found in (logits_CBV, weight_D.grad, forward.base_logits(), *forward.activations(at(POSITION, *layers))):
+    assert logits_CBV.shape[:2] == (len(places), N_PAIRS)
+    assert weight_W.grad is not None
+    for found in (logits_CBV, weight_W.grad, forward.base_logits(), *forward.activations(places)):
         assert found.device == torch.device(FIRST)
 
 
@@ -119,6 +126,26 @@ def test_the_reference_engine_moves_what_must_meet(model: LanguageModel) -> None
     for batch in batches_on(model.device):
         for layer in range(3):
             check(model, ReferenceEngine(model), batch, [layer])
+
+
+INSIDE = {"block_mid": None, "head_output": 1, "mlp_output": None, "value": 0}  # with a unit where it has some
+
+
+@pytest.mark.parametrize("engine", ["suffix", "reference"])
+def test_places_inside_blocks_move_what_must_meet(model: LanguageModel, engine: str) -> None:
+    """Each site at the blocks of both devices, and a set of places over them, in equal and in unequal prompts."""
+    sites = [
+        [Place(layer=layer, position=POSITION, site=site, unit=unit) for layer in range(3)]
+        for site, unit in INSIDE.items()
+    ]
+    points = (Place(layer=0, position=POSITION, site="head_output", unit=1), *at(POSITION, 1, 2))
+    over_both = PlaceSet(name="over both", points=points)
+    for batch in batches_on(model.device):
+        for places in [*sites, [over_both]]:
+            if engine == "suffix":
+                check_places(model, SuffixEngine(model, places=places), batch, places)
+            else:
+                check_places(model, ReferenceEngine(model), batch, places[-1:])
 
 
 @pytest.mark.parametrize("operation", [torch.add, torch.matmul, lambda one, other: torch.cat([one, other])])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.unit.workers.tiny import CONFIGS, at, places_of, ragged_pairs, random_pairs, sharp_model
+from tests.unit.workers.tiny import CONFIGS, at, places_of, ragged_pairs, random_pairs, sharp_model, tiny_model
 from workers.engine.base import AbstractForward, TokenBatch
 from workers.engine.model import LanguageModel
 from workers.engine.reference import ReferenceEngine
@@ -112,6 +112,24 @@ def test_any_cohort_agrees(data: st.DataObject, n_pairs: int, n_prefix: int, see
     plain = ReferenceEngine(model).forward(batch.base, batch.source)
     for place, found_BV in zip(places, found_CBV, strict=True):
         assert_equal(found_BV, plain.intervene([place], lambda base, source: 0.3 * base + 0.7 * source)[0], place)
+
+
+@pytest.mark.parametrize("site", ["head_output", "mlp_output", "block_mid", "value"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_bfloat16_differs_by_its_rounding_only(family: str, site: str) -> None:
+    """In bfloat16 the two engines differ by no more than bfloat16 differs from float32."""
+    batch = to_device(random_pairs(4, 12, n_prefix=3), CPU)
+    exact, rounded = tiny_model(family), tiny_model(family, dtype=torch.bfloat16)
+    (place, _) = places_of(exact, 8)[site]
+
+    def logits(forward: AbstractForward) -> Tensor:
+        return forward.intervene([place], lambda base, source: 0.3 * base + 0.7 * source)[0]
+
+    plain = [logits(ReferenceEngine(model).forward(batch.base, batch.source)) for model in (exact, rounded)]
+    rounding = float((plain[0] - plain[1]).abs().max())
+    found = logits(suffix_forward(rounded, batch, [place], 3))
+    assert rounding > 0
+    assert float((found - plain[1]).abs().max()) <= 1.5 * rounding
 
 
 # Closed forms ---------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_cells_of_every_site_run_in_the_fast_engine() -> None:
 
 def test_a_site_that_the_fast_engine_gets_wrong_is_run_by_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cells alone, and a line says which site and why."""
-    monkeypatch.setattr("workers.engine.suffix.REACHES_LATER_TOKENS", frozenset())
+    monkeypatch.setattr("workers.engine.entering.REACHES_LATER_TOKENS", frozenset())
     said: list[str] = []
     engines = Engines(job_at([OUTPUT, HEAD, KEY]), sharp_model("llama"), said.append)
     assert engines.kind("suffix", [OUTPUT, KEY]) is ReferenceEngine

@@ -209,15 +209,19 @@ class Counted(AbstractForward):
     def __init__(self, forward: AbstractForward) -> None:
         self.forward, self.n_calls = forward, 0
 
-    def intervene(self, places: Sequence[Place], mix: Mix) -> Tensor:
+    def intervene_apart(self, places: Sequence[Place], mix: Mix) -> Tensor:
         self.n_calls += 1
-        return self.forward.intervene(places, mix)
+        return self.forward.intervene_apart(places, mix)
+
+    def intervene_together(self, points: Sequence[Place], mix: Mix) -> Tensor:
+        self.n_calls += 1
+        return self.forward.intervene_together(points, mix)
 
     def base_logits(self) -> Tensor:
         return self.forward.base_logits()
 
-    def activations(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
-        return self.forward.activations(places)
+    def read(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
+        return self.forward.read(places)
 
 
 def test_a_whole_vector_that_is_the_cells_own_is_swapped_once(monkeypatch: pytest.MonkeyPatch) -> None:

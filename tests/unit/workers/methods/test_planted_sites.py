@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -23,9 +24,10 @@ from workers.engine.check import why_not_exact
 from workers.engine.meaning import check_meaning
 from workers.engine.model import LanguageModel, wrap_model
 from workers.engine.suffix import SuffixEngine
-from workers.files.place import Place
+from workers.files.place import AnyPlace, Place, PlaceSet
 from workers.job.evaluate import Counts, count_right
 from workers.job.reading_counts import count_read
+from workers.methods.alignment import Alignment
 from workers.methods.base import to_device
 from workers.methods.reading import AbstractReading
 
@@ -51,13 +53,13 @@ def pairs_of(folder: Path, hypothesis: Hypothesis, split: str, n_pairs: int) -> 
 def counts_at(
     folder: Path,
     hypothesis: Hypothesis,
-    places: Sequence[Place],
+    places: Sequence[AnyPlace],
     *,
     method: str = "interchange",
     model: LanguageModel | None = None,
     n_train: int = 300,
     **settings: float,
-) -> Mapping[Place, Counts]:
+) -> Mapping[AnyPlace, Counts]:
     """The cells' counts on 300 pairs, once they are fitted."""
     model = model or wrap_model(planted_model())
     cohort = cohort_at(places, method=method, **settings)
@@ -138,3 +140,56 @@ def test_a_learned_direction_of_the_head_carries_the_amount(tmp_path: Path) -> N
     shares = [counts[place].n_correct / counts[place].n_total for place in HEADS]
     assert shares[1] >= 0.98
     assert max(shares[0], shares[2]) < 0.9
+
+
+PAIR = Hypothesis(
+    name="pair",
+    model=CausalModel(
+        B=lambda X, Z: 10 * X + Z,  # both numbers in one
+        answer=lambda B, Y: B // 10 <= B % 10 <= Y,
+    ),
+    variables=("B",),
+)
+
+
+def set_of(subspace: Literal["one", "each"], *units: int) -> PlaceSet:
+    return PlaceSet(name="heads", points=tuple(HEADS[unit] for unit in units), subspace=subspace)
+
+
+def test_two_heads_carry_a_variable_together(tmp_path: Path) -> None:
+    """The lower bound and the amount, one variable: heads 0 and 1 swapped at once are correct on every pair; each
+    alone, and each with the third head, is not."""
+    sets = [set_of("one", 0, 1), set_of("one", 0, 2), set_of("one", 1, 2)]
+    counts = counts_at(tmp_path, PAIR, [*HEADS, *sets])
+    shares = {place: count.n_correct / count.n_total for place, count in counts.items()}
+    assert shares[sets[0]] == 1.0
+    assert max(share for place, share in shares.items() if place != sets[0]) < 0.95
+
+
+@pytest.mark.parametrize(("subspace", "k"), [("one", 2), ("each", 1)])
+def test_learned_subspaces_of_two_heads_carry_it(tmp_path: Path, subspace: Literal["one", "each"], k: int) -> None:
+    """Two dimensions of both heads together, and one dimension of each: DAS finds the variable, and random ones of the
+    same width do not."""
+    place = set_of(subspace, 0, 1)
+    settings = {"k": k, "batch_size": 32, "rotation_lr": 1e-2, "epochs": 6}
+    count = counts_at(tmp_path, PAIR, [place], method="das", n_train=1200, **settings)[place]
+    assert count.n_correct / count.n_total >= 0.95
+    assert count.n_correct_full == count.n_total
+    assert count.n_correct_random is not None
+    assert count.n_correct_random / count.n_total < 0.9
+
+
+def test_a_direction_of_each_head_is_that_of_the_head_alone(tmp_path: Path) -> None:
+    """Difference of means with a subspace of each: the directions of single heads side by side, zero at the other."""
+    place, model = set_of("each", 0, 1), wrap_model(planted_model())
+    pairs = pairs_of(tmp_path, AMOUNT, "train", 200)
+    found = []
+    for places in ([place], HEADS[:2]):
+        context = make_context(tmp_path, cohort_at(places, method="difference_of_means"), model, pairs)
+        (column,) = importlib.import_module("workers.methods.difference_of_means").fit(context)
+        assert isinstance(column.learned, Alignment)
+        found.append(column.learned)
+    together, apart = found
+    wanted = torch.block_diag(*apart.directions_CDK)
+    torch.testing.assert_close(together.directions_CDK[0], wanted)
+    assert together.mask_CVK.tolist() == [[[1.0, 1.0]]]
