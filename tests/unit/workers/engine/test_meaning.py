@@ -97,7 +97,7 @@ def test_a_place_that_a_model_lacks_is_bad_input(family: str, place: Place, mess
 
 def test_only_the_sites_that_the_fast_engine_gets_wrong_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that the engine took for one that later tokens do not see: that site is named, and no other."""
-    monkeypatch.setattr("workers.engine.suffix.REACHES_LATER_TOKENS", frozenset())
+    monkeypatch.setattr("workers.engine.entering.REACHES_LATER_TOKENS", frozenset())
     places = [Place(layer=0, position=0, site=site, unit=0) for site in ("key", "query")]
     refused = inexact_sites(sharp_model("llama"), places)
     assert set(refused) == {"key"}
