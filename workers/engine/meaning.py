@@ -24,7 +24,7 @@ from torch import Tensor
 
 from workers.engine.base import TokenBatch
 from workers.engine.model import LanguageModel
-from workers.engine.sites import SiteError, has_experts, n_units, name_of, tap_of
+from workers.engine.sites import SiteError, check_no_gate, has_experts, n_units, name_of, tap_of
 from workers.files.place import Place
 
 N_TOKENS: Final = 12
@@ -46,6 +46,7 @@ def check_meaning(model: LanguageModel, places: Sequence[Place]) -> None:
     else than its site's name says."""
     for place in places:
         tap_of(model, place)
+        check_no_gate(model, place)
     for place in {place.site: place for place in places}.values():
         if not _CHECKS.get(place.site, _is_taken_as_it_is)(model, replace(place, position=N_TOKENS - 4)):
             kind = type(model.model).__name__

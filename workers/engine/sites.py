@@ -44,9 +44,12 @@ _OUTPUT_PROJECTION: Final = ("o_proj", "out_proj", "c_proj", "dense")
 _SEPARATE: Final = {"query": ("q_proj", "q_b_proj"), "key": ("k_proj",), "value": ("v_proj",)}
 _FUSED: Final = ("query_key_value", "qkv_proj", "c_attn")
 _MLP: Final = ("mlp", "block_sparse_moe", "feed_forward", "fc2")  # OPT's block holds the MLP's two matrices itself
-_DOWN_PROJECTION: Final = ("down_proj", "c_proj", "fc_out", "dense_4h_to_h", "fc2")
+_DOWN_PROJECTION: Final = ("down_proj", "c_proj", "fc_out", "dense_4h_to_h", "fc2", "w2")
 _EXPERTS: Final = ("experts",)
-_NORM_BEFORE_MLP: Final = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2", "final_layer_norm")
+_NORM_BEFORE_MLP: Final = (
+    *("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2", "final_layer_norm"),
+    *("ffn_norm", "pre_ff_layernorm"),  # LFM2, Falcon-H1
+)
 _CODEGEN_PARTS: Final = 4  # its fused projection is cut into this number of parts, each with queries, values and keys
 
 
@@ -120,6 +123,19 @@ def n_units(model: LanguageModel, layer: int, site: str) -> int | None:
 def name_of(place: Place) -> str:
     """The place for people: site and layer."""
     return f"site `{place.site}` at layer {place.layer}"
+
+
+def check_no_gate(model: LanguageModel, place: Place) -> None:
+    """Raises: SiteError for a query, key or value where queries are projected with a gate, as in Qwen3-Next."""
+    if place.site not in _SEPARATE:
+        return
+    attention = _inner_attention(model.blocks[place.layer], place)
+    query, head_size = _child(attention, _SEPARATE["query"]), getattr(attention, "head_dim", None)
+    if query is not None and isinstance(head_size, int) and _sizes(query)[1] == 2 * head_size * _n_heads(model):
+        raise SiteError(
+            f"{name_of(place)}: {type(attention).__name__} projects each head's query and a gate in one; expected "
+            "`head_output` or `attention_output`"
+        )
 
 
 def has_experts(model: LanguageModel, place: Place) -> bool:
@@ -316,7 +332,10 @@ def _child(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
 
 
 def _n_heads(model: LanguageModel) -> int:
-    return int(model.model.config.get_text_config().num_attention_heads)
+    config = model.model.config.get_text_config()
+    if not hasattr(config, "num_attention_heads"):
+        raise SiteError(f"{type(model.model).__name__} has no attention that is known here, and so no heads")
+    return int(config.num_attention_heads)
 
 
 def _sizes(module: nn.Module) -> tuple[int, int]:

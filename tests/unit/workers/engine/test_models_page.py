@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
+from tests.unit.workers.hybrids import HYBRIDS, hybrid_model
 from tests.unit.workers.tiny import CONFIGS, sharp_model
 from workers.engine.meaning import check_meaning
 from workers.engine.sites import SITES, SiteError, n_units
@@ -15,6 +18,7 @@ from workers.files.place import Place
 
 PAGE = Path(__file__).parents[4] / "docs" / "models.md"
 BEGIN, END = "<!-- sites: begin -->\n", "<!-- sites: end -->\n"
+HYBRID_BEGIN, HYBRID_END = "<!-- hybrids: begin -->\n", "<!-- hybrids: end -->\n"
 
 
 def refusal(family: str, site: str) -> str:
@@ -28,6 +32,30 @@ def refusal(family: str, site: str) -> str:
             r"\b[A-Z]\w+(ForCausalLM|Attention|MLP|MoE|MoeBlock)\b", "this family", str(error).split(": ", 1)[1]
         )
     return ""
+
+
+def hybrid_refusal(family: str, site: str) -> str:
+    """Why no layer of the hybrid decoder has the site; empty where some has it."""
+    model = hybrid_model(family)
+    whys = []
+    for layer in [0] if site == "embeddings" else range(model.n_layers):
+        try:
+            unit = None if n_units(model, layer, site) is None else 0
+            check_meaning(model, [Place(layer=layer, position=0, site=site, unit=unit)])
+        except SiteError as error:
+            whys.append(str(error))
+        else:
+            return ""
+    return re.sub(r"^site `\w+` at layer \d+: ", "", whys[-1])
+
+
+def hybrid_table() -> str:
+    """Hybrid decoders by sites: `x` where some layer has the site."""
+    lines = ["| | " + " | ".join(f"`{site}`" for site in SITES) + " |", "|---" * (len(SITES) + 1) + "|"]
+    for family in HYBRIDS:
+        cells = ["no" if hybrid_refusal(family, site) else "x" for site in SITES]
+        lines.append(f"| {family} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
 
 
 def table() -> str:
@@ -52,6 +80,19 @@ def test_the_page_has_the_table_of_today() -> None:
     assert text.split(BEGIN)[1].split(END)[0] == table()
 
 
+@pytest.mark.filterwarnings("ignore")  # transformers' word that it has no fast kernels here
+def test_the_page_has_the_table_of_hybrid_decoders() -> None:
+    """Likewise."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert text.split(HYBRID_BEGIN)[1].split(HYBRID_END)[0] == hybrid_table()
+
+
+def written(text: str, begin: str, content: str, end: str) -> str:
+    """The page with new content between two marks."""
+    head, _, rest = text.partition(begin)
+    return head + begin + content + end + rest.partition(end)[2]
+
+
 if __name__ == "__main__":
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(head + BEGIN + table() + END + rest.partition(END)[2], encoding="utf-8")
+    page = written(PAGE.read_text(encoding="utf-8"), BEGIN, table(), END)
+    PAGE.write_text(written(page, HYBRID_BEGIN, hybrid_table(), HYBRID_END), encoding="utf-8")
