@@ -244,6 +244,9 @@ def _heat_map(keys: Sequence[str], lines: pd.DataFrame, axis: Axis) -> HeatMap:
     is_set = bool(lines["place"].notna().any())
     if is_set:
         lines = lines.fillna({"layer": 0, "position": 0})
+    lines = lines.astype(
+        {"layer": "int64", "position": "int64"}
+    )  # beside a set that has none they are no whole numbers
     tokens = lines.drop_duplicates("position").set_index("position")["token"].fillna("").sort_index()
     return HeatMap(
         experiment=experiment,

@@ -71,7 +71,7 @@ def test_difference_of_means_is_the_closed_form(tmp_path: Path) -> None:
     """For each variable and cell, the unit vector between the means by numpy on hooked activations."""
     context = context_of(tmp_path, "difference_of_means", n_variables=2)
     for column in difference_of_means.fit(context):
-        for index, place in enumerate(column.places(column.position)):
+        for index, place in enumerate(column.places({column.position: column.position})):
             hidden = read_by_hooks(context, place.layer, column.position)
             for variable in (0, 1):
                 asks = context.train.variable_B == variable
@@ -95,7 +95,7 @@ def test_principal_components_equal_numpys_svd(tmp_path: Path) -> None:
     """The first three right singular vectors of the centred hidden states, up to sign."""
     context = context_of(tmp_path, "pca", k=3)
     for column in pca.fit(context):
-        for index, place in enumerate(column.places(column.position)):
+        for index, place in enumerate(column.places({column.position: column.position})):
             hidden = read_by_hooks(context, place.layer, column.position)
             wanted = np.linalg.svd(hidden - hidden.mean(axis=0))[2][:3].T
             found = alignment_of(column).directions_CDK[index].numpy()
