@@ -137,7 +137,7 @@ def planted_counts(folder: Path, module: Any, name: str, **options: Any) -> tupl
     (column,) = module.fit(make_context(folder, cohort, model, planted_pairs(folder, "train", 400)))
     engine, test = SuffixEngine(model, places=at(0, 0, 1)), planted_pairs(folder, "test", 300)
     if isinstance(column.learned, AbstractReading):
-        ((counts,),) = count_read(states_of(engine, test, column.places(4), micro_batch=100), [column])
+        ((counts,),) = count_read(states_of(engine, test, column.places({4: 4}), micro_batch=100), [column])
     else:
         ((counts,),) = count_right(engine, [column], to_device(test, CPU), micro_batch=100)
     return column, counts
