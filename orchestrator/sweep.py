@@ -24,7 +24,7 @@ from cluster.backend import Control, Finding
 from orchestrator import folder as sweep_folder
 from orchestrator.backends.opening import open_configured
 from orchestrator.backends.submissions import read_submissions
-from orchestrator.errors import SweepBusy, SweepNotFound
+from orchestrator.errors import SpecError, SweepBusy, SweepNotFound
 from orchestrator.grid.expand import Grid, expand
 from orchestrator.grid.file import read_grid
 from orchestrator.grid.model import pinned
@@ -49,6 +49,7 @@ from workers.files.folder import SweepFolder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from orchestrator.report.comparison import Comparison
     from workers.alignments.learned import LearnedAlignment
 
 SWEEPS = Path("sweeps")
@@ -206,6 +207,27 @@ class Sweep:
         """The path of the HTML page, written anew with its pictures of that metric. Raises: StorageError."""
         rows, cells, target = self.results(), self.cells(), folder or self.folder.report
         return frames.report(rows, cells, target, spec=self.spec, baselines=self._baselines, metric=metric)
+
+    def compare(
+        self, other: Sweep, folder: Path | None = None, *, metric: Metric = Metric.IIA
+    ) -> tuple[Comparison, Path]:
+        """This sweep and another one, map by map, and the path of the page that shows it (default: in report/vs-NAME).
+
+        Raises: SpecError where both are one sweep, StorageError.
+        """
+        if other.folder.root.resolve() == self.folder.root.resolve():
+            raise SpecError(f"report: both sweeps are {self.folder.root}; expected two")
+        names = [self.spec.name, other.spec.name]
+        if names[0] == names[1]:
+            names = [str(self.folder.root), str(other.folder.root)]
+        from orchestrator.report.comparison import Side
+
+        sides = [
+            Side(name=name, spec=one.spec.model_dump(mode="json"), rows=one.results(), cells=one.cells())
+            for name, one in zip(names, (self, other), strict=True)
+        ]
+        target = folder or self.folder.report / f"vs-{other.folder.root.name}"
+        return frames.compare(sides[0], sides[1], target, metric=metric)
 
     def figures(
         self,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from orchestrator.cli.tables import Layout
+    from orchestrator.sweep import Sweep
 
     View = tuple[str, pd.DataFrame, Layout]  # a heading, columns for people, and how they are laid out
 
@@ -128,6 +129,9 @@ def query(
 
 def report(
     source: Source,
+    other: Annotated[
+        str, typer.Argument(metavar="[OTHER]", show_default=False, help="A second sweep: both side by side instead.")
+    ] = "",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", file_okay=False, help="The folder to write. Default: the sweep's report/."),
@@ -148,11 +152,19 @@ def report(
 ) -> None:
     """Draw the heat maps, and write an HTML page that works offline.
 
+    With two sweeps the page has each map of both and their difference, with its interval, where both have measured.
+
     \b
     causalsweep report demo
+    causalsweep report demo demo-2
     causalsweep report demo --metric kl -o kl
     causalsweep report demo --figure --width 5.5in --format pdf,svg --experiment left_boundary
     """
+    if not figure:
+        _check_figure_options(width, form, experiment)
+    if other:
+        _compare(load(source, sweeps), load(other, sweeps), output, metric, as_json=as_json, is_figure=figure)
+        return
     if figure:
         formats = [part.strip() for part in form.split(",") if part.strip()]
         sweep = load(source, sweeps)
@@ -161,9 +173,20 @@ def report(
         )
         print_json({"paths": list(map(str, paths))}) if as_json else print("\n".join(map(str, paths)))
         return
-    _check_figure_options(width, form, experiment)
     path = load(source, sweeps).report(output, metric=metric)
     print_json({"path": str(path)}) if as_json else print(path)
+
+
+def _compare(
+    first: Sweep, second: Sweep, output: Path | None, metric: Metric, *, as_json: bool, is_figure: bool
+) -> None:
+    """Raises: SpecError, StorageError."""
+    from orchestrator.errors import SpecError
+
+    if is_figure:
+        raise SpecError("--figure: draws the maps of one sweep; name one, or leave --figure out")
+    found, path = first.compare(second, output, metric=metric)
+    print_json(found.document() | {"path": str(path)}) if as_json else print(path)
 
 
 def _check_figure_options(width: str, form: str, experiment: list[str] | None) -> None:

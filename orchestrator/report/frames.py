@@ -26,6 +26,8 @@ from workers.methods.settings import METHODS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from orchestrator.report.comparison import Comparison, Side
+
 # The controls of a row as shares of its pairs, and their counts, the last one first.
 CONTROL_RATES = {"iia_full": "n_correct_full", "iia_random": "n_correct_random", "iia_none": "n_correct_none"}
 ROW_FIELDS = (*CELL_FIELDS, "setting", "status", "sweep", "task", "engine", "job", "host")
@@ -139,6 +141,18 @@ def report(
         return write_report(rows, cells, folder, title=spec.name, baselines=baselines, metric=metric, asked=asked)
     except OSError as error:
         raise StorageError(f"{folder}: cannot write the report: {error.strerror}") from error
+
+
+def compare(first: Side, second: Side, folder: Path, *, metric: Metric = Metric.IIA) -> tuple[Comparison, Path]:
+    """The comparison of two sweeps, and the path of its page in `folder`. Raises: StorageError."""
+    from orchestrator.report.comparison import compare
+    from orchestrator.report.comparison_page import write_comparison
+
+    found = compare(first, second, metric=metric)
+    try:
+        return found, write_comparison(found, folder)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot write the comparison: {error.strerror}") from error
 
 
 def summary(

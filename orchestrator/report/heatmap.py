@@ -20,7 +20,7 @@ from orchestrator.report.measured import MAP_KEYS
 from orchestrator.status.cell_state import CellState
 from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING
-from workers.files.metrics import METRICS
+from workers.files.metrics import IIA, METRICS
 from workers.files.place import AXES
 
 Spot: TypeAlias = tuple[int, int, int, str]  # layer, position, unit or -1, token: what makes cells of two maps equal
@@ -193,9 +193,14 @@ def value_range(maps: Sequence[HeatMap], scale: Scale) -> tuple[float, float]:
     no share has no such ends: from 0 to the cell that is farthest from it.
     """
     columns = [heat_map.cells[scale.value].dropna() for heat_map in maps]
-    if maps and not is_share(maps[0].metric):
-        return _range_of_means(pd.concat(columns), scale)
     found = pd.concat(columns) if columns else pd.Series(dtype=float)
+    return range_of(found, maps[0].metric if maps else IIA, scale)
+
+
+def range_of(found: pd.Series[float], metric: str, scale: Scale) -> tuple[float, float]:
+    """`value_range` of numbers of one metric."""
+    if not is_share(metric):
+        return _range_of_means(found, scale)
     low, high = (float(found.min()), float(found.max())) if len(found) else (math.nan, math.nan)
     below, above = math.floor(low * 20) / 20 if len(found) else 1.0, math.ceil(high * 20) / 20 if len(found) else 0.0
     if scale is Scale.EXCESS:

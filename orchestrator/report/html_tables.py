@@ -36,7 +36,7 @@ def page_tables(
         "sites_section": _sites_section(summary[is_main & is_causal]),
         "settings_section": _settings_section(summary[~is_main & is_causal]),
         "states_table": _states_table(maps, n_unplanned),
-        "provenance_list": _definitions(provenance),
+        "provenance_list": definitions(provenance),
         "figures_list": _figures(figures),
     }
 
@@ -50,12 +50,12 @@ def _is_number(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _with(value: str, detail: str) -> str:
+def with_detail(value: str, detail: str) -> str:
     """A number and, below it and smaller, what it is made of."""
     return f"{value}<small>{detail}</small>" if value != NOTHING else NOTHING
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]], empty: str) -> str:
+def html_table(head: Sequence[str], lines: Iterable[Sequence[str]], empty: str) -> str:
     """A table of cells that are HTML already; the sentence `empty` where there are no lines."""
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
@@ -70,13 +70,7 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]], empty: str) -> s
 def _name(line: Mapping[str, Any]) -> str:
     site = "" if line["site"] == BLOCK_OUTPUT else f", {shown_name(line['site'])}"
     detail = f"{shown_name(line['method'])}{site}, {line['n_measured']:,} of {line['n_places']:,} places"
-    return _with(html.escape(shown_name(line["experiment"])), html.escape(detail))
-
-
-def _whose(line: Mapping[str, Any]) -> str:
-    """Experiment, method and, where it is not the usual one, site."""
-    site = "" if line["site"] == BLOCK_OUTPUT else f", {shown_name(line['site'])}"
-    return f"{shown_name(line['experiment'])}, {shown_name(line['method'])}{site}"
+    return with_detail(html.escape(shown_name(line["experiment"])), html.escape(detail))
 
 
 def _named(summary: pd.DataFrame) -> str:
@@ -91,18 +85,18 @@ def _summary_table(summary: pd.DataFrame) -> str:
         *("No intervention", "Whole vector", "Random rotation", "Above no intervention"),
         *(f"Mean {name}", "Variance × 100", "SD over seeds", "Correlation"),
     ]
-    return _table(head, map(_summary_line, summary.to_dict("records")), "No cell of these is measured yet.")
+    return html_table(head, map(_summary_line, summary.to_dict("records")), "No cell of these is measured yet.")
 
 
 def _summary_line(line: Mapping[str, Any]) -> list[str]:
     return [
         _name(line),
-        _with(rate(line["task"]), _counts(line["task_n_correct"], line["task_n_total"])),
+        with_detail(rate(line["task"]), _counts(line["task_n_correct"], line["task_n_total"])),
         _highest(line),
         _where(line),
         rate(line["normalised"]),
         *(rate(line[control]) for control in ("none", "full", "random")),
-        _with(f"{line['n_better']:,}", f"of {line['n_tested']:,} cells") if line["n_tested"] else NOTHING,
+        with_detail(f"{line['n_better']:,}", f"of {line['n_tested']:,} cells") if line["n_tested"] else NOTHING,
         rate(line["mean"]),
         rate(line["variance_x100"], 2),
         _seeds(line),
@@ -117,7 +111,7 @@ def _highest(line: Mapping[str, Any]) -> str:
     counts = _counts(line["n_correct"], line["n_total"]) if line["metric"] in (IIA, DECODING) else ""
     if not METRICS[line["metric"]].changes_model and not counts:
         counts = f"{int(line['n_total']):,} prompts"
-    return _with(f"<b>{rate(line['maximum'])}</b>", f"{counts}<br>{interval}" if counts else interval)
+    return with_detail(f"<b>{rate(line['maximum'])}</b>", f"{counts}<br>{interval}" if counts else interval)
 
 
 def _where(line: Mapping[str, Any]) -> str:
@@ -125,10 +119,10 @@ def _where(line: Mapping[str, Any]) -> str:
         return NOTHING
     token = html.escape(shown_token(line["token"] or ""))
     if _is_nothing(line["layer"]):
-        return _with(html.escape(line["site"]), f"<code>{token}</code><br>seed {line['seed']}")
+        return with_detail(html.escape(line["site"]), f"<code>{token}</code><br>seed {line['seed']}")
     unit = "" if _is_nothing(line["unit"]) else f", {_unit_name(line)} {int(line['unit'])}"
     at = f"position {int(line['position'])} <code>{token}</code><br>seed {line['seed']}"
-    return _with(f"layer {int(line['layer'])}{unit}", at)
+    return with_detail(f"layer {int(line['layer'])}{unit}", at)
 
 
 def _is_nothing(value: Any) -> bool:
@@ -147,7 +141,7 @@ def _sites_section(summary: pd.DataFrame) -> str:
     head = ["Experiment", "Site", f"Highest {name}", "", "No intervention", "Random rotation", "Where"]
     lines = (
         [
-            _with(html.escape(shown_name(line["experiment"])), html.escape(shown_name(line["method"]))),
+            with_detail(html.escape(shown_name(line["experiment"])), html.escape(shown_name(line["method"]))),
             html.escape(shown_name(line["site"])),
             _highest(line),
             _bar(line["maximum"]) if is_share(line["metric"]) else "",
@@ -160,7 +154,7 @@ def _sites_section(summary: pd.DataFrame) -> str:
     return (
         f"<section id='sites'><h2>Sites</h2><p>Of each site the highest {name}, over all its layers, positions and "
         "units, and the controls of that one cell. The highest of more cells is higher by luck alone: compare with "
-        "them.</p>" + _table(head, lines, "") + "</section>"
+        "them.</p>" + html_table(head, lines, "") + "</section>"
     )
 
 
@@ -182,15 +176,15 @@ def _settings_section(summary: pd.DataFrame) -> str:
     head += [f"Mean {name}", "Variance × 100", "Correlation with own map", "Correlation with baseline"]
     lines = (
         [
-            _with(html.escape(shown_name(line["setting"])), html.escape(_whose(line))),
-            _with(rate(line["task"]), _counts(line["task_n_correct"], line["task_n_total"])),
+            with_detail(html.escape(shown_name(line["setting"])), html.escape(shown_name(line["experiment"]))),
+            with_detail(rate(line["task"]), _counts(line["task_n_correct"], line["task_n_total"])),
             _highest(line),
             _where(line),
             rate(line["normalised"]),
             rate(line["none"]),
             rate(line["mean"]),
             rate(line["variance_x100"], 2),
-            _with(rate(line["correlation_own"], 2), f"{line['correlation_own_n']:,} places"),
+            with_detail(rate(line["correlation_own"], 2), f"{line['correlation_own_n']:,} places"),
             _baseline(line),
         ]
         for line in summary.sort_values("setting", kind="stable").to_dict("records")
@@ -198,7 +192,7 @@ def _settings_section(summary: pd.DataFrame) -> str:
     return (
         "<section id='robustness'><h2>Robustness</h2><p>The learned alignments, evaluated without further training on "
         "other data. Where the same places are high, the correlation with the experiment's own map, as trained, is "
-        "high.</p>" + _table(head, lines, "") + "</section>"
+        "high.</p>" + html_table(head, lines, "") + "</section>"
     )
 
 
@@ -234,23 +228,23 @@ def _reading_section(summary: pd.DataFrame, metric: str) -> str:
     )
     title, words = html.escape(about.title if metric != DECODING else "Decoding"), html.escape(about.about)
     section = f"<section id='{html.escape(metric)}'><h2>{title}</h2><p>{words}</p>"
-    return section + _table(list(map(html.escape, head)), lines, "") + "</section>"
+    return section + html_table(list(map(html.escape, head)), lines, "") + "</section>"
 
 
 def _class_scores(line: Mapping[str, Any]) -> list[str]:
-    balanced = _with(rate(line["balanced"]), f"chance {rate(line['chance'])}")
+    balanced = with_detail(rate(line["balanced"]), f"chance {rate(line['chance'])}")
     return [rate(line["dummy"]), balanced, rate(line["f1"]), rate(line["mcc"])]
 
 
 def _seeds(line: Mapping[str, Any]) -> str:
-    return _with(rate(line["seeds_sd"]), f"{line['n_seeds']} seeds")
+    return with_detail(rate(line["seeds_sd"]), f"{line['n_seeds']} seeds")
 
 
 def _baseline(line: Mapping[str, Any]) -> str:
     if line["experiment"] == line["baseline"] and line["setting"] == MAIN_SETTING:
         return "<small>the baseline</small>"
     baseline = html.escape(shown_name(line["baseline"]))
-    return _with(rate(line["correlation"], 2), f"with {baseline}<br>{line['correlation_n']:,} places")
+    return with_detail(rate(line["correlation"], 2), f"with {baseline}<br>{line['correlation_n']:,} places")
 
 
 def _tiles(maps: Sequence[HeatMap], provenance: Mapping[str, str]) -> str:
@@ -284,7 +278,7 @@ def _states_table(maps: Sequence[HeatMap], n_unplanned: int) -> str:
     lines = [[state.label, f"{counts[state.value]:,}", state.meaning] for state in MAPPED if counts.get(state.value, 0)]
     if n_unplanned:
         lines.append(["not planned", f"{n_unplanned:,}", "in the store, but not of this grid; not shown"])
-    table = _table(["State", "Cells", "Meaning"], lines, "")
+    table = html_table(["State", "Cells", "Meaning"], lines, "")
     reasons = cells[(cells["reason"] != "") & (cells["state"] != "done")]
     if reasons.empty:
         return table
@@ -294,7 +288,7 @@ def _states_table(maps: Sequence[HeatMap], n_unplanned: int) -> str:
         [labels[state], f"{group['size']:,}", html.escape(reason), html.escape(_some(group["unique"]))]
         for (state, reason), group in groups.iterrows()
     ]
-    return table + "<h3>Reasons</h3>" + _table(["State", "Cells", "Reason", "Jobs"], named, "")
+    return table + "<h3>Reasons</h3>" + html_table(["State", "Cells", "Reason", "Jobs"], named, "")
 
 
 def _some(names: Iterable[str], n: int = 3) -> str:
@@ -302,7 +296,8 @@ def _some(names: Iterable[str], n: int = 3) -> str:
     return ", ".join(kept[:n]) + (f" and {len(kept) - n} more" if len(kept) > n else "")
 
 
-def _definitions(provenance: Mapping[str, str]) -> str:
+def definitions(provenance: Mapping[str, str]) -> str:
+    """A list of names and texts."""
     pairs = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in provenance.items())
     return f"<dl class='facts'>{pairs}</dl>"
 

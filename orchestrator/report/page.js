@@ -1,26 +1,8 @@
 "use strict";
 // Draws what Python computed (the element #data) and words it. No number is worked out here but which of a place's
 // seeds to speak of. All texts go in as text nodes, never as HTML.
-const data = JSON.parse(document.getElementById("data").textContent);
-const by_id = (id) => document.getElementById(id);
 const chosen = { method: "", setting: data.main, site: "", at: "", scale: "raw", over: "maximum" };
 const SCALES = { raw: "Raw", normalised: "Normalised", excess: "Above controls" };
-
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (value === true) made.setAttribute(key, "");
-    else if (value !== false && value !== null) made.setAttribute(key, value);
-  }
-  made.append(...children.flat().filter((child) => child !== null && child !== ""));
-  return made;
-}
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const unique = (values) => [...new Set(values)];
-const words = (name) => name.replaceAll("_", " ");
-const fixed = (value, digits = 3) => (value === null ? "–" : value.toFixed(digits).replace("-", "−"));
-const whole = (value) => value.toLocaleString("en");
 
 // ---- what is chosen
 
@@ -91,18 +73,8 @@ function choose(change) {
 // ---- the key: colours and marks
 
 function key() {
-  const { unit, range: [low, high] } = data.scales[metric_now()][chosen.scale];
-  const decade = 10 ** Math.floor(Math.log10((high - low) / 8));
-  const is_share = data.metrics[metric_now()].is_share;
-  const sizes = is_share ? [0.05, 0.1, 0.2, 0.25, 0.5, 1] : [1, 2, 5, 10, 20].map((size) => size * decade);
-  const step = sizes.find((size) => (high - low) / size <= 8 + 1e-9) ?? 1;
-  const digits = step < 0.1 ? Math.max(2, Math.ceil(-Math.log10(step))) : step === 0.25 ? 2 : step >= 1 && !is_share ? 0 : 1;
-  const numbers = Array.from({ length: 1 + Math.floor((high - low) / step + 1e-6) }, (_, index) => (Math.ceil(low / step - 1e-6) + index) * step);
-  const ticks = numbers.filter((number) => number <= high + 1e-6).map((number) =>
-    element("span", { style: `left:${(100 * (number - low)) / (high - low)}%` }, fixed(number, digits)));
-  const gradient = `background:linear-gradient(90deg,${data.colours[chosen.scale].join()})`;
-  by_id("colourbar").replaceChildren(unit, element("div", { class: "bar", style: gradient }),
-    element("div", { class: "ticks" }, ticks));
+  const { unit, range } = data.scales[metric_now()][chosen.scale];
+  by_id("colourbar").replaceChildren(...scale_bar(unit, data.colours[chosen.scale], range, data.metrics[metric_now()].is_share));
   const states = maps_now().flatMap((map) => map.state[chosen.over] ?? []).flat();
   const items = Object.keys(data.states).filter((state) => states.includes(state)).map((state) =>
     element("li", {}, swatch(css(state), data.states[state]), data.states[state].label));
@@ -112,12 +84,6 @@ function key() {
   by_id("marks").replaceChildren(...items);
 }
 
-function svg(name, attributes, ...children) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
-  made.append(...children);
-  return made;
-}
 const swatch = (colour, mark) => svg("svg", { viewBox: "0 0 18 18", style: `background:${colour}` },
   svg("path", { d: mark.path, fill: mark.is_filled ? css("mark") : "none", stroke: css("mark"), "stroke-width": 1.4 }));
 const dot = () => svg("svg", { viewBox: "0 0 18 18", style: `background:${data.colours.raw[13]}` },
@@ -152,12 +118,6 @@ function saves(map, plot) {
     .map(([label, onclick]) => element("button", { type: "button", class: "plain", onclick }, label)));
 }
 
-function save(name, type, text) {
-  const url = URL.createObjectURL(new Blob([text], { type }));
-  element("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 1000);
-}
-
 function csv_of(map) {
   const quoted = (value) => (value === null ? "" : /[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
   const line = (values) => values.map(quoted).join();
@@ -184,22 +144,8 @@ function headline(map) {
 
 function draw(map, plot) {
   const width = plot.clientWidth;
-  const cell_height = Math.min(30, Math.max(13, 300 / map.layers.length));
-  const labels = map.labels;
-  const left = 40;
-  const every = Math.ceil(11 / Math.max(1, (width - left - 8) / labels.length));
-  const bottom = 12 + 6.1 * Math.min(20, Math.max(...labels.map((label) => label.length)));
-  const shown = labels.map((label, index) => [index, label]).filter(([index]) => index % every === 0);
-  const font = { family: getComputedStyle(document.body).fontFamily, size: 11, color: css("soft") };
-  const axis = { fixedrange: true, showgrid: false, zeroline: false, showline: false, ticks: "", automargin: false };
-  const layout = {
-    width, height: map.layers.length * cell_height + bottom + 6, margin: { l: left, r: 4, t: 6, b: bottom },
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font, showlegend: false, hovermode: "closest", dragmode: false,
-    xaxis: { ...axis, range: [-0.5, labels.length - 0.5], tickangle: -90, tickvals: shown.map(([index]) => index),
-      ticktext: shown.map(([, label]) => (label.length > 20 ? label.slice(0, 19) + "…" : label).replaceAll("<", "&lt;")) },
-    yaxis: { ...axis, range: [-0.5, map.layers.length - 0.5], tickvals: map.layers.map((_, index) => index),
-      ticktext: map.layers.map(String), title: { text: "layer", standoff: 4 } },
-  };
+  const cell_height = cell_height_of(map);
+  const layout = map_layout(map, width, cell_height);
   Plotly.newPlot(plot, traces(map, width, cell_height), layout, { displayModeBar: false, doubleClick: false });
   plot.on("plotly_hover", ({ points }) => { if (!pinned) point_at(map, plot, points[0].y, points[0].x); });
   plot.on("plotly_unhover", () => { if (!pinned) hide_card(); });
@@ -225,14 +171,11 @@ function traces(map, width, cell_height) {
   return [
     { ...heat, z: absent, colorscale: greys, zmin: -0.5, zmax: names.length - 0.5, hoverinfo: "skip" },
     { ...heat, z: map.values[chosen.scale][chosen.over] ?? absent.map((line) => line.map(() => null)), hoverinfo: "none",
-      colorscale: colours.map((colour, index) => [index / (colours.length - 1), colour]), zmin: low, zmax: high },
+      colorscale: stops(colours), zmin: low, zmax: high },
     ...symbols,
     marks(at((y, x) => better[y]?.[x] === 1), { symbol: "circle", size: size / 2, color: "#fff", line: { color: "#000", width: 0.8 } }),
   ];
 }
-const marks = (places, marker) => ({ type: "scatter", mode: "markers", hoverinfo: "skip", marker,
-  x: places.map(([x]) => x), y: places.map(([, y]) => y) });
-
 // ---- light and dark, and the window's size
 
 function set_theme(theme) {

@@ -52,7 +52,7 @@ _RATES: Final = (
     *("random", "random_normalised", "excess", "task", "dummy", "p_holm", "q", "gpu_seconds", *CLASS_SCORES),
 )
 # The bundle with the charts of two axes, a third of the whole library: npm package plotly.js-cartesian-dist-min 3.7.0.
-_PLOTLY: Final = "vendor/plotly-cartesian.min.js"
+PLOTLY: Final = "vendor/plotly-cartesian.min.js"
 _DRAWN: Final = ("symbol", "path", "is_filled", "is_dot")  # what the script is told of a state's mark
 _RECORD: Final = (*_TEXTS, *_COUNTS, *_PAIRED, *_RATES)
 
@@ -99,15 +99,19 @@ def render(content: PageContent) -> str:
     parts = {
         "title": html.escape(content.title),
         "made": content.made.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "style": _state_colours() + _resource("page.css"),
-        "script": _resource("card.js") + _resource("page.js"),
-        "plotly": _resource(_PLOTLY),
+        "style": state_colours() + resource("page.css"),
+        "script": "".join(map(resource, ("base.js", "card.js", "page.js"))),
+        "plotly": resource(PLOTLY),
         "data": script_json(payload(content)),
         "asked_section": asked_section(content.asked),
         **page_tables(content.maps, content.summary, content.provenance, content.figures, content.n_unplanned),
     }
-    # One pass over the template alone: what is put in is never searched for further slots.
-    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], _resource("page.html"))
+    return filled(resource("page.html"), parts)
+
+
+def filled(template: str, parts: Mapping[str, str]) -> str:
+    """The template with each {{slot}} filled, in one pass: what is put in is never searched for further slots."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot[1]], template)
 
 
 def script_json(value: Any) -> str:
@@ -141,13 +145,13 @@ def payload(content: PageContent) -> dict[str, Any]:
             for name, maps in by_metric.items()
             if maps
         },
-        "colours": {scale.name.lower(): _colours(COLOURS[scale]) for scale in Scale},
+        "colours": {scale.name.lower(): colours(COLOURS[scale]) for scale in Scale},
         "maps": [_map(item, texts) for item in drawn],
         "texts": list(texts),
     }
 
 
-def _state_colours() -> str:
+def state_colours() -> str:
     """The faces of the states as CSS variables, light and dark."""
     light, dark = (
         " ".join(f"--{state.value}: {getattr(mark, theme)};" for state, mark in MARKS.items())
@@ -162,7 +166,7 @@ def _scale(maps: Sequence[HeatMap], metric: str, scale: Scale) -> dict[str, Any]
     return {"unit": unit_name(metric, scale), "range": [round(low, 4), round(high, 4)], "has_values": has_values}
 
 
-def _colours(name: str) -> list[str]:
+def colours(name: str) -> list[str]:
     """21 colours of a matplotlib map: the page's colours are the picture's."""
     return [to_hex(matplotlib.colormaps[name](share)) for share in np.linspace(0, 1, 21)]
 
@@ -186,7 +190,8 @@ def _map(item: HeatMap, texts: dict[str, int]) -> dict[str, Any]:
         "tokens": [shown_token(token) for token in item.tokens] if item.axis is Axis.POSITION else [],
         "seeds": item.seeds,
         "values": {
-            scale.name.lower(): {str(over): _grid(item.values(scale, over)) for over in choices} for scale in Scale
+            scale.name.lower(): {str(over): grid_values(item.values(scale, over)) for over in choices}
+            for scale in Scale
         },
         "state": {str(over): item.states(over).tolist() for over in choices},
         "better": {str(over): item.better(over).astype(int).tolist() for over in choices},
@@ -224,9 +229,11 @@ def _number(value: float, *, digits: int) -> int | float | None:
     return round(value, digits) if digits else int(value)
 
 
-def _grid(values: NDArray[np.float64]) -> list[list[float | None]]:
+def grid_values(values: NDArray[np.float64]) -> list[list[float | None]]:
+    """A map's numbers for the script: four decimals, and null where there is none."""
     return [[_number(value, digits=4) for value in line] for line in values.tolist()]
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A file beside this one."""
     return resources.files("orchestrator.report").joinpath(name).read_text(encoding="utf-8")

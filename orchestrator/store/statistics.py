@@ -76,6 +76,43 @@ def mean_interval(total: float, square: float, n: int, *, confidence: float = CO
     return mean - half, mean + half
 
 
+def share_difference(
+    first: tuple[float, float], second: tuple[float, float], *, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """The ends of Newcombe's interval for the second share less the first, each `(n_correct, n_total)`.
+
+    It takes the two samples as independent. NaN where one of them is empty.
+    Source: Newcombe 1998, Stat. Med. 17, 873-890, method 10: Wilson's intervals, combined.
+    """
+    if first[1] == 0 or second[1] == 0:
+        return math.nan, math.nan
+    (low_1, high_1), (low_2, high_2) = (wilson_interval(*counts, confidence=confidence) for counts in (first, second))
+    rate_1, rate_2 = first[0] / first[1], second[0] / second[1]
+    difference = rate_2 - rate_1
+    below = math.hypot(rate_2 - low_2, high_1 - rate_1)
+    above = math.hypot(high_2 - rate_2, rate_1 - low_1)
+    return difference - below, difference + above
+
+
+def mean_difference(
+    first: tuple[float, float, int], second: tuple[float, float, int], *, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """The ends of Welch's interval for the second mean less the first, each `(mean, standard error, n)`.
+
+    It takes the two samples as independent; the degrees of freedom are rounded down. NaN for fewer than two numbers.
+    Source: Welch 1947, Biometrika 34, 28-35.
+    """
+    (mean_1, error_1, n_1), (mean_2, error_2, n_2) = first, second
+    if min(n_1, n_2) < 2 or not math.isfinite(mean_1 + error_1 + mean_2 + error_2):
+        return math.nan, math.nan
+    squares = error_1**2 + error_2**2
+    if squares == 0:
+        return mean_2 - mean_1, mean_2 - mean_1
+    df = squares**2 / (error_1**4 / (n_1 - 1) + error_2**4 / (n_2 - 1))
+    half = student_quantile(confidence, int(df + 1e-9)) * math.sqrt(squares)
+    return mean_2 - mean_1 - half, mean_2 - mean_1 + half
+
+
 @cache
 def student_quantile(confidence: float, df: int) -> float:
     """The t with P(-t < T < t) = `confidence` for Student's distribution with `df` degrees of freedom: bisection."""

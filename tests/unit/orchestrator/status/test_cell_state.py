@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.report.page import _resource, _state_colours
+from orchestrator.report.page import resource, state_colours
 from orchestrator.status.cell_state import MAPPED, MARKS, CellState
 
 PROJECT = Path(__file__).parents[4]
@@ -40,12 +40,12 @@ def test_a_state_that_shares_a_mark_names_one_that_has_it() -> None:
 
 def test_the_page_gets_the_states_as_data() -> None:
     """Neither the script nor the styles list the states: the colours are made from the enum, for both themes."""
-    for file in ("page.js", "page.css"):
-        listed = [state for state in MARKS if re.search(rf"\b{state.value}\b\s*:", _resource(file))]
+    for file in ("base.js", "page.js", "card.js", "comparison.js", "page.css"):
+        listed = [state for state in MARKS if re.search(rf"\b{state.value}\b\s*:", resource(file))]
         assert listed == [], file
     for mark in MARKS.values():
-        assert mark.light in _state_colours()
-        assert mark.dark in _state_colours()
+        assert mark.light in state_colours()
+        assert mark.dark in state_colours()
 
 
 def test_no_module_lists_the_states_again() -> None:

@@ -9,14 +9,16 @@ import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from orchestrator.store.statistics import (
     benjamini_hochberg,
     correlation,
     holm,
     mcnemar_exact,
+    mean_difference,
     normalise,
+    share_difference,
     spread,
     wilson_interval,
 )
@@ -197,3 +199,44 @@ def test_spread_is_the_standard_librarys(seed: int) -> None:
     found = spread(values)
     assert (found.n, found.minimum, found.maximum) == (len(values), min(values), max(values))
     assert (found.mean, found.sd) == pytest.approx((statistics.fmean(values), statistics.stdev(values)), rel=1e-12)
+
+
+# Newcombe 1998, Stat. Med. 17, 873-890, table II, method 10; there the first share less the second.
+DIFFERENCES = [
+    ((56, 70), (48, 80), 0.0524, 0.3339),
+    ((9, 10), (3, 10), 0.1705, 0.8090),
+    ((5, 56), (0, 29), -0.0381, 0.1926),
+    ((0, 10), (0, 20), -0.1611, 0.2775),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "low", "high"), DIFFERENCES)
+def test_difference_of_shares_is_newcombes(
+    one: tuple[int, int], other: tuple[int, int], low: float, high: float
+) -> None:
+    """The published intervals, to the four digits that are printed."""
+    assert share_difference(other, one) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_difference_of_shares_equals_statsmodels() -> None:
+    """Statsmodels computes the same interval at another confidence."""
+    found = share_difference((40, 90), (77, 130), confidence=0.999)
+    wanted = confint_proportions_2indep(77, 130, 40, 90, method="newcomb", alpha=0.001)
+    assert found == pytest.approx(wanted)
+
+
+def test_difference_of_means_is_welchs() -> None:
+    """Scipy's interval, but for degrees of freedom that are rounded down: it is wider by less than a per cent."""
+    random = np.random.default_rng(3)
+    one, other = random.normal(0.0, 1.0, 40), random.normal(0.4, 2.0, 60)
+    described = [(float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x))), len(x)) for x in (one, other)]
+    low, high = mean_difference(*described)
+    wanted = stats.ttest_ind(other, one, equal_var=False).confidence_interval(0.95)
+    assert (low + high) / 2 == pytest.approx((wanted.low + wanted.high) / 2)
+    assert 1.0 <= (high - low) / (wanted.high - wanted.low) < 1.01
+
+
+def test_nothing_counted_has_no_difference() -> None:
+    """Without pairs, or with one number, there is no interval."""
+    assert all(map(math.isnan, share_difference((0, 0), (3, 4))))
+    assert all(map(math.isnan, mean_difference((0.5, 0.1, 1), (0.5, 0.1, 9))))
