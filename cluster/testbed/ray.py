@@ -2,7 +2,7 @@
 
     python -m cluster.testbed ray up DIR [--nodes N]   start what does not run; prints the address for `--on ray`
     python -m cluster.testbed ray status DIR           the nodes that the head counts as alive
-    python -m cluster.testbed ray fault DIR WHAT [K]   worker | raylet | head | freeze | thaw, on node K
+    python -m cluster.testbed ray fault DIR WHAT [K]   worker | raylet | node | head | back | freeze | thaw, on node K
     python -m cluster.testbed ray down DIR             stop its processes, and no others
 
 Each cluster has a folder, a block of ports and loopback addresses of its own, chosen at the first `up` and kept in
@@ -171,6 +171,15 @@ class RayTestbed:
         """SIGKILL to the raylet alone: its workers notice and end by themselves."""
         send(self._raylet(node), signal.SIGKILL)
 
+    def start_head_again(self) -> None:
+        """A new head at the old address while the other nodes live on, as a service manager starts one. It remembers
+        nothing. Raises: TestbedError."""
+        with self._lock():
+            stop(self.processes(0))
+            # where this file names the address, `ray start` takes another node's raylet for the head's
+            (self.temp / "ray_current_cluster").unlink(missing_ok=True)
+            self._start(0)
+
     def freeze(self, node: int) -> None:
         """Hang a node's raylet (SIGSTOP): its workers continue."""
         send(self._raylet(node), signal.SIGSTOP)
@@ -262,7 +271,7 @@ def main(arguments: Sequence[str]) -> int:
             command.add_argument("--nodes", type=int, choices=range(1, 11), metavar="N", help="2, or as many as before")
             command.add_argument("--gpus", type=int, help="logical GPUs a node: 8, or as many as before")
         if name == "fault":
-            command.add_argument("what", choices=("worker", "raylet", "head", "node", "freeze", "thaw"))
+            command.add_argument("what", choices=("worker", "raylet", "node", "head", "back", "freeze", "thaw"))
             command.add_argument("node", type=int, nargs="?", default=1)
     chosen = parser.parse_args(arguments)
     try:
@@ -301,6 +310,8 @@ def _fault(bed: RayTestbed, what: str, node: int) -> None:
             bed.kill_node(node)
         case "head":
             bed.kill_node(0)
+        case "back":
+            bed.start_head_again()
         case "freeze":
             bed.freeze(node)
         case "thaw":

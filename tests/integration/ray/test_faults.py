@@ -6,14 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cluster.backend import JobState
+from cluster.backend import HandleStatus, JobState
 from cluster.process import ProcessId
 from cluster.ray import RayCluster
+from cluster.ray.reading import QUIET_S
 from cluster.ray.record import RayFiles
 from cluster.testbed.machine import family, send
 from cluster.testbed.ray import RayTestbed
@@ -134,6 +136,57 @@ def test_a_restarted_head_is_survived_by_the_record(bench: Bench, bed: RayTestbe
     bench.open("gate")
     again = bench.cluster().submit([bench.request("a", until="gate")], token="t2")
     assert bench.wait_for(again)["a"].state is JobState.COMPLETED
+
+
+def test_a_head_that_is_back_while_nodes_live_on(bench: Bench, bed: RayTestbed) -> None:
+    """The head dies and a new one takes its address at once; node 1 and its job still live. The job is NODE_FAIL and
+    stays so, its process ends, and a new submission runs it to its end."""
+    request = bench.request("a", until="gate", n_gpus=8)
+    handles = bench.cluster().submit([bench.request("b", until="gate", n_gpus=8), request], token="t1")
+    bench.wait_for_start("a", "b")
+    remote = next(name for name in "ab" if bench.starts(name)[0]["CAUSALSWEEP_NODE"] == "node-1")
+    child = running_child(bench, remote)
+    bed.kill_node(0)
+    bed.start_head_again()
+    statuses = bench.wait_for(handles)
+    assert {status.state for status in statuses.values()} == {JobState.NODE_FAIL}
+    bench.wait("the old command's end", lambda: not child.is_alive())
+    bed.up()
+    bench.open("gate")
+    again = bench.cluster().submit([request], token="t2")
+    assert bench.wait_for(again)["a"].state is JobState.COMPLETED
+    assert {status.state for status in bench.cluster().poll(list(handles.values())).values()} == {JobState.NODE_FAIL}
+
+
+def test_a_stopped_dispatcher_is_waited_for(bench: Bench) -> None:
+    """SIGSTOP for 20 seconds, longer than a dispatcher may be quiet: its Ray Job runs, so its jobs are not given up,
+    and each runs once."""
+    handles = bench.cluster().submit([bench.request("a", until="gate"), bench.request("b", until="gate")], token="t1")
+    bench.wait_for_start("a", "b")
+    process = dispatcher(bench, "t1")
+    send(process, signal.SIGSTOP)
+    end = time.monotonic() + QUIET_S + 5.0
+    while time.monotonic() < end:
+        seen = bench.cluster().poll(list(handles.values()))
+        assert {status.state for status in seen.values()} == {JobState.RUNNING}
+        time.sleep(1.0)
+    send(process, signal.SIGCONT)
+    bench.open("gate")
+    assert {status.state for status in bench.wait_for(handles).values()} == {JobState.COMPLETED}
+    assert len(bench.starts("a")) == len(bench.starts("b")) == 1
+
+
+def test_a_dispatcher_that_was_given_up_ends(bench: Bench) -> None:
+    """Somebody has written down its end, as after a long silence: it cancels its jobs, each of which writes its
+    checkpoint, and ends."""
+    handles = bench.cluster().submit([bench.request("a", until="gate")], token="t1")
+    bench.wait_for_start("a")
+    child, process = running_child(bench, "a"), dispatcher(bench, "t1")
+    lost = HandleStatus(state=JobState.NODE_FAIL, detail="given up")
+    RayFiles(bench.folder.resolve()).put_end(handles["a"].rpartition(".")[0], lost)
+    bench.wait("the command's end", lambda: not child.is_alive())
+    bench.wait("the dispatcher's end", lambda: not process.is_alive())
+    assert bench.checkpoint("a") is not None
 
 
 def test_a_client_killed_while_it_submits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.testbed.machine import MARK, family
@@ -57,6 +59,20 @@ def test_it_comes_up_once_and_goes_down_alone(
     assert main(["down", str(folder)]) == 0
     assert family(f"{MARK}={folder}") == []
     assert (daemons(bed.folder), len(bed.status())) == (others, 2)
+
+
+def test_it_goes_down_whole_after_its_head_has_died(folder: Path) -> None:
+    """A minute after the head's death the other node's raylet has ended by itself, and its agents have lost their
+    parent: `down` ends them too. Looked for by the folder in their command lines, which `down` does not read."""
+    assert main(["up", str(folder), "--nodes", "2", "--gpus", "1"]) == 0
+    bed = RayTestbed.at(folder)
+    bed.kill_node(0)
+    end = time.monotonic() + 120
+    while daemons(folder) and time.monotonic() < end:
+        time.sleep(1.0)
+    assert main(["down", str(folder)]) == 0
+    commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert [command for command in commands if str(folder) in command] == []
 
 
 def test_a_path_that_is_too_long_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
