@@ -43,10 +43,11 @@ from workers.files.progress import PROGRESS_FORMAT
 from workers.files.shard import read_shard, shard_bytes
 from workers.methods.checkpoint import Checkpoint, CheckpointFile
 
-READING: Final = ("status", "check", "results", "summary", "errors", "query", "logs", "plan")
+READING: Final = ("status", "check", "results", "summary", "errors", "query", "logs", "plan", "explain", "fsck")
 _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "results": ("--format", "json"),
     "query": ("SELECT count(*) AS n FROM results",),
+    "explain": ("--where", "layer=0..99"),
 }
 _MAY_WRITE: Final = ("store/", "report/")
 _NEWER: Final = "99"

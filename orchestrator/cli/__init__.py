@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from orchestrator import __version__
-from orchestrator.cli import finding, reading, running, steering, watching
+from orchestrator.cli import auditing, finding, reading, running, steering, watching
 
 GROUPS: Final = {
     "Prepare a sweep": (finding.init, running.prompt, finding.methods, running.plan, reading.doctor),
@@ -25,6 +25,7 @@ GROUPS: Final = {
         *(steering.cancel, steering.hold, steering.release, steering.limit),
     ),
     "Read what it found": (reading.results, reading.summary, reading.query, reading.report, reading.check),
+    "Ask why": (auditing.explain, auditing.fsck),
 }
 
 

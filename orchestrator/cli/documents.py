@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cluster.backend import Finding
+    from orchestrator.audit.explain import Explanation
+    from orchestrator.audit.findings import Audit
     from orchestrator.jobs.faults import Fault
     from orchestrator.jobs.submit import Receipt
     from orchestrator.plan.plan import Plan
@@ -124,6 +126,16 @@ def faults_document(faults: Sequence[Fault]) -> list[dict[str, Any]]:
 def check_document(check: Check) -> dict[str, Any]:
     """Whether every cell is done."""
     return asdict(check)
+
+
+def explanations_document(found: Sequence[Explanation], n_cells: int) -> dict[str, Any]:
+    """Why cells are in their states: those of `found`, of `n_cells` that were asked for."""
+    return {"n_cells": n_cells, "cells": [asdict(one) | {"is_settled": one.is_settled} for one in found]}
+
+
+def audit_document(audit: Audit) -> dict[str, Any]:
+    """What the files prove."""
+    return {"is_proven": audit.is_proven} | asdict(audit)
 
 
 def doctor_document(findings: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -129,13 +129,13 @@ def _checksum(*texts: str) -> str:
 def read_grid(path: Path) -> Grid:
     """The grid that `write_grid` wrote, here or in an earlier version.
 
-    Raises: SweepNotFound when there is none, or none that is whole.
+    Raises: TornCells when there is none, or none that is whole; SweepNotFound (another version wrote it).
     """
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     except FileNotFoundError:
-        raise SweepNotFound(f"{path}: missing; plan the sweep first: causalsweep submit SPEC.yaml") from None
+        raise TornCells(f"{path}: missing; plan the sweep first: causalsweep submit SPEC.yaml") from None
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise _torn(path, error) from error
     if metadata.get("schema_version") not in _READ_VERSIONS:
@@ -149,8 +149,12 @@ def read_grid(path: Path) -> Grid:
         raise _torn(path, error) from error
 
 
-def _torn(path: Path, error: Exception) -> SweepNotFound:
-    return SweepNotFound(f"{path}: not readable ({error}); submit the spec again to write it anew")
+class TornCells(SweepNotFound):
+    """The file of cells is missing or damaged: it can be planned anew from the spec."""
+
+
+def _torn(path: Path, error: Exception) -> TornCells:
+    return TornCells(f"{path}: not readable ({error}); submit the spec again to write it anew")
 
 
 def _grid(table: pa.Table, metadata: Mapping[str, str]) -> Grid:

@@ -57,7 +57,7 @@ def select(
     kinds: defaultdict[str, Counter[FailureClass]] = defaultdict(Counter)
     last: dict[str, FailureClass] = {}
     for job in status.jobs:
-        ends = list(_ends(job))
+        ends = list(ends_of(job))
         for key in keys_of(job.name) if ends else ():
             kinds[key].update(kind for kind, is_free in ends if not is_free)
             last[key] = ends[-1][0]
@@ -81,7 +81,7 @@ def _is_wanted(state: CellState, mode: Mode, kinds: Mapping[FailureClass, int], 
     return state.is_open and kinds[last] <= last.retries
 
 
-def _ends(job: JobStatus) -> Iterator[tuple[FailureClass, bool]]:
+def ends_of(job: JobStatus) -> Iterator[tuple[FailureClass, bool]]:
     """How the job's attempts ended, and whether that is free."""
     for attempt, failure in failures(job):
         has_saved = attempt is not None and attempt.progress is not None and attempt.progress.has_saved

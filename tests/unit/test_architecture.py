@@ -41,7 +41,8 @@ SIBLINGS = {
 ARROWS: dict[str, dict[str, set[str]]] = {
     "orchestrator": {
         "__main__": {"cli"},
-        "cli": {"listing", "drafting"},
+        "cli": {"listing", "drafting", "audit"},
+        "audit": {"sweep"},
         "drafting": {"sweep"},
         "listing": {"sweep"},
         "search": {"sweep"},

@@ -151,17 +151,11 @@ class LearnedAlignment:
 def load_alignment(path: str | Path) -> LearnedAlignment:
     """The alignment in a file of a sweep's `alignments/`. Raises: OSError, AlignmentError."""
     path = Path(path)
-    try:
-        with safe_open(path, framework="np") as file:
-            notes: dict[str, str] = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except SafetensorError as error:
-        raise AlignmentError(f"{path}: no alignment, or torn: {error}") from error
+    notes, tensors = _whole(path)
     if not {"directions", "mask"} <= tensors.keys():
         there = ", ".join(sorted(tensors)) or "nothing"
         right = "only methods that end in directions of the activation have an alignment"
         raise AlignmentError(f"{path}: holds {there}; {right} (`causalsweep methods`)")
-    _check_whole(path, notes, tensors)
     if notes.get("place"):
         raise AlignmentError(f"{path}: is of a set of places, {notes['place']!r}; expected a cell of one place")
     row = _row(path, notes["cell_key"])
@@ -175,6 +169,28 @@ def load_alignment(path: str | Path) -> LearnedAlignment:
         is_index=notes["is_index"] == "true" if "is_index" in notes else None,
         provenance={**notes, **{name: value for name, value in row.items() if value is not None}},
     )
+
+
+def check_saved(path: Path) -> None:
+    """Nothing, where the file holds whole what the cell has learned whose key is its name, of whatever method.
+
+    Raises: OSError, AlignmentError.
+    """
+    notes, _ = _whole(path)
+    if notes.get("cell_key") != path.stem:
+        raise AlignmentError(f"{path}: it is that of the cell {notes.get('cell_key')!r}")
+
+
+def _whole(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    """The notes and the tensors of a file. Raises: OSError, AlignmentError."""
+    try:
+        with safe_open(path, framework="np") as file:
+            notes: dict[str, str] = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except SafetensorError as error:
+        raise AlignmentError(f"{path}: no alignment, or torn: {error}") from error
+    _check_whole(path, notes, tensors)
+    return notes, tensors
 
 
 def _place(notes: Mapping[str, str]) -> Place:

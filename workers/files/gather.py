@@ -38,7 +38,7 @@ _ORDER: Final = (
     *("experiment", "method", "setting", "seed", "layer", "position"),
     *(*INSIDE, "place", "cell_key"),
 )
-_SHARD_NAME: Final = re.compile(r"(reused-[^()]+|[A-Za-z0-9.-]+-\d{4,})\.parquet")
+SHARD_NAME: Final = re.compile(r"(reused-[^()]+|[A-Za-z0-9.-]+-\d{4,})\.parquet")
 _MOST_TRIES: Final = 10  # while other jobs end and gather too
 
 Stamp = tuple[int, int]  # size, modification time in nanoseconds
@@ -74,6 +74,15 @@ class Shards:
         held = self._held()
         unknown = [name for name, stamp in self._stamps().items() if held.get(name) != stamp]
         return [shard for name in unknown if isinstance(shard := self._shard(name, INDEX), TornShard)]
+
+    def kept(self) -> tuple[pa.Table | None, dict[str, Stamp]]:
+        """Every row of the gathered file, and the shards that it was gathered from; None where no whole one is there.
+        The shards may be gone or torn by now."""
+        return self._copy(_ALL)
+
+    def is_gathered(self) -> bool:
+        """Whether the gathered file holds the rows of every shard that can be read, and of no other."""
+        return self.path.exists() and self._held() == self._valid()
 
     def gather(self) -> pa.Table:
         """Every row that counts, sorted by experiment, method, setting, seed, layer, position; `path` holds the same.
@@ -129,7 +138,7 @@ class Shards:
     def _stamps(self) -> dict[str, Stamp]:
         stamps = {}
         for path in visible_files(self._folder.shards, ".parquet"):
-            if not _SHARD_NAME.fullmatch(path.name):
+            if not SHARD_NAME.fullmatch(path.name):
                 continue
             try:
                 stat = path.stat()
