@@ -116,7 +116,7 @@ def _rows(sweep: Path) -> dict[str, set[str]]:
     for path in (path for path in (sweep / "shards").glob("r*.parquet") if path.is_file() and "(" not in path.name):
         try:
             shard = read_shard(path)
-        except ValueError:  # of a newer version
+        except ValueError:  # a newer version's
             continue
         if isinstance(shard, pa.Table):
             found[path.name] = set(shard["cell_key"].to_pylist())

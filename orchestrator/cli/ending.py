@@ -65,7 +65,7 @@ def _found(sweep: Sweep) -> Iterator[str]:
 
 
 def _gate(sweep: Sweep, status: SweepStatus) -> Iterator[str]:
-    """Why the gate failed: how often the model is right, and some of what it said instead."""
+    """Why the gate failed: its accuracy, and some of what it said instead."""
     if not status.counts[CellState.SKIPPED]:
         return
     rows = sweep.results(where=["status=skipped", f"setting={MAIN_SETTING}"]).dropna(subset=["task_n_total"])

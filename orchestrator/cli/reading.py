@@ -47,7 +47,7 @@ Sort = Annotated[
     str, typer.Option("--sort", metavar="COLUMN", help="Sort by these columns; -iia begins with the highest.")
 ]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", help="Print only the first N rows; 0: all.")]
-_WIDTH, _FORMATS = "5.5in", "pdf"  # of a paper's figures
+_WIDTH, _FORMATS = "5.5in", "pdf"  # a paper's figures
 Wide = Annotated[bool, typer.Option("--wide", help="Print every column, one line a row, however wide it gets.")]
 
 

@@ -111,7 +111,7 @@ def _spec_text(
         "",
         "grid:",
         f"  experiments: {_flow(experiments)}" + (f" # and {more} more that the task has" if more else " # hypotheses"),
-        f"  layers: {_flow(proposal.layers_of(model.info.n_layers))} # of 0..{model.info.n_layers - 1}",
+        f"  layers: {_flow(proposal.layers_of(model.info.n_layers))} # all are 0..{model.info.n_layers - 1}",
         f"  positions: {_flow(positions)} # {_about(positions, layout.is_indexed)}",
         "  seeds: [42]",
         "",
@@ -138,7 +138,7 @@ def _slurm_lines(options: Mapping[str, str]) -> list[str]:
     lines = ["", "slurm: # sbatch's options by their long names, and causalsweep's own (docs/slurm.md)"]
     lines += [f"  {key}: {_scalar(value)}" for key, value in options.items()]
     if "gpus" not in options:
-        lines.append("  gpus: 1 # of one SLURM job; a100:1 asks for a kind")
+        lines.append("  gpus: 1 # a SLURM job; a100:1 asks for a kind")
     lines.append('  # setup: ["module load cuda", "source /path/to/venv/bin/activate"] # run on the node first')
     lines += ["", "cluster: {nodes: 1, gpus_per_node: 8, gpu: a100} # the partition's machines, for `plan`"]
     return lines

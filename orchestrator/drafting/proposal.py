@@ -30,7 +30,7 @@ class TaskChoice:
 
     settings: Mapping[str, Any]
     source: AbstractPairSource
-    text: str = ""  # of the new task file
+    text: str = ""  # the new task file's
 
 
 def choose_task(model: NamedModel, wanted: str, file: Path) -> TaskChoice:

@@ -32,7 +32,7 @@ _MIN_WORK_S: Final = 20.0  # per job: in a shorter one the slow first steps weig
 class Measured:
     """What the finished jobs of one dtype, engine and kind of device teach."""
 
-    version: int  # of the table that `work` is a ratio to
+    version: int  # the version of the table that `work` is a ratio to
     model: str  # its fingerprint
     dtype: str
     engine: str

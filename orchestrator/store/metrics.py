@@ -8,7 +8,7 @@ from typing import Final
 from workers.files.metrics import METRICS
 
 CONTROLS: Final = ("none", "full", "random")
-NUMBERS: Final = ("value", "low", "high", *CONTROLS)  # of a cell, by a metric: the ends of its interval, its controls
+NUMBERS: Final = ("value", "low", "high", *CONTROLS)  # a cell's, by a metric: the ends of its interval, its controls
 
 
 class Metric(StrEnum):

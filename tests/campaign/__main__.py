@@ -42,7 +42,7 @@ def campaign(backend: str, n_faults: int, seed: int, *, keep: bool, log: Path | 
 
 
 def assert_clean(backend: str, n_faults: int, seed: int) -> None:
-    """A campaign as a test: so many faults, and none of them cost anything but time. Raises: AssertionError."""
+    """A campaign of `n_faults` faults or more, none of which cost anything but time. Raises: AssertionError."""
     episodes = campaign(backend, n_faults, seed, keep=False, log=None)
     assert sum(len(one.faults) for one in episodes) >= n_faults
     for one in episodes:

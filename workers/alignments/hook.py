@@ -44,7 +44,7 @@ class Hook:
         self._learned, self._model, self._source = learned, model, source
         self._variables, self._position, self._source_position = variables, position, source_position
         self._handles: list[RemovableHandle] = []
-        self._shape: tuple[int, int] | None = None  # of the pass that runs: prompts, tokens
+        self._shape: tuple[int, int] | None = None  # the running pass's: prompts, tokens
 
     def __enter__(self) -> Self:
         """Run the source, and hook the model. Raises: AlignmentError where it has no such place."""

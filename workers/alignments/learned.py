@@ -31,7 +31,7 @@ _TAKEN: Final = 0.5  # a direction of which more than this is taken over belongs
 
 
 class AlignmentError(ValueError):
-    """A file holds no alignment, or an alignment is asked for what it does not have; the message says what is right."""
+    """A file holds no alignment, or an alignment lacks what is asked for; the message says what would be right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 _LENGTH_BYTES: Final = 8
 _MAX_HEADER_BYTES: Final = 100_000_000  # the format's own limit
-_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")  # of a block or an expert
+_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")  # a block's or an expert's
 _LFS: Final = b"version https://git-lfs"
 _LOADED_BY: Final[Mapping[str, str]] = {  # what transformers needs for each `quant_method`
     "awq": "gptqmodel",

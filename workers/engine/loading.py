@@ -23,8 +23,8 @@ from workers.data.checkpoint_files import Shape, check_files, odd_names
 from workers.data.model_info import ModelError, weight_files
 from workers.data.tokenizer import Tokenizer
 
-_MAX_NAMES: Final = 4  # of each kind in a message
-_ROWS: Final = 8192  # of an embedding compared at a time
+_MAX_NAMES: Final = 4  # a kind, in a message
+_ROWS: Final = 8192  # an embedding's, compared at a time
 _PLAIN_ATTENTION: Final = (None, "eager", "sdpa")
 # What older checkpoints hold beside the weights: tables that are computed, and masks of shape (1, 1, T, T).
 _TABLES: Final = frozenset({"inv_freq", "masked_bias", "causal_mask", "position_ids"})

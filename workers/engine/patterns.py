@@ -17,7 +17,7 @@ from workers.engine.base import TokenBatch
 from workers.engine.model import LanguageModel, at_token
 from workers.engine.sites import SiteError, attention_module
 
-_ROUNDING: Final = 1e-2  # of weights in a short dtype
+_ROUNDING: Final = 1e-2  # that of weights in a short dtype
 
 
 @torch.no_grad()

@@ -83,7 +83,7 @@ from workers.engine.tail import (
 from workers.engine.together import Stage, Together
 from workers.files.place import BLOCK_OUTPUT, AnyPlace, Place, PlaceSet
 
-_ORDER: Final = {"embeddings": -3, BLOCK_OUTPUT: -2, "block_input": -1}  # of what rows pass before they enter
+_ORDER: Final = {"embeddings": -3, BLOCK_OUTPUT: -2, "block_input": -1}  # what rows pass before they enter
 
 
 @dataclass(frozen=True, slots=True)

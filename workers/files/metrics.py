@@ -12,7 +12,7 @@ from typing import Final
 
 IIA: Final = "iia"
 DECODING: Final = "decoding"
-CLASS_SCORES: Final = ("chance", "balanced", "f1", "mcc")  # of a classifier, beside its accuracy
+CLASS_SCORES: Final = ("chance", "balanced", "f1", "mcc")  # a classifier's, beside its accuracy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class Meaning:
 
     `title` names it on axes and in tables. It is a share, `n_correct` of `n_total`, unless `measure` names what it is
     the mean of over `n_total` pairs or prompts, in `unit`. `changes_model`: it is an intervention's, else a reading's.
-    `best` says which end of a map is of interest. `null` is what stands beside it as its own control (the columns that
+    `best` says which end of a map is of interest. `null` is its own control (the columns that
     end in `_random`). `about` is what a reading's numbers say, and do not say.
     """
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args, get_type_hints
 from workers.files.document import NO_OTHER_KEYS
 
 BLOCK_OUTPUT: Final = "block_output"  # the residual stream after a decoder block: the site of a cell that names none
-UNIT_LETTERS: Final[Mapping[str, str]] = {  # what stands before a unit's index where there is little room: `h3`, `n5`
+UNIT_LETTERS: Final[Mapping[str, str]] = {  # before a unit's index where there is little room: `h3`, `n5`
     **dict.fromkeys(("head_output", "query", "key", "value"), "h"),
     "mlp_neurons": "n",
 }

@@ -28,7 +28,7 @@ from workers.files.shard import SUMMED
 from workers.methods.base import Batch
 from workers.methods.labels import Labels
 
-_MOST_LOGITS: Final = 1 << 24  # of which log-probabilities are taken at a time: 64 MiB
+_MOST_LOGITS: Final = 1 << 24  # their log-probabilities are taken at a time: 64 MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _N_PROMPTS: Final = 64
 _N_SHOWN: Final = 3
-_N_TOKENS: Final = 12  # of the prompt's end
+_N_TOKENS: Final = 12  # at the prompt's end
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def wrong_answers(bench: Workbench, prompts: PromptSet) -> Iterator[str]:
         said, right = piece(int(said_B[row])), piece(int(prompts.label_B[row]))
         yield f"{GATE_NOTE}...{end!r}: it says {said!r}, {right!r} is right"
     templates = [str(inputs["template"]) for inputs in prompts.inputs[:n_looked_at] if "template" in inputs]
-    if len(templates) == n_looked_at and prompts.rest_BN is None:  # of longer answers only the first token was asked
+    if len(templates) == n_looked_at and prompts.rest_BN is None:  # only the first token of longer answers was asked
         for template in sorted(set(templates)):
             of_it = right_B[[one == template for one in templates]]
             yield f"{GATE_NOTE}template {template!r}: {int(of_it.sum())} of {len(of_it)} right"

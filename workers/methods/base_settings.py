@@ -42,7 +42,7 @@ class MethodSettings(BaseModel):
         return ()
 
     def why_not(self, *, width: int, n_variables: int) -> str:
-        """Why the method has no meaning for so many variables in a vector of this size; empty where it has."""
+        """Why the method has no meaning for that number of variables in a vector of this size; empty where it has."""
         return ""
 
     def why_not_at(self, place: AnyPlace) -> str:

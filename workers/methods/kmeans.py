@@ -2,7 +2,7 @@
 
 For each variable, over the base prompts of the training pairs that interchange it: 2-means without labels, and
 w = (c1 - c2) / |c1 - c2|, c1 and c2 the centres. The clusters begin as the two sides of the mean along the first
-principal component, so the result is the same every time; Lloyd's steps then go on until no prompt changes sides.
+principal component, so the result is the same every time; Lloyd's steps are repeated until no prompt changes sides.
 
 Unit: IIA, the share of pairs. Control of its own: a random direction. The labels are never looked at, so a high IIA
 says that the variable is most of what varies there; a low one does not say that it is absent.

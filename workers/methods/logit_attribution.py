@@ -47,7 +47,7 @@ from workers.methods.lens import final_place, is_at_last_token
 from workers.methods.reading import AbstractReading, Read, Run
 from workers.methods.reading_settings import BLOCK_PARTS, RESIDUAL
 
-_TOLERANCE: Final = 1e-3  # of the stream's size: how exactly a block's parts must add up to its change
+_TOLERANCE: Final = 1e-3  # a share of the stream's size: how exactly a block's parts must add up to its change
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class LogitAttribution(AbstractReading):
     """The attribution of any cell: there is nothing to learn."""
 
     def read(self, run: Run, places: Sequence[AnyPlace]) -> Read:
-        """Of the pairs whose counterfactual answer begins otherwise than the prompt's own. Raises: NotApplicable."""
+        """For pairs whose counterfactual answer begins otherwise than the prompt's own. Raises: NotApplicable."""
         each = single(places)
         if not is_at_last_token(run, each[0].position):
             raise NotApplicable(

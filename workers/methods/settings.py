@@ -29,7 +29,7 @@ from workers.methods.reading_settings import (
     TunedLensSettings,
 )
 
-_LABEL_LETTERS: Final = 8  # of a word in a label
+_LABEL_LETTERS: Final = 8  # a word's, in a label
 _LABEL_LIST: Final = 32  # letters of a list in a label, before its hash stands for it
 _TYPES: Final[Mapping[str, str]] = {"int_type": "int", "float_type": "float"}
 
@@ -297,7 +297,7 @@ def settings_object(settings: Mapping[str, Any]) -> MethodSettings:
 
 
 def why_not(settings: Mapping[str, Any], *, width: int, n_variables: int) -> str:
-    """Why a method of these settings has no meaning for so many variables in a vector of this size; empty where
+    """Why a method of these settings has no meaning for that number of variables in a vector of this size; empty where
     it has."""
     return settings_object(settings).why_not(width=width, n_variables=n_variables)
 
@@ -334,7 +334,7 @@ def method_label(settings: Mapping[str, Any]) -> str:
 
 
 def _labelled(key: str, value: Any) -> str:
-    """A setting in a label: a word, or the beginning of a hash, stands alone."""
+    """A setting in a label: a word, or the beginning of a hash."""
     if isinstance(value, str):
         return value[:_LABEL_LETTERS]
     if isinstance(value, list):

@@ -23,7 +23,7 @@ _ALONE: Final = (
     "a sweep carries the task's file alone: write what it needs into it or its settings, install it on every node, or "
     "give an absolute path that every node sees"
 )
-MODULE_PREFIX: Final = "causalsweep_task_"  # of the modules that users' files become
+MODULE_PREFIX: Final = "causalsweep_task_"  # begins the names of the modules that users' files become
 
 
 def tasks_of_file(path: Path, digest: str | None) -> dict[str, type[AbstractTask]]:

@@ -10,7 +10,7 @@ import pytest
 from orchestrator import folder as sweep_folder
 from tests.steps import TRIALS, tried
 
-STRIDE = {"report": 40, "submit again": 20, "run": 15, "grow": 15}  # of the others each ninth step
+STRIDE = {"report": 40, "submit again": 20, "run": 15, "grow": 15}  # the others: each ninth step
 
 
 @pytest.fixture(autouse=True)

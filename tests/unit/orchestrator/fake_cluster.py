@@ -46,7 +46,7 @@ class World:
     orders: list[tuple[Control, tuple[str, ...]]] = field(default_factory=list)
     n_polls: int = 0
     n_wakes: int = 0
-    is_unanswered: bool = False  # of jobs that are UNKNOWN
+    is_unanswered: bool = False  # for jobs that are UNKNOWN
     fails_with: ClusterError | None = None  # instead of answering
     dies: bool = False  # after it has accepted the jobs, before the caller hears of it
 

@@ -78,7 +78,7 @@ def test_a_shell_that_was_killed_is_not_the_setups_fault(submission: BatchFiles)
 
 
 def test_each_runs_output_is_passed_on_once(submission: BatchFiles, tmp_path: Path) -> None:
-    """What submitit prints is left out, and what stands above the mark of the last run."""
+    """What submitit prints is left out, and what is above the mark of the last run."""
     out = submission.submitit / "100_1_0_log.out"
     out.write_text("prolog\nsubmitit INFO (now) - Loading pickle\n")
     assert pass_on(submission, CHUNK, ENVIRON) == "prolog\n"

@@ -65,7 +65,7 @@ def test_a_waiting_cell_names_its_job(sweep: Sweep) -> None:
 
 
 def test_a_row_that_does_not_count_says_why(sweep: Sweep, world: World) -> None:
-    """Of two measurements the first that finished counts."""
+    """The first of two measurements that finished counts."""
     job = jobs_of(sweep)[0]
     finish(world, job)
     write_shard(job, attempt=2, ended=2e9)
@@ -126,7 +126,7 @@ def test_a_cell_that_lacks_one_setting_says_which(load: LoadSweep, sweep: Sweep,
 
 
 def test_a_changed_key_is_compared_field_by_field(load: LoadSweep, sweep: Sweep, world: World) -> None:
-    """Of another sweep the cell of the same place and seed is nearest: the fields that moved its key are named."""
+    """The nearest cell of another sweep has the same place and seed: the fields that moved its key are named."""
     for job in jobs_of(sweep):
         finish(world, job)
     other = load(name="small-2", data={"n_train": 999, "n_eval": 8, "n_test": 8})

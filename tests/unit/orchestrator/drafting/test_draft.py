@@ -115,7 +115,7 @@ def test_a_cluster_is_planned_for(demo_model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_write_nothing(demo_model: Path, tmp_path: Path, arguments: dict[str, str], said: str) -> None:
-    """What was given, what is right, and an empty folder."""
+    """What was given, what would be right, and an empty folder."""
     with pytest.raises(SpecError, match=said):
         draft(str(demo_model), folder=tmp_path, **arguments)
     assert list(tmp_path.iterdir()) == []

@@ -153,7 +153,7 @@ def test_it_is_refused_by_every_command_that_reads_the_spec(
 def test_it_is_refused_by_every_command_that_runs_a_planned_sweep(
     command: Command, load: Callable[..., Sweep], world: World, model: Path, name: str, fault: str
 ) -> None:
-    """Of which a job has ended early; nothing is handed over."""
+    """A job of it has ended early; nothing is handed over."""
     load().submit()
     end_early(world, load())
     damage, message = FAULTS[fault]

@@ -89,7 +89,7 @@ def test_maps_of_two_metrics_share_neither_a_row_nor_a_scale(tmp_path: Path, mon
 
 
 def test_what_cannot_be_drawn_is_named(maps: list[HeatMap], tmp_path: Path) -> None:
-    """An experiment, a format and a width that do not go: what was given, and what is right."""
+    """An experiment, a format and a width that do not go: what was given, and what would be right."""
     grid = fake_grid(layers=[0], seeds=[1])
     with pytest.raises(SpecError, match="did you mean `left_boundary`"):
         pictures.chosen(fake_rows(grid), grid, experiments=["left_bondary"])

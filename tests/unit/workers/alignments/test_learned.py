@@ -108,7 +108,7 @@ def test_a_subspace_is_orthonormal(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
-    """Variables, positions, sizes and models that do not fit: what was given and what is right."""
+    """Variables, positions, sizes and models that do not fit: what was given and what would be right."""
     model = tiny_model("llama")
     learned = saved(tmp_path, model, Place(layer=1, position=7))
     ids = torch.from_numpy(random_pairs(4, 10).base.ids_BT)

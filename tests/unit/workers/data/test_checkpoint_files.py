@@ -13,7 +13,7 @@ import pytest
 from workers.data.checkpoint_files import check_files, odd_names, read_header, unchanged
 from workers.data.model_info import ModelError, read_model_info
 
-DEMO_FINGERPRINT = "4fb507f65808224fecdb1994ba95d780"  # of the first release
+DEMO_FINGERPRINT = "4fb507f65808224fecdb1994ba95d780"  # the first release's
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4cac19622fc3ada9c0fdeadb33f88f367b541f38\nsize 889208\n"
 
 
@@ -113,7 +113,7 @@ EXPERTS = {f"layers.{i}.experts.{j}.{name}.weight": (8, 4) for i in range(2) for
 
 
 def test_whole_siblings_are_not_odd() -> None:
-    """Two layers of three experts of two matrices, and what stands alone."""
+    """Two layers of three experts of two matrices, and a matrix outside both."""
     assert odd_names(EXPERTS | {"embed.weight": (9, 4), "norm.weight": (4,)}) == []
 
 

@@ -139,7 +139,7 @@ def test_hits_and_sums_are_those_of_the_whole_model(family: str, engine: str) ->
     pairs = with_answers(ragged_pairs(12))
     said = [hooked(model, pairs, index, 1, lambda base, source: (base + source) / 2) for index in range(12)]
     label_BN, rest_BN = pairs.label_B.copy(), pairs.rest["label"].copy()
-    for index in (1, 2, 3, 7):  # of these the label is what the model says, token by token: a hit
+    for index in (1, 2, 3, 7):  # their labels are what the model says, token by token: a hit
         if index != 2:
             ids = greedy(model, pairs, index, len(label_of(pairs, index)))
             label_BN[index], rest_BN[index, : len(ids) - 1] = ids[0], ids[1:]

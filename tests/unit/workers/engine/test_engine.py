@@ -100,7 +100,8 @@ def test_prompts_of_unequal_length_are_each_as_if_alone(family: str, n_prefix: i
     base_logits = torch.cat([forward.base_logits() for forward in alone])
     torch.testing.assert_close(fast.base_logits(), base_logits, rtol=1e-5, atol=1e-5)
     for point in range(3):
-        wanted = [[mixed_logits(forward, point, [layer]) for forward in alone] for layer in layers]
+        of_layer = {layer: [mixed_logits(forward, point, [layer]) for forward in alone] for layer in set(layers)}
+        wanted = [of_layer[layer] for layer in layers]
         logits_CBV = torch.stack([torch.cat([logits for logits, _ in cells], dim=1)[0] for cells in wanted])
         gradient_D = torch.stack([gradient for cells in wanted for _, gradient in cells]).sum(dim=0)
         found_CBV, found_D = mixed_logits(fast, point, layers)

@@ -93,7 +93,7 @@ def expected(logits_BV: np.ndarray[Any, Any], plain_BV: np.ndarray[Any, Any], pa
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 @torch.no_grad()
 def test_the_sums_are_those_of_hooks_on_the_whole_model(family: str, engine: str) -> None:
-    """Of the cell, the whole vector, the random rotation and no intervention, in micro-batches of unequal prompts."""
+    """Measures of the cell, the whole vector, the random rotation and no intervention, in unequal micro-batches."""
     model, pairs = tiny_model(family), answered_pairs(12)
     generator = torch.Generator().manual_seed(0)
     directions_DK = torch.linalg.qr(torch.randn(32, 3, generator=generator))[0]
@@ -153,7 +153,7 @@ def test_the_measures_of_the_hand_wired_model_have_closed_forms(tmp_path: Path) 
     yes, n_others = VOCABULARY.index("Yes"), len(VOCABULARY) - 2
 
     def logprobs(says_yes: bool) -> dict[bool | None, float]:
-        """Of Yes, No and each other word."""
+        """Those of Yes, No and each other word."""
         logits = {True: 20.0 if says_yes else 0.0, False: 10.0, None: 0.0}
         total = math.log(math.exp(logits[True]) + math.exp(10.0) + n_others)
         return {word: logit - total for word, logit in logits.items()}
@@ -225,7 +225,7 @@ class Counted(AbstractForward):
 
 
 def test_a_whole_vector_that_is_the_cells_own_is_swapped_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of `interchange`, method and control are one run, with equal counts and sums."""
+    """Method and control of `interchange` are one run, with equal counts and sums."""
     model, pairs = tiny_model("llama"), answered_pairs(8)
     engine = SuffixEngine(model, places=at(POINT, LAYER))
     forwards: list[Counted] = []

@@ -39,7 +39,7 @@ def test_three_wrong_answers_are_shown_with_the_prompts_end(bench: Any) -> None:
 
 
 def test_the_accuracy_is_split_by_template(bench: Any) -> None:
-    """Where a task draws a template, each has its own count; the demo's model is right in nearly all of both."""
+    """Where a task draws a template, each has its own count; the demo's model answers nearly all of both correctly."""
     prompts = open_source({"name": "price_tagging"}, bench.tokenizer, None).prompts("left_boundary", n_prompts=40)
     drawn = tuple({**inputs, "template": "ab"[index % 2]} for index, inputs in enumerate(prompts.inputs))
     notes = [note for note in wrong_answers(bench, replace(prompts, inputs=drawn)) if "template" in note]

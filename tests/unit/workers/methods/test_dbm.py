@@ -71,7 +71,7 @@ def test_the_mask_is_one_at_the_planted_neuron_and_zero_elsewhere(tmp_path: Path
 
 @pytest.mark.parametrize(("basis", "is_centred"), [("pca", True), ("svd", False)])
 def test_the_fixed_bases_are_numpys_singular_vectors(tmp_path: Path, basis: str, is_centred: bool) -> None:
-    """Of the training prompts' hidden states, with their mean taken away for principal components; up to sign."""
+    """Those of the training prompts' hidden states, with their mean taken away for principal components; up to sign."""
     context = context_of(tmp_path, basis=basis)
     (basis_CDD,) = principal_bases(context, context.groups, is_centred=is_centred)
     for index, layer in enumerate((0, 2)):

@@ -51,7 +51,7 @@ def components() -> list[Place]:
 
 
 def attributions(run: Run, places: list[Place]) -> torch.Tensor:
-    """Of each component and prompt."""
+    """Those of each component and prompt."""
     with torch.no_grad():
         return torch.cat([LogitAttribution().read(run, [place]).means_CB["logit_diff"] for place in places])
 

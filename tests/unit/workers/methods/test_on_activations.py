@@ -154,7 +154,7 @@ def test_a_linear_probe_decodes_the_planted_variable(tmp_path: Path) -> None:
 
 
 def test_a_test_prompt_whose_value_is_no_number_is_not_counted(tmp_path: Path) -> None:
-    """It is of neither class; a probe that is right on all others has an accuracy of 1."""
+    """It is of neither class; a probe that classifies all others correctly has an accuracy of 1."""
     cohort, model = make_cohort([(0, 4)], method="linear_probe"), wrap_model(planted_model())
     (column,) = linear_probe.fit(make_context(tmp_path, cohort, model, planted_pairs(tmp_path, "train", 400)))
     test = planted_pairs(tmp_path, "test", 300)
