@@ -120,9 +120,9 @@ class StrandCosts:
 
     def column_s(self, places: Sequence[AnyPlace]) -> float:
         """Seconds that cells at these places, all of one position, add to a cohort."""
-        n_after = [self.last_layer - _first_layer(place) for place in places]
+        n_after = [self.last_layer - place.first_layer for place in places]
         first_tokens = self.strand.first_tokens
-        positions = {point.position for place in places for point in place.points}
+        positions = {point.position for point in places[0].points}
         n_tail_tokens = self.strand.n_tokens - min(first_tokens.get(position, position) for position in positions)
         tails = (self.cell_block_s + self.tail_s * n_tail_tokens) * sum(n_after)
         if len(self.sites) == 1:
@@ -255,8 +255,3 @@ def _kind(place: AnyPlace) -> tuple[str, bool]:
     """What cells of equal cost have in common but layer and position: the site, and whether they are at the whole of
     it; the name of a set of places."""
     return (place.name, False) if isinstance(place, PlaceSet) else (place.site, place.unit is None)
-
-
-def _first_layer(place: AnyPlace) -> int:
-    """The layer whose inside a cell's tail begins in."""
-    return min(point.layer for point in place.points)

@@ -50,6 +50,11 @@ class Place:
         return (self,)
 
     @property
+    def first_layer(self) -> int:
+        """The layer whose block changes first: the place's own."""
+        return self.layer
+
+    @property
     def rank(self) -> tuple[Any, ...]:
         """What places are sorted by: position, layer, then what is inside a layer, none of it first. Cells of one
         position share a forward pass."""
@@ -123,6 +128,11 @@ class PlaceSet:
     def column(self) -> int | PlaceSet:
         """Itself: no other cell shares its forward pass."""
         return self
+
+    @property
+    def first_layer(self) -> int:
+        """The layer whose block changes first: the lowest of its places."""
+        return min(point.layer for point in self.points)
 
     @property
     def rank(self) -> tuple[Any, ...]:
