@@ -27,9 +27,8 @@ def explanations_view(found: Sequence[Explanation], n_all: int) -> Iterator[str]
 
 
 def _cell(one: Explanation) -> Iterator[str]:
-    what = ", ".join(
-        f"{name} {value}" for name, value in one.fields.items() if value is not None and name != "cell_key"
-    )
+    fields = {name: value for name, value in one.fields.items() if value is not None and name != "cell_key"}
+    what = ", ".join(f"{name} {value!r}" if name == "token" else f"{name} {value}" for name, value in fields.items())
     yield from _wrapped(f"{one.key[:16]}: {what}", indent="  ")
     state = one.state.label if one.state else "not planned"
     yield from _item("state", f"{state}: {one.reason}" if one.reason else state)
@@ -77,9 +76,8 @@ def audit_view(audit: Audit) -> Iterator[str]:
     yield from (f"repaired: {line}" for line in audit.repaired)
     for finding in audit.findings:
         yield from _finding(finding)
-    files = (
-        f"{audit.n_rows:,} rows, {audit.n_shards:,} shards, {audit.n_jobs:,} jobs, {audit.n_submissions:,} submissions"
-    )
+    counts = {"row": audit.n_rows, "shard": audit.n_shards, "job": audit.n_jobs, "submission": audit.n_submissions}
+    files = ", ".join(f"{count:,} {what if count == 1 else what + 's'}" for what, count in counts.items())
     if audit.is_proven:
         yield from _wrapped(
             f"{audit.sweep}: proven: each of {audit.n_cells:,} planned cells is settled exactly once "

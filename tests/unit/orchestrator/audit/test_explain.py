@@ -183,6 +183,13 @@ def test_exit_codes_and_width(sweep: Sweep, world: World, run: Run, capsys: pyte
     assert run("explain", name, "nothing") == 2
 
 
+def test_a_token_is_shown_in_quotes(sweep: Sweep, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Many are a newline or a blank."""
+    token = the_one(sweep).fields["token"]
+    run("explain", str(sweep.folder.root), first_cell(sweep))
+    assert f"token {token!r}" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_limit_says_what_it_leaves_out(sweep: Sweep, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """The number of the other cells is told."""
     run("explain", str(sweep.folder.root), "--where", "layer=0..1", "--limit", "3")
