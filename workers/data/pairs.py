@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from workers.causal_model import Hypothesis
 from workers.data.answers import UNKNOWN as UNKNOWN
-from workers.data.answers import Ids, answer_matrix
+from workers.data.answers import Ids, answer_matrix, n_tokens
 from workers.data.layout import PromptLayout, encode_prompts
 from workers.data.token_ids import Prompts
 from workers.data.tokenizer import Tokenizer
@@ -56,6 +56,16 @@ class PairSet:
         """answer_BN, all tokens of `label`, `base_answer` or `source_answer`; None where the pairs have none."""
         first_B: NDArray[np.int64] | None = getattr(self, f"{name}_B")
         return None if first_B is None else with_rest(first_B, self.rest.get(name))
+
+    def by_length(self) -> PairSet:
+        """The pairs by the length of base and label, then of source, the longest first; alike ones in their order.
+
+        So a batch has prompts of few lengths, and what takes the most memory comes first.
+        """
+        label_BN = self.answers("label")
+        assert label_BN is not None
+        length_B = self.base.length_B + n_tokens(label_BN)
+        return self.take(np.lexsort((-self.source.length_B, -length_B)))
 
     def take(self, rows: NDArray[np.int64] | slice) -> PairSet:
         """The pairs in `rows`."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from workers.data.answers import n_tokens
 from workers.data.token_ids import Prompts
+from workers.engine.groups import WhichRows, picked
 from workers.engine.model import LanguageModel, Reads, Token
 from workers.files.place import AnyPlace, Place
 
@@ -66,10 +67,14 @@ class TokenBatch:
 
     def rows(self, start: int, stop: int) -> TokenBatch:
         """The prompts from `start` to before `stop`, as long as the longest of them."""
-        length_B = self.length_B[start:stop]
-        place_BP = None if self.place_BP is None else self.place_BP[start:stop]
-        n_read_B = None if self.n_read_B is None else self.n_read_B[start:stop]
-        return TokenBatch(self.ids_BT[start:stop, : int(length_B.max())], length_B, place_BP, n_read_B)
+        return self.take(slice(start, min(stop, len(self))))
+
+    def take(self, rows: WhichRows) -> TokenBatch:
+        """The prompts numbered `rows`, as long as the longest of them."""
+        length_B = self.length_B[rows]
+        place_BP = None if self.place_BP is None else self.place_BP[rows]
+        n_read_B = None if self.n_read_B is None else self.n_read_B[rows]
+        return TokenBatch(picked(self.ids_BT[:, : int(length_B.max())], rows), length_B, place_BP, n_read_B)
 
     def token_of(self, point: int) -> Token:
         """The token at which `point` lies."""
@@ -79,11 +84,20 @@ class TokenBatch:
         first = int(index_B.min())
         return first if first == index_B.max() else index_B
 
+    def each_token(self, point: int) -> NDArray[np.int64]:
+        """token_B at which `point` lies in each prompt."""
+        return np.broadcast_to(np.asarray(self.token_of(point)), len(self))
+
+    @property
+    def n_read_each_B(self) -> NDArray[np.int64]:  # noqa: N802
+        """How many last tokens of each prompt are read."""
+        return np.ones_like(self.length_B) if self.n_read_B is None else self.n_read_B
+
     @property
     def reads(self) -> Reads | None:
         """The tokens whose logits are read; None where that is the last one of each row."""
         n_filling_B = self.ids_BT.shape[1] - self.length_B
-        n_read_B = np.ones_like(n_filling_B) if self.n_read_B is None else self.n_read_B
+        n_read_B = self.n_read_each_B
         if not n_filling_B.any() and (n_read_B == 1).all():
             return None
         row_M = np.repeat(np.arange(len(n_read_B)), n_read_B)

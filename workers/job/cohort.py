@@ -236,7 +236,7 @@ def evaluate_setting(
         return data, count_read(states, columns, moved=moved), n_dropped
     places = [place for column in columns for place in column.places(moved)]
     engine = bench.engines.engine(stream.engine, places, pairs)
-    batch = to_device(pairs, bench.language_model.device)
+    batch = to_device(pairs.by_length(), bench.language_model.device)
     counts = count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved, controls=controls)
     return data, counts, n_dropped
 

@@ -105,7 +105,7 @@ def _parts(engine: AbstractEngine, n_heads: int) -> list[slice]:
 
 def _mean_outputs(context: FitContext, engine: AbstractEngine, heads: Sequence[Place]) -> Tensor:
     """mean_HW of each head's output over the training pairs' sources, float32."""
-    pairs = to_device(context.train, context.device)
+    pairs = to_device(context.train.by_length(), context.device)
     sums: list[Tensor] = []
     for start in range(0, len(pairs), context.micro_batch):
         part = rows_of(pairs, start, start + context.micro_batch)
@@ -119,7 +119,7 @@ def _mean_outputs(context: FitContext, engine: AbstractEngine, heads: Sequence[P
 
 def _effects(context: FitContext, engine: AbstractEngine, heads: Sequence[Place], mean_HW: Tensor) -> Tensor:
     """effect_H: by how much a head's mean output makes the label likelier, the mean over the validation pairs."""
-    pairs = to_device(context.validation, context.device)
+    pairs = to_device(context.validation.by_length(), context.device)
     effect_H = torch.zeros(len(heads), dtype=torch.float64, device=context.device)
     for start in range(0, len(pairs), context.micro_batch):
         part = rows_of(pairs, start, start + context.micro_batch)

@@ -30,7 +30,7 @@ from workers.methods.base import FitContext, NotApplicable, rows_of, to_device
 def fit(context: FitContext) -> list[Column]:
     """The cohort's cells from one pass over the training pairs. Raises: Interrupted; only the pass is lost.
     NotApplicable for a variable that no training pair interchanges."""
-    groups, pairs = context.groups, to_device(context.train, context.device)
+    groups, pairs = context.groups, to_device(context.train.by_length(), context.device)
     n_V = torch.bincount(pairs.variable_B, minlength=context.n_variables)
     lacking = [name for name, count in zip(context.variables, n_V.tolist(), strict=True) if count == 0]
     if lacking:

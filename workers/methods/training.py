@@ -286,7 +286,7 @@ def _batches_from(training: Training) -> Iterator[Batch]:
         rows = batch_rows(len(context.train), training.batch_size, context.cohort.stream.seed, epoch)
         for some in rows[max(0, first - epoch * training.steps_per_epoch) :]:
             with context.monitor.timed("data"):
-                batch = to_device(context.train.take(some), context.device)
+                batch = to_device(context.train.take(some).by_length(), context.device)
             yield batch
 
 
@@ -334,7 +334,7 @@ def _resumed(context: FitContext, make_masks: MakeMasks, make_rotations: MakeRot
 def _validation_iia(training: Training) -> Mapping[str, float]:
     """The best cell's IIA on the validation pairs, and the mean over cells."""
     context = training.context
-    pairs = to_device(context.validation, context.device)
+    pairs = to_device(context.validation.by_length(), context.device)
     correct: list[Tensor] = [torch.zeros(len(column.cells), device=context.device) for column in training.columns]
     for start in range(0, len(pairs), context.micro_batch):
         part = rows_of(pairs, start, start + context.micro_batch)

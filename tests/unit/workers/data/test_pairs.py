@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from workers.causal_model import CausalModel, Hypothesis
+from workers.data.answers import UNKNOWN
 from workers.data.layout import read_layout
 from workers.data.pairs import PairSet, make_pairs, make_prompts
 from workers.data.token_ids import Prompts, n_common_prefix
@@ -237,6 +238,16 @@ def pair_set(base: list[list[int]], source: list[list[int]], labels: list[int]) 
 def test_the_common_prefix_is_that_of_all_prompts(base: list[Any], source: list[Any], n_common: int) -> None:
     """Counted over bases and sources, never the whole prompt."""
     assert n_common_prefix(Prompts.of_rows(base), Prompts.of_rows(source)) == n_common
+
+
+def test_pairs_by_length_begin_with_the_longest() -> None:
+    """By base and label, then by source; alike ones, and so all of equal prompts, in their order."""
+    pairs = pair_set([[1, 1], [2], [3, 3], [4]], [[5], [6], [7], [8, 8]], [10, 11, 12, 13])
+    assert pairs.by_length().label_B.tolist() == [10, 12, 13, 11]
+    answered = replace(pairs, rest={"label": np.array([[UNKNOWN], [9], [UNKNOWN], [UNKNOWN]])})
+    assert answered.by_length().label_B.tolist() == [10, 11, 12, 13]
+    equal = pair_set([[1], [2], [3]], [[4], [5], [6]], [7, 8, 9])
+    assert equal.by_length().label_B.tolist() == [7, 8, 9]
 
 
 def test_taken_pairs_stay_together() -> None:

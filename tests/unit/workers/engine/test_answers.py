@@ -86,13 +86,14 @@ def hooked(model: LanguageModel, pairs: PairSet, index: int, point: int, change:
 
 
 def engine_of(name: str, model: LanguageModel, pairs: PairSet, n_prefix: int) -> AbstractEngine:
+    """The reference, or the suffix engine: pairs of any length in one call, or (`cut`) alike ones only."""
     if name == "reference":
         return ReferenceEngine(model)
     prefix_P = torch.from_numpy(pairs.base.ids_BT[0, :n_prefix])
-    return SuffixEngine(model, places=at(0, 0, LAYER, 2), prefix_P=prefix_P)
+    return SuffixEngine(model, places=at(0, 0, LAYER, 2), prefix_P=prefix_P, call_cost=0 if name == "cut" else 1000)
 
 
-@pytest.mark.parametrize(("engine", "n_prefix"), [("suffix", 0), ("suffix", 3), ("reference", 0)])
+@pytest.mark.parametrize(("engine", "n_prefix"), [("suffix", 0), ("suffix", 3), ("cut", 3), ("reference", 0)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_losses_and_gradients_are_those_of_the_whole_model(family: str, engine: str, n_prefix: int) -> None:
     """Unequal prompts with labels of 1 to 4 tokens and two variables, in micro-batches: equal to 1e-5."""
@@ -129,7 +130,7 @@ def test_logits_losses_and_gradients_are_those_of_the_whole_model(family: str, e
         torch.testing.assert_close(found_VD.grad, wanted_VD.grad, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["suffix", "reference"])
+@pytest.mark.parametrize("engine", ["suffix", "cut", "reference"])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_hits_and_sums_are_those_of_the_whole_model(family: str, engine: str) -> None:
@@ -204,7 +205,7 @@ def expected(pairs: PairSet, said: list[Tensor], plain: list[Tensor]) -> dict[st
     return sums
 
 
-@pytest.mark.parametrize("engine", ["suffix", "reference"])
+@pytest.mark.parametrize("engine", ["suffix", "cut", "reference"])
 def test_a_batch_of_one_token_answers_is_as_if_there_were_no_others(engine: str) -> None:
     """To the last bit, whether the matrix of answers has room for more tokens or not; no token follows the prompt."""
     model, plain = tiny_model("llama"), random_pairs(6, 12)

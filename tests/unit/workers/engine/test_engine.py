@@ -82,17 +82,17 @@ def mixed_logits(forward: AbstractForward, point: int, layers: list[int]) -> tup
     return logits_CBV.detach(), gradient_D
 
 
-@pytest.mark.parametrize("n_prefix", [0, 3])
+@pytest.mark.parametrize(("n_prefix", "call_cost"), [(0, 0), (3, 0), (3, 20), (0, 1000)])
 @pytest.mark.parametrize("family", list(CONFIGS))
-def test_prompts_of_unequal_length_are_each_as_if_alone(family: str, n_prefix: int) -> None:
+def test_prompts_of_unequal_length_are_each_as_if_alone(family: str, n_prefix: int, call_cost: float) -> None:
     """Every family: a batch of unequal prompts, each with its own places, gives every pair what the plain engine gives
-    it on its own, where nothing is filled up."""
+    it on its own, where nothing is filled up. Alike pairs have calls of their own, or some share one, or all do."""
     model, layers = tiny_model(family), [0, 1, 1, 2]
     batch = to_device(ragged_pairs(6, n_prefix=n_prefix), CPU)
     assert batch.base.reads is not None
-    fast = SuffixEngine(model, places=at(0, *layers), prefix_P=batch.base.ids_BT[0, :n_prefix]).forward(
-        batch.base, batch.source
-    )
+    prefix_P = batch.base.ids_BT[0, :n_prefix]
+    engine = SuffixEngine(model, places=at(0, *layers), prefix_P=prefix_P, call_cost=call_cost)
+    fast = engine.forward(batch.base, batch.source)
     alone = [
         ReferenceEngine(model).forward(batch.base.rows(row, row + 1), batch.source.rows(row, row + 1))
         for row in range(len(batch))
@@ -183,12 +183,17 @@ def test_any_shape_agrees(n_pairs: int, n_tokens: int, layers: list[int], data: 
     seed=st.integers(0, 10_000),
     point=st.integers(0, 2),
     layers=st.lists(st.integers(0, 2), min_size=1, max_size=5).map(sorted),
+    call_cost=st.sampled_from([0, 5, 20, 1000]),
 )
-def test_any_lengths_agree(n_pairs: int, n_prefix: int, seed: int, point: int, layers: list[int]) -> None:
-    """Random lengths, places, prefixes and cohorts: logits equal the whole model's on the same filled-up prompts."""
+def test_any_lengths_agree(
+    n_pairs: int, n_prefix: int, seed: int, point: int, layers: list[int], call_cost: float
+) -> None:
+    """Random lengths, places, prefixes, cohorts and ways to cut the batch: logits equal the whole model's on the same
+    filled-up prompts."""
     model = tiny_model("mistral")
     batch = to_device(ragged_pairs(n_pairs, n_prefix=n_prefix, seed=seed), CPU)
-    engine = SuffixEngine(model, places=at(0, *layers), prefix_P=batch.base.ids_BT[0, :n_prefix])
+    prefix_P = batch.base.ids_BT[0, :n_prefix]
+    engine = SuffixEngine(model, places=at(0, *layers), prefix_P=prefix_P, call_cost=call_cost)
     found, _ = mixed_logits(engine.forward(batch.base, batch.source), point, layers)
     plain = ReferenceEngine(model).forward(batch.base, batch.source)
     for index, layer in enumerate(layers):
@@ -258,7 +263,7 @@ def test_a_weight_is_read_once_a_call(family: str) -> None:
     batch, ragged = (to_device(pairs, CPU) for pairs in (random_pairs(3, 12, n_prefix=3), ragged_pairs(3, n_prefix=3)))
     with WeightsRead(model) as seen:
         for part, points in ((batch, (5, 10, 11)), (ragged, (0, 1, 2))):
-            engine = SuffixEngine(model, places=at(0, 0, 1, 2), prefix_P=part.base.ids_BT[0, :3])
+            engine = SuffixEngine(model, places=at(0, 0, 1, 2), prefix_P=part.base.ids_BT[0, :3], call_cost=20)
             forward = engine.forward(part.base, part.source)
             for point in points:
                 for layers in ([0], [1, 1], [0, 1, 2]):

@@ -59,10 +59,11 @@ def has(model: LanguageModel, place: PlaceSet) -> bool:
     return False
 
 
-def fast(model: LanguageModel, batch: Batch, place: PlaceSet, n_prefix: int = 0) -> AbstractForward:
-    return SuffixEngine(model, places=[place], prefix_P=batch.base.ids_BT[0, :n_prefix]).forward(
-        batch.base, batch.source
-    )
+def fast(
+    model: LanguageModel, batch: Batch, place: PlaceSet, n_prefix: int = 0, call_cost: float = 1000
+) -> AbstractForward:
+    engine = SuffixEngine(model, places=[place], prefix_P=batch.base.ids_BT[0, :n_prefix], call_cost=call_cost)
+    return engine.forward(batch.base, batch.source)
 
 
 def soft(forward: AbstractForward, place: PlaceSet, batch: Batch, width: int) -> tuple[Tensor, Tensor]:
@@ -93,14 +94,18 @@ def test_sets_of_every_family_equal_the_whole_model(family: str) -> None:
             assert_close(found, wanted, name)
 
 
+@pytest.mark.parametrize("call_cost", [0, 20, 1000])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gptj"])
-def test_sets_in_unequal_prompts_equal_the_whole_model(family: str) -> None:
-    """Named positions at another token in each prompt: logits and gradients equal the plain engine's."""
+def test_sets_in_unequal_prompts_equal_the_whole_model(family: str, call_cost: float) -> None:
+    """Named positions at another token in each prompt, in calls of alike pairs and in one: logits and gradients equal
+    the plain engine's."""
     model, batch = sharp_model(family), to_device(ragged_pairs(5, n_prefix=3, n_variables=2), CPU)
     place = set_of(head(0, 1, 1), head(1, 0, 1), Place(layer=1, position=2), Place(layer=2, position=1))
     plain, width = ReferenceEngine(model).forward(batch.base, batch.source), width_of(model, place)
     for found, wanted in zip(
-        soft(fast(model, batch, place, 3), place, batch, width), soft(plain, place, batch, width), strict=True
+        soft(fast(model, batch, place, 3, call_cost), place, batch, width),
+        soft(plain, place, batch, width),
+        strict=True,
     ):
         assert_close(found, wanted, family)
 

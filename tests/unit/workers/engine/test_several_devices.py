@@ -112,13 +112,14 @@ def check_places(model: LanguageModel, engine: AbstractEngine, prompts: TokenBat
 
 
 def test_the_suffix_engine_moves_what_must_meet(model: LanguageModel) -> None:
-    """Cells at each layer alone and at all layers together, with and without a prefix."""
+    """Cells at each layer alone and at all layers together, with and without a prefix, in one call and in several."""
     assert {str(weight.device) for weight in model.model.parameters()} == {FIRST, SECOND}
     for batch in batches_on(model.device):
         for prefix_P in (None, batch.ids_BT[0, :3]):
-            engine = SuffixEngine(model, places=at(0, 0, 1, 2), prefix_P=prefix_P)
-            for layers in ([0], [1], [2], [0, 1, 1, 2]):
-                check(model, engine, batch, layers)
+            for call_cost in (0, 1000):
+                engine = SuffixEngine(model, places=at(0, 0, 1, 2), prefix_P=prefix_P, call_cost=call_cost)
+                for layers in ([0], [1], [2], [0, 1, 1, 2]):
+                    check(model, engine, batch, layers)
 
 
 def test_the_reference_engine_moves_what_must_meet(model: LanguageModel) -> None:

@@ -33,10 +33,11 @@ def by_width(model: LanguageModel, position: int) -> list[list[Place]]:
     return list(groups.values())
 
 
-def suffix_forward(model: LanguageModel, batch: Batch, places: Sequence[Place], n_prefix: int = 0) -> AbstractForward:
-    return SuffixEngine(model, places=places, prefix_P=batch.base.ids_BT[0, :n_prefix]).forward(
-        batch.base, batch.source
-    )
+def suffix_forward(
+    model: LanguageModel, batch: Batch, places: Sequence[Place], n_prefix: int = 0, call_cost: float = 1000
+) -> AbstractForward:
+    engine = SuffixEngine(model, places=places, prefix_P=batch.base.ids_BT[0, :n_prefix], call_cost=call_cost)
+    return engine.forward(batch.base, batch.source)
 
 
 def soft(forward: AbstractForward, places: Sequence[Place], batch: Batch, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,17 +78,18 @@ def test_every_site_of_every_family_equals_the_hooked_whole_model(family: str) -
         assert_equal(gradient_VW, torch.stack([cell for _, _, cell in wanted]).sum(dim=0), places)
 
 
+@pytest.mark.parametrize("call_cost", [0, 1000])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_unequal_prompts_in_micro_batches_equal_the_hooked_whole_model(family: str) -> None:
-    """Prompts of unequal length with named places, two micro-batches: losses and gradients add up to the plain
-    engine's on the whole batch."""
+def test_unequal_prompts_in_micro_batches_equal_the_hooked_whole_model(family: str, call_cost: float) -> None:
+    """Prompts of unequal length with named places, two micro-batches, in calls of alike pairs and in one: losses and
+    gradients add up to the plain engine's on the whole batch."""
     model, batch = sharp_model(family), to_device(ragged_pairs(5, n_prefix=3, n_variables=2), CPU)
     parts = [rows_of(batch, 0, 2), rows_of(batch, 2, 5)]
     plain = ReferenceEngine(model).forward(batch.base, batch.source)
     for places in by_width(model, 1):
         some, width = places[::2], width_of(model, places[0])
         wanted = [soft(plain, [place], batch, width) for place in some]
-        found = [soft(suffix_forward(model, part, some, 3), some, part, width) for part in parts]
+        found = [soft(suffix_forward(model, part, some, 3, call_cost), some, part, width) for part in parts]
         assert_equal(torch.cat([cell[0] for cell in found], dim=1), torch.cat([cell[0] for cell in wanted]), some)
         for index in (1, 2):
             totals = [torch.stack([cell[index] for cell in cells]).sum(dim=0) for cells in (found, wanted)]
@@ -95,8 +97,14 @@ def test_unequal_prompts_in_micro_batches_equal_the_hooked_whole_model(family: s
 
 
 @settings(max_examples=12, deadline=None)
-@given(data=st.data(), n_pairs=st.integers(1, 4), n_prefix=st.integers(0, 3), seed=st.integers(0, 10_000))
-def test_any_cohort_agrees(data: st.DataObject, n_pairs: int, n_prefix: int, seed: int) -> None:
+@given(
+    data=st.data(),
+    n_pairs=st.integers(1, 4),
+    n_prefix=st.integers(0, 3),
+    seed=st.integers(0, 10_000),
+    call_cost=st.sampled_from([0, 20, 1000]),
+)
+def test_any_cohort_agrees(data: st.DataObject, n_pairs: int, n_prefix: int, seed: int, call_cost: float) -> None:
     """Random families, cohorts of mixed sites with places repeated, points, lengths and prefixes: logits equal the
     whole model's."""
     model = sharp_model(data.draw(st.sampled_from(["llama", "gpt2", "gemma2", "phi3", "falcon", "opt"])))
@@ -107,7 +115,7 @@ def test_any_cohort_agrees(data: st.DataObject, n_pairs: int, n_prefix: int, see
     places = data.draw(
         st.lists(st.sampled_from(data.draw(st.sampled_from(by_width(model, point)))), min_size=1, max_size=6)
     )
-    forward = suffix_forward(model, batch, places, n_prefix if is_ragged else 0)
+    forward = suffix_forward(model, batch, places, n_prefix if is_ragged else 0, call_cost)
     found_CBV = forward.intervene(places, lambda base, source: 0.3 * base + 0.7 * source)
     plain = ReferenceEngine(model).forward(batch.base, batch.source)
     for place, found_BV in zip(places, found_CBV, strict=True):
@@ -212,9 +220,9 @@ def test_only_what_cells_read_is_kept() -> None:
     forward = SuffixEngine(model, places=[Place(layer=1, position=5, site="head_output", unit=2)]).forward(
         batch.base, batch.source
     )
-    assert set(forward.base_kept.values) == set(forward.source_kept.values) == {(1, "head_output", 5)}
-    assert forward.base_kept.values[1, "head_output", 5].shape == (3, 32)
-    assert (set(forward.base_kept.hidden), set(forward.source_kept.hidden)) == ({0, 1}, set())
+    assert set(forward.base.values) == set(forward.source.values) == {(1, "head_output", 5)}
+    assert forward.base.values[1, "head_output", 5].shape == (3, 32)
+    assert (set(forward.base.hidden), set(forward.source.hidden)) == ({0, 1}, set())
 
 
 def test_a_site_in_the_prefix_is_refused() -> None:

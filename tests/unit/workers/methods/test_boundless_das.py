@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.workers.tiny import SilentMonitor, make_cohort, make_context, random_pairs, tiny_model
+from tests.unit.workers.tiny import SilentMonitor, make_cohort, make_context, ragged_pairs, random_pairs, tiny_model
 from workers.engine.reference import ReferenceEngine
+from workers.engine.suffix import SuffixEngine
 from workers.methods import boundless_das, training
 from workers.methods.alignment import Column
 from workers.methods.base import Interrupted
@@ -94,17 +95,24 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
-def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, stop_after: int) -> None:
-    """Stopped after 1 or 3 of 8 steps, resumed from the checkpoint: equal to the last bit."""
-    model, pairs = tiny_model("llama"), random_pairs(64, 12)
-    cohort = make_cohort(POINTS, epochs=2, batch_size=16)
-    undisturbed = learned(boundless_das.fit(make_context(tmp_path / "a", cohort, model, pairs)))
+@pytest.mark.parametrize("is_ragged", [False, True])
+def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, stop_after: int, is_ragged: bool) -> None:
+    """Stopped after 1 or 3 of 8 steps, resumed from the checkpoint: equal to the last bit, prompts of unequal length
+    too."""
+    model, pairs = tiny_model("llama"), ragged_pairs(64) if is_ragged else random_pairs(64, 12)
+    points = [(0, 1), (1, 1), (1, 2)] if is_ragged else POINTS
+    cohort = make_cohort(points, epochs=2, batch_size=16)
+    engine = SuffixEngine(model, places=[cell.place for cell in cohort.cells], call_cost=20)
+
+    def fitted(folder: str, monitor: SilentMonitor) -> list[Column]:
+        return boundless_das.fit(make_context(tmp_path / folder, cohort, model, pairs, engine=engine, monitor=monitor))
+
+    undisturbed = learned(fitted("a", SilentMonitor()))
     (tmp_path / "b").mkdir()
-    stopping = make_context(tmp_path / "b", cohort, model, pairs, monitor=SilentMonitor(stop_after=stop_after))
     with pytest.raises(Interrupted):
-        boundless_das.fit(stopping)
+        fitted("b", SilentMonitor(stop_after=stop_after))
     monitor = SilentMonitor()
-    resumed = boundless_das.fit(make_context(tmp_path / "b", cohort, model, pairs, monitor=monitor))
+    resumed = fitted("b", monitor)
     assert monitor.n_steps == 8 - stop_after
     assert_equal_to_the_last_bit(learned(resumed), undisturbed)
 
