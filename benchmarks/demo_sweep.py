@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
-from stepping import Fitted, Point, median_of, time_fit
+from stepping import Fitted, Point, block_outputs, median_of, time_fit
 
 from orchestrator import Sweep
 from workers.data.layout import read_layout
@@ -129,7 +129,12 @@ def cohort_cpu_s(demo: Demo, pairs: PairSet, test: PairSet, points: Sequence[Poi
     """Processor seconds of these cells' whole training and evaluation."""
     n_variables = int(pairs.variable_B.max()) + 1
     fitted = time_fit(
-        demo.model, pairs, points, engine, batch_size=demo.batch_size, variables=tuple("PQ"[:n_variables])
+        demo.model,
+        pairs,
+        block_outputs(points),
+        engine,
+        batch_size=demo.batch_size,
+        variables=tuple("PQ"[:n_variables]),
     )
     evaluation_s = cpu_s_of(lambda: evaluate(fitted, test))
     return demo.n_steps * median_of(fitted.clock.measured, "cpu_s") + evaluation_s * demo.n_test / len(test)

@@ -24,7 +24,16 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from stepping import Point, StepClock, StepTime, largest_that_fits, median_of, time_fit, time_pyvene
+from stepping import (
+    Point,
+    StepClock,
+    StepTime,
+    block_outputs,
+    largest_that_fits,
+    median_of,
+    time_fit,
+    time_pyvene,
+)
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from workers.data.pairs import PairSet
@@ -170,13 +179,15 @@ def one_round(setting: Setting, model: LanguageModel, pairs: PairSet) -> Round:
             lambda part, at=point: time_pyvene(model, pairs, at, batch_size=size, micro_batch=part), size
         )
         singles["pyvene"][point] = clock.measured
+        places = block_outputs([point])
         clock, micro_batches["reference"] = largest_that_fits(
-            lambda part, at=point: time_fit(model, pairs, [at], "reference", batch_size=size, micro_batch=part).clock,
+            lambda part, at=places: time_fit(model, pairs, at, "reference", batch_size=size, micro_batch=part).clock,
             size,
         )
         singles["reference"][point] = clock.measured
+    places = block_outputs(setting.points)
     suffix, micro_batches["suffix"] = largest_that_fits(
-        lambda part: time_fit(model, pairs, setting.points, "suffix", batch_size=size, micro_batch=part).clock, size
+        lambda part: time_fit(model, pairs, places, "suffix", batch_size=size, micro_batch=part).clock, size
     )
     return Round(**singles, suffix=suffix, micro_batches=micro_batches)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import statistics
 import time
 from collections import defaultdict
@@ -25,7 +26,6 @@ from workers.files.job import Cohort, JobCell, Stream
 from workers.files.place import Place
 from workers.methods.alignment import Column
 from workers.methods.base import FitContext, rows_of, to_device
-from workers.methods.boundless_das import fit
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.settings import method_settings
 from workers.methods.states import PromptStates
@@ -92,21 +92,25 @@ class StepClock:
         return self.steps[N_WARM_UP:]
 
 
-def make_cohort(points: Sequence[Point], engine: str, batch_size: int) -> Cohort:
-    """A cohort of Boundless DAS cells with the paper's settings, one epoch."""
+def block_outputs(points: Sequence[Point]) -> list[Place]:
+    """The places at the blocks' outputs."""
+    return [Place(layer=layer, position=position) for layer, position in points]
+
+
+def make_cohort(
+    places: Sequence[Place], engine: str, batch_size: int, method: str = "boundless_das", **options: Any
+) -> Cohort:
+    """A cohort of cells at these places, one epoch; the method's other settings are its defaults."""
     stream = Stream(
         model={},
         task={},
         hypothesis="benchmark",
         seed=1,
         data={},
-        method=method_settings("boundless_das", {"epochs": 1, "batch_size": batch_size}),
+        method=method_settings(method, {"epochs": 1, "batch_size": batch_size} | options),
         engine=engine,
     )
-    cells = tuple(
-        JobCell(key=f"{layer}.{position}", place=Place(layer=layer, position=position), token="")
-        for layer, position in points
-    )
+    cells = tuple(JobCell(key=".".join(map(str, place.science().values())), place=place, token="") for place in places)
     return Cohort(experiment="benchmark", stream=stream, cells=cells)
 
 
@@ -122,21 +126,19 @@ class Fitted:
 def time_fit(
     model: LanguageModel,
     pairs: PairSet,
-    points: Sequence[Point],
+    places: Sequence[Place],
     engine_name: str,
     *,
     batch_size: int,
     micro_batch: int = 0,
     variables: tuple[str, ...] = ("P",),
+    method: str = "boundless_das",
+    **options: Any,
 ) -> Fitted:
-    """A training of the cells at `points`, one step for each batch in `pairs`."""
-    clock, cohort = StepClock(model.device), make_cohort(points, engine_name, batch_size)
-    engine: AbstractEngine = ReferenceEngine(model)
-    if engine_name == "suffix":
-        n_prefix = n_common_prefix(pairs.base, pairs.source)
-        prefix_P = torch.from_numpy(pairs.base.ids_BT[0, :n_prefix]).to(model.device)
-        engine = SuffixEngine(model, places=[cell.place for cell in cohort.cells], prefix_P=prefix_P)
-    places = [cell.place for cell in cohort.cells]
+    """A training of the cells at `places`, one step for each batch in `pairs`."""
+    clock = StepClock(model.device)
+    cohort = make_cohort(places, engine_name, batch_size, method, **options)
+    engine = make_engine(model, pairs, places, engine_name)
     states = PromptStates(lambda: engine, pairs, places, model=model, micro_batch=micro_batch or batch_size)
     with TemporaryDirectory() as folder:
         context = FitContext(
@@ -152,7 +154,17 @@ def time_fit(
             checkpoint=CheckpointFile(Path(folder), cohort.key(), "benchmark-0001"),
             monitor=clock,
         )
+        fit = importlib.import_module(f"workers.methods.{method}").fit
         return Fitted(clock=clock, columns=fit(context), engine=engine)
+
+
+def make_engine(model: LanguageModel, pairs: PairSet, places: Sequence[Place], name: str) -> AbstractEngine:
+    """The engine `name` for cells at these places, the prompts' common prefix computed."""
+    if name == "reference":
+        return ReferenceEngine(model)
+    n_prefix = n_common_prefix(pairs.base, pairs.source)
+    prefix_P = torch.from_numpy(pairs.base.ids_BT[0, :n_prefix]).to(model.device)
+    return SuffixEngine(model, places=places, prefix_P=prefix_P)
 
 
 def time_pyvene(
