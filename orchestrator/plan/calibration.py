@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.grid.expand import Grid
-from orchestrator.plan.costs import COSTS_VERSION, DEVICES, Calibration, CostModel
+from orchestrator.plan.costs import COSTS_VERSION, DEVICES, Calibration, CostModel, StrandCosts, measured_as
 from orchestrator.plan.machines import device_kind
 from orchestrator.status.states import JobStatus
 from workers.files.folder import SweepFolder, replace_file
@@ -26,6 +26,15 @@ from workers.files.progress import AttemptState
 
 _MIN_START_S: Final = 0.5
 _MIN_WORK_S: Final = 20.0  # per job: in a shorter one the slow first steps weigh too much
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredSite:
+    """What the cells at one site teach. Those that were trained side by side with cells elsewhere count as slow or
+    fast as these."""
+
+    work: float
+    n_cells: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +49,7 @@ class Measured:
     work: float
     start_s: float
     n_cells: int
+    sites: Mapping[str, MeasuredSite] = field(default_factory=dict)
 
 
 _MEASURED: Final = TypeAdapter(list[Measured])
@@ -56,18 +66,28 @@ def write_costs(
 
 
 def calibration(folder: SweepFolder, grid: Grid, kind: str) -> Calibration | None:
-    """The best measured entry for the grid's model, dtype and engine on `kind`: this sweep's, or a neighbour's."""
+    """The best measured entry for the grid's model, dtype and engine on `kind`: this sweep's, or a neighbour's.
+
+    Each site's is that of the sweep that measured most cells there, this one's first.
+    """
     stream = grid.strands[0].stream
     wanted = (stream.model["fingerprint"], stream.model["dtype"], stream.engine, kind)
     own = [folder.store / "costs.json"]
     neighbours = sorted(folder.root.parent.glob("*/store/costs.json")) if folder.root.parent.is_dir() else []
+    best: Measured | None = None
+    sites: dict[str, float] = {}
     for paths in (own, neighbours):
         entries = [entry for path in paths for entry in _read(path)]
         fitting = [one for one in entries if (one.model, one.dtype, one.engine, one.kind) == wanted]
-        if fitting:
-            best = max(fitting, key=lambda entry: entry.n_cells)
-            return Calibration(work=best.work, start_s=best.start_s, n_cells=best.n_cells)
-    return None
+        best = best or max(fitting, key=lambda entry: entry.n_cells, default=None)
+        if paths is own and best and not best.sites:  # an older version's: its `work` is that of all its sites
+            break
+        for site in {site for entry in fitting for site in entry.sites} - set(sites):
+            measured = [entry.sites[site] for entry in fitting if site in entry.sites]
+            sites[site] = max(measured, key=lambda one: one.n_cells).work
+    if best is None:
+        return None
+    return Calibration(work=best.work, start_s=best.start_s, n_cells=best.n_cells, sites=sites)
 
 
 def _read(path: Path) -> list[Measured]:
@@ -77,40 +97,74 @@ def _read(path: Path) -> list[Measured]:
         return []  # a neighbour's file is a hint, not a need
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cohort:
+    """What a finished job says of the cells of one strand: their seconds, and the table's."""
+
+    spent_s: float
+    predicted_s: float
+    at: Mapping[str, tuple[float, int]]  # by site: the table's seconds for its cells alone, and how many they are
+
+
 def _entries(
     grid: Grid, table: pa.Table, jobs: Iterable[JobStatus], n_settings: Mapping[str, int]
 ) -> Iterator[Measured]:
     """One entry a dtype, engine and kind, from jobs that ran through in one attempt."""
-    places = {cell.key: (index, cell) for index, strand in enumerate(grid.strands) for cell in strand.cells}
+    strand_of = {cell.key: (index, cell) for index, strand in enumerate(grid.strands) for cell in strand.cells}
     rows = _rows_by_job(table)
-    measured: defaultdict[tuple[str, str, str], list[tuple[float, float, float, int]]] = defaultdict(list)
+    measured: defaultdict[tuple[str, str, str], list[_Cohort]] = defaultdict(list)
+    starts_s: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
     for job in jobs:
         progress = job.progress
         if len(job.attempts) != 1 or not progress or progress.state is not AttemptState.FINISHED:
             continue
-        timed = {key: seconds for key, seconds in rows.get((job.name, 1), []) if key in places}
+        timed = {key: seconds for key, seconds in rows.get((job.name, 1), []) if key in strand_of}
         kind, spent_s = device_kind(progress.gpu_name), sum(timed.values())
         if len(timed) != job.n_cells or kind not in DEVICES or spent_s < _MIN_WORK_S:
             continue
         cohorts: defaultdict[int, list[JobCell]] = defaultdict(list)  # by their strand's index
-        for index, cell in map(places.__getitem__, timed):
+        for index, cell in map(strand_of.__getitem__, timed):
             cohorts[index].append(cell)
         first = grid.strands[next(iter(cohorts))].stream
         costs = CostModel(grid.model, DEVICES[kind], dtype=str(first.model["dtype"]), n_settings=n_settings)
-        predicted_s = sum(costs.of(grid.strands[index]).cohort_s(cells) for index, cells in cohorts.items())
-        start_s = max(progress.ended - progress.started - spent_s, _MIN_START_S)
-        measured[(str(first.model["dtype"]), first.engine, kind)].append((spent_s, predicted_s, start_s, len(timed)))
-    for (dtype, engine, kind), cases in measured.items():
+        group = (str(first.model["dtype"]), first.engine, kind)
+        measured[group] += [_cohort(costs.of(grid.strands[index]), cells, timed) for index, cells in cohorts.items()]
+        starts_s[group].append(max(progress.ended - progress.started - spent_s, _MIN_START_S))
+    for (dtype, engine, kind), found in measured.items():
         yield Measured(
             version=COSTS_VERSION,
             model=grid.model.fingerprint,
             dtype=dtype,
             engine=engine,
             kind=kind,
-            work=sum(case[0] for case in cases) / sum(case[1] for case in cases),
-            start_s=statistics.median(case[2] for case in cases),
-            n_cells=sum(case[3] for case in cases),
+            work=sum(one.spent_s for one in found) / sum(one.predicted_s for one in found),
+            start_s=statistics.median(starts_s[dtype, engine, kind]),
+            n_cells=sum(count for one in found for _, count in one.at.values()),
+            sites=_by_site(found),
         )
+
+
+def _cohort(costs: StrandCosts, cells: Sequence[JobCell], timed: Mapping[str, float]) -> _Cohort:
+    at: defaultdict[str, list[JobCell]] = defaultdict(list)
+    for cell in cells:
+        at[measured_as(cell.place)].append(cell)
+    return _Cohort(
+        spent_s=sum(timed[cell.key] for cell in cells),
+        predicted_s=costs.cohort_s(cells),
+        at={site: (costs.cohort_s(some), len(some)) for site, some in at.items()},
+    )
+
+
+def _by_site(cohorts: Sequence[_Cohort]) -> dict[str, MeasuredSite]:
+    """Each site's mean of its cohorts, weighted by the table's seconds for its cells in them."""
+    seconds: defaultdict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    for one in cohorts:
+        for site, (predicted_s, n_cells) in one.at.items():
+            seconds[site].append((predicted_s * one.spent_s / one.predicted_s, predicted_s, n_cells))
+    return {
+        site: MeasuredSite(work=sum(spent) / sum(predicted), n_cells=sum(n_cells))
+        for site, (spent, predicted, n_cells) in ((site, zip(*some, strict=True)) for site, some in seconds.items())
+    }
 
 
 def _rows_by_job(table: pa.Table) -> Mapping[tuple[str, int], list[tuple[str, float]]]:

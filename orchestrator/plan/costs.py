@@ -18,8 +18,9 @@ position run in one call, whatever their layer and site. A reading changes nothi
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from orchestrator.grid.expand import Strand
@@ -88,6 +89,7 @@ class Calibration:
     work: float  # measured seconds of cohorts over the table's
     start_s: float
     n_cells: int  # on how many cells it rests
+    sites: Mapping[str, float] = field(default_factory=dict)  # `work` of cells at a site, where it was measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ class _SiteRates:
 
     cell_s: float  # in the suffix engine rotation, head and the token's own block; in the reference source and base
     own_tail_s: float = 0.0  # for the own block, per token from the intervention's position on
+    tails: float = 1.0  # by how much the blocks after the intervention take longer than those of the strand's mean cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +127,12 @@ class StrandCosts:
         first_tokens = self.strand.first_tokens
         positions = {point.position for point in places[0].points}
         n_tail_tokens = self.strand.n_tokens - min(first_tokens.get(position, position) for position in positions)
-        tails = (self.cell_block_s + self.tail_s * n_tail_tokens) * sum(n_after)
         if len(self.sites) == 1:
             at = [*self.sites.values()] * len(places)
         else:
             at = [self.sites[_kind(place)] for place in places]
+        n_blocks = sum([count * site.tails for count, site in zip(n_after, at, strict=True)])
+        tails = (self.cell_block_s + self.tail_s * n_tail_tokens) * n_blocks
         cells = sum([site.cell_s for site in at]) + n_tail_tokens * sum([site.own_tail_s for site in at])
         return cells + tails + self.block_s * (max(n_after) + 1)
 
@@ -150,7 +154,8 @@ class CostModel:
         self._device = device
         self._engine = engine  # instead of the cells' own
         self._n_settings = n_settings or {}  # by experiment: on how many more settings its cells are evaluated
-        self._scale = calibration.work if calibration else 1.0
+        self._ratio = calibration.work if calibration else 1.0
+        self._ratio_at = calibration.sites if calibration else {}
         self._model_flops = device.float32_flops if dtype == "float32" else device.half_flops
         bytes_to_load = model.n_parameters * (4 if dtype == "float32" else 2)
         self.start_s = calibration.start_s if calibration else device.start_s + bytes_to_load / _LOAD_BYTES_PER_S
@@ -160,8 +165,18 @@ class CostModel:
         is_reference = (self._engine or strand.stream.engine) == "reference"
         return self._reference(strand) if is_reference else self._suffix(strand)
 
+    def _scale_at(self, place: AnyPlace) -> float:
+        """Measured seconds of cells there over the table's."""
+        return self._ratio_at.get(measured_as(place), self._ratio)
+
+    def _scale(self, strand: Strand) -> float:
+        """The same of what the strand's cells share: their mean."""
+        if not self._ratio_at:
+            return self._ratio
+        return statistics.fmean(self._scale_at(cell.place) for cell in strand.cells)
+
     def _suffix(self, strand: Strand) -> StrandCosts:
-        model, device = self._model, self._device
+        model, device, scale = self._model, self._device, self._scale(strand)
         steps, batch, test_pairs = self._work(strand)
         pairs = steps * batch
         rate = self._model_flops * device.suffix_share
@@ -172,25 +187,26 @@ class CostModel:
         )
         trains = self._fits(strand) == "by gradient"  # else no tail and no rotation before it is evaluated
         tail_pairs = (test_pairs if self._method(strand).changes_model else 0) + (2 * pairs if trains else 0)
-        tail_s = self._scale * tail_pairs * block / rate
+        tail_s = tail_pairs * block / rate
         sites = {}
         for place in _kinds(strand):
             own_block = OwnBlock.TOKENS if isinstance(place, PlaceSet) else SITES[place.site].own_block
             step_s = device.cell_s + (self._basis_s(strand, place, batch) if trains else 0.0)
-            cell_s = self._scale * (tail_pairs * head / rate + steps * step_s)
+            cell_s = tail_pairs * head / rate + steps * step_s + (tail_s if own_block is OwnBlock.TOKEN else 0.0)
             sites[_kind(place)] = _SiteRates(
-                cell_s=cell_s + (tail_s if own_block is OwnBlock.TOKEN else 0.0),
-                own_tail_s=tail_s if own_block is OwnBlock.TOKENS else 0.0,
+                cell_s=self._scale_at(place) * cell_s,
+                own_tail_s=self._scale_at(place) * tail_s if own_block is OwnBlock.TOKENS else 0.0,
+                tails=self._scale_at(place) / scale,
             )
         return StrandCosts(
             strand=strand,
             shares_work=True,
             last_layer=model.n_layers - 1,
-            shared_s=self._scale * (shared + steps * shared_blocks / 2 * device.call_s + self._data_s(strand)),
+            shared_s=scale * (shared + steps * shared_blocks / 2 * device.call_s + self._data_s(strand)),
             sites=sites,
             cell_block_s=0.0,
-            tail_s=tail_s,
-            block_s=self._scale * steps * device.call_s,
+            tail_s=scale * tail_s,
+            block_s=scale * steps * device.call_s,
         )
 
     def _basis_s(self, strand: Strand, place: AnyPlace, batch: int) -> float:
@@ -202,17 +218,22 @@ class CostModel:
 
     def _reference(self, strand: Strand) -> StrandCosts:
         steps, batch, test_pairs = self._work(strand)
-        model, pairs = self._model, steps * batch
+        model, pairs, scale = self._model, steps * batch, self._scale(strand)
         token_s = 2.0 * model.n_layer_parameters / (self._model_flops * self._device.reference_share)
-        cell_s = self._scale * token_s * (pairs + test_pairs) * 2 * strand.n_tokens * model.n_layers
-        rates = _SiteRates(cell_s=cell_s)
+        cell_s = token_s * (pairs + test_pairs) * 2 * strand.n_tokens * model.n_layers
         return StrandCosts(
             strand=strand,
             shares_work=False,
             last_layer=model.n_layers - 1,
-            shared_s=self._scale * self._data_s(strand),
-            sites={_kind(place): rates for place in _kinds(strand)},
-            cell_block_s=self._scale * token_s * pairs * strand.n_tokens,
+            shared_s=scale * self._data_s(strand),
+            sites={
+                _kind(place): _SiteRates(
+                    cell_s=self._scale_at(place) * cell_s,
+                    tails=self._scale_at(place) / scale,
+                )
+                for place in _kinds(strand)
+            },
+            cell_block_s=scale * token_s * pairs * strand.n_tokens,
             tail_s=0.0,
             block_s=0.0,
         )
@@ -244,6 +265,11 @@ class CostModel:
             steps = 0
         in_training = steps // method["eval_every"] if method.get("eval_every") else 0
         return steps, batch, data["n_test"] * _EVALUATIONS * self._n_tests(strand) + data["n_eval"] * in_training
+
+
+def measured_as(place: AnyPlace) -> str:
+    """What cells are measured together with: those of their site, or all at sets of places."""
+    return "places" if isinstance(place, PlaceSet) else place.site
 
 
 def _kinds(strand: Strand) -> Iterable[AnyPlace]:

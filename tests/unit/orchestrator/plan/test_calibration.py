@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -45,9 +46,10 @@ def finish_in(world: World, sweep: Sweep, job: Job, *, work: float, attempts: in
     set_state(world, job.job, JobState.COMPLETED)
 
 
-def run_through(load: LoadSweep, world: World, *, work: float = SLOWER, attempts: int = 1) -> Sweep:
+def run_through(load: LoadSweep, world: World, *, work: float = SLOWER, attempts: int = 1, **changes: Any) -> Sweep:
     """The small sweep, finished and gathered."""
-    sweep = load()
+    sweep = load(**changes)
+    world.tokens.clear()  # those of earlier sweeps, whose jobs have the same names
     sweep.submit()
     for job in jobs_of(sweep):
         finish_in(world, sweep, job, work=work, attempts=attempts)
@@ -72,6 +74,37 @@ def test_next_plan_predicts_the_measured_time(load: LoadSweep, world: World) -> 
     other.submit()
     (job,) = jobs_of(other)
     assert planned.predicted_s == pytest.approx(SLOWER * work_s(other, job) + START_S, rel=0.2)
+
+
+def test_each_site_has_its_own_scale(load: LoadSweep, world: World) -> None:
+    """Cells at the blocks' output took twice the table's seconds, heads in another sweep five times: a sweep that has
+    either is predicted by its own, one that has both in between."""
+    grid = {"experiments": ["left_boundary"], "layers": "all", "positions": "70..81"}
+    heads = {"sites": [{"head_output": "all"}]}
+    run_through(load, world, work=2.0, name="blocks", grid=grid)
+    run_through(load, world, work=5.0, name="heads", grid=grid | heads)
+    seconds = {}
+    for name, sites in (("a", {}), ("b", heads), ("both", {"sites": ["block_output", *heads["sites"]]})):
+        sweep = load(name=name, grid=grid | sites | {"experiments": ["bracket_identity"]}, local={"workers": 1})
+        world.tokens.clear()
+        planned_s = sum(job.predicted_s - START_S for job in sweep.plan(on="local").jobs)
+        sweep.submit()
+        seconds[name] = planned_s / sum(work_s(sweep, job) for job in jobs_of(sweep))
+    assert seconds["a"] == pytest.approx(2.0, rel=0.05)
+    assert seconds["b"] == pytest.approx(5.0, rel=0.05)
+    assert 2.5 < seconds["both"] < 5.0
+
+
+def test_measures_without_sites_are_of_all_sites(load: LoadSweep, world: World) -> None:
+    """The file of a version that did not tell sites apart: its scale is the sweep's, whatever others have measured."""
+    run_through(load, world, work=5.0, name="other")
+    sweep = run_through(load, world)
+    path = sweep.folder.store / "costs.json"
+    entries = [{name: value for name, value in one.items() if name != "sites"} for one in json.loads(path.read_text())]
+    path.write_text(json.dumps(entries))
+    found = calibration(sweep.folder, sweep.grid, "cpu")
+    assert found is not None
+    assert (found.work, dict(found.sites)) == (pytest.approx(SLOWER), {})
 
 
 def test_sweeps_side_by_side_learn_from_each_other(load: LoadSweep, world: World) -> None:
