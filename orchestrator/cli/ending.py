@@ -58,8 +58,8 @@ def _found(sweep: Sweep) -> Iterator[str]:
         )
         site = "" if line["site"] == BLOCK_OUTPUT else f", {line['site']}"
         what = f"best {meaning.words} {line['maximum']:.3f}{f' {meaning.unit}' if meaning.unit else ''}"
-        best = f"  {line['experiment']}{method}{site}: {what} at {best_place(line)}"
-        yield best + (f" ({controls})" if controls else "")
+        where = f" at {at}" if (at := best_place(line)) else ""
+        yield f"  {line['experiment']}{method}{site}: {what}{where}" + (f" ({controls})" if controls else "")
     if len(maps) > _MOST_MAPS:
         yield f"  and {len(maps) - _MOST_MAPS} more maps"
 

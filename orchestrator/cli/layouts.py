@@ -91,9 +91,8 @@ def _summary_view(summary: pd.DataFrame, highest: str) -> tuple[pd.DataFrame, La
 
 
 def best_place(line: dict[Any, Any]) -> str:
-    """Where the highest value is: `L2 p81`, `L2 h3 p81`; empty where nothing is measured."""
-    layer, unit = line["layer"], line["unit"]
-    if layer is None or layer != layer:
-        return ""
-    part = "" if unit is None or unit != unit else f" {UNIT_LETTERS.get(line['site'], 'u')}{int(unit)}"
-    return f"L{int(layer)}{part} p{int(line['position'])}"
+    """Where the highest value is: `L2 p81`, `L2 h3 p81`; of a set of places that follows the grid's positions `p81`,
+    and empty of another one, and where nothing is measured."""
+    parts = (("L", "layer"), (UNIT_LETTERS.get(line["site"], "u"), "unit"), ("p", "position"))
+    found = ((letter, line[name]) for letter, name in parts)
+    return " ".join(f"{letter}{int(number)}" for letter, number in found if number is not None and number == number)

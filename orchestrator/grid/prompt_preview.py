@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import SpecError
-from orchestrator.grid.axes import AxisError, resolve_positions
+from orchestrator.grid.axes import AxisError
 from orchestrator.grid.expand import PromptReader
 from orchestrator.grid.model import read_model
+from orchestrator.grid.places import positions_of
 from orchestrator.spec.schema import Experiment, SweepSpec
 from workers.data.layout import PromptLayout
 from workers.data.model_info import ModelError
@@ -96,8 +97,8 @@ def _tokens(
 
 
 def _points_in_grid(spec: SweepSpec, layout: PromptLayout) -> list[int]:
-    """The grid's points of these prompts; none while the spec's positions are wrong."""
+    """The points of these prompts at which the grid has cells; none while the spec's positions are wrong."""
     try:
-        return resolve_positions(spec.grid.positions, layout)
+        return positions_of(spec, layout)
     except AxisError:
         return []

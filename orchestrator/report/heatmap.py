@@ -58,7 +58,8 @@ class HeatMap:
     """One map. `cells` are its lines of `measured`; grids are indexed [layer, column], layers ascending.
 
     `tokens` are those of the columns, or of the one position that a map of units is at. With `is_set`, `site` is the
-    name of a set of places: it has no layers, so that there is nothing to draw, and at most positions.
+    name of a set of places: it has no layers, so that there is nothing to draw. It has positions if it follows those
+    of the grid.
     """
 
     experiment: str
@@ -73,6 +74,7 @@ class HeatMap:
     seeds: tuple[int, ...]
     cells: pd.DataFrame
     is_set: bool = False
+    has_positions: bool = True
 
     def chosen(self, over: Over | int) -> pd.DataFrame:
         """The measured line that stands for each place: that of the seed given, or of the best value.
@@ -246,12 +248,10 @@ def main_maps(maps: Sequence[HeatMap]) -> list[HeatMap]:
 
 def _heat_map(keys: Sequence[str], lines: pd.DataFrame, axis: Axis) -> HeatMap:
     experiment, method, setting, site = keys
-    is_set = bool(lines["place"].notna().any())
+    is_set, has_positions = bool(lines["place"].notna().any()), bool(lines["position"].notna().all())
     if is_set:
         lines = lines.fillna({"layer": 0, "position": 0})
-    lines = lines.astype(
-        {"layer": "int64", "position": "int64"}
-    )  # beside a set that has none they are no whole numbers
+    lines = lines.astype({"layer": "int64", "position": "int64"})  # no whole numbers beside a set that has none
     tokens = lines.drop_duplicates("position").set_index("position")["token"].fillna("").sort_index()
     return HeatMap(
         experiment=experiment,
@@ -266,4 +266,5 @@ def _heat_map(keys: Sequence[str], lines: pd.DataFrame, axis: Axis) -> HeatMap:
         seeds=tuple(int(seed) for seed in sorted(lines["seed"].unique())),
         cells=lines,
         is_set=is_set,
+        has_positions=has_positions,
     )

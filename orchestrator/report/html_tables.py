@@ -118,10 +118,11 @@ def _where(line: Mapping[str, Any]) -> str:
     if not _is_number(line["maximum"]):
         return NOTHING
     token = html.escape(shown_token(line["token"] or ""))
+    position = "" if _is_nothing(line["position"]) else f"position {int(line['position'])} "
+    at = f"{position}<code>{token}</code><br>seed {int(line['seed'])}"
     if _is_nothing(line["layer"]):
-        return with_detail(html.escape(line["site"]), f"<code>{token}</code><br>seed {line['seed']}")
+        return with_detail(html.escape(shown_name(line["site"])), at)
     unit = "" if _is_nothing(line["unit"]) else f", {_unit_name(line)} {int(line['unit'])}"
-    at = f"position {int(line['position'])} <code>{token}</code><br>seed {line['seed']}"
     return with_detail(f"layer {int(line['layer'])}{unit}", at)
 
 

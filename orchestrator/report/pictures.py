@@ -31,7 +31,7 @@ def chosen(
 ) -> list[HeatMap]:
     """The maps of these experiments (default: all), methods and setting (default: as trained), those at the blocks'
     output where there are any. Raises: SpecError."""
-    from orchestrator.report.heatmap import Axis, heat_maps
+    from orchestrator.report.heatmap import Axis, drawn_maps, heat_maps
     from orchestrator.report.measured import measured
 
     maps = [item for item in heat_maps(measured(rows, cells, metric)) if item.axis is Axis.POSITION]
@@ -44,7 +44,9 @@ def chosen(
     at_blocks = [item for item in maps if item.site == BLOCK_OUTPUT]
     if not maps:
         raise SpecError("figure: no map fits all of these; ask for fewer")
-    return at_blocks or maps
+    if not drawn_maps(maps):
+        raise SpecError("figure: a set of places has no layers, so that it has no map; its numbers are in the summary")
+    return at_blocks or drawn_maps(maps)
 
 
 def write(maps: Sequence[HeatMap], folder: Path, *, width_in: float, formats: Sequence[str]) -> list[Path]:

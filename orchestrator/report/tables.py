@@ -108,4 +108,5 @@ def _best(item: HeatMap) -> dict[str, Any]:
         return dict.fromkeys(_OF_THE_BEST)
     best: dict[str, Any] = item.cells.loc[lines.index[0], _OF_THE_BEST].to_dict()
     best["unit"] = None if pd.isna(best["unit"]) else int(best["unit"])
-    return best | {"layer": None, "position": None} if item.is_set else best
+    none = [name for name, has in (("layer", not item.is_set), ("position", item.has_positions)) if not has]
+    return best | dict.fromkeys(none)

@@ -14,7 +14,7 @@ from orchestrator import cli
 from orchestrator.grid.prompt_preview import example_prompt
 from orchestrator.spec.schema import load_spec
 from orchestrator.spec.text import to_yaml
-from tests.unit.orchestrator.specs import raw_spec
+from tests.unit.orchestrator.specs import raw_spec, spec_of
 
 Prompt = Callable[..., tuple[int, str, str]]
 
@@ -44,6 +44,14 @@ def test_tokens_have_index_label_and_name(project: Path) -> None:
     assert tokens[70].label == tokens[74].label == ""
     assert [token.index for token in tokens if token.in_grid] == list(range(69, 82))
     assert (found.answer, found.answers) == ("Yes", ("Yes", "No"))
+
+
+def test_tokens_of_sets_of_places_are_in_the_grid(project: Path) -> None:
+    """A set's point at 70, which is no position of the grid's own."""
+    raw = raw_spec()
+    sets = [{"name": "early", "at": [{"layer": 1, "position": 70}]}]
+    found = example_prompt(spec_of(raw | {"grid": raw["grid"] | {"places": sets}}, project / "examples"))
+    assert [token.index for token in found.tokens if token.in_grid] == [70, 80, 81]
 
 
 def test_unequal_prompts_have_names_alone(project: Path) -> None:
