@@ -58,6 +58,7 @@ def fake_grid(
                                 "site": site,
                                 "unit": unit,
                                 "place": None,
+                                "points": None,
                                 "hypothesis": experiment,
                                 "token": tokens[index // n_inside % len(tokens)],
                                 "method": method,

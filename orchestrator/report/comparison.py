@@ -1,7 +1,8 @@
 """Two sweeps side by side, map by map: the cells that both have measured, their difference, and what only one has.
 
 Maps are paired by experiment, method, site and setting, and by what their numbers are; cells by hypothesis, place,
-token and seed. Numbers of two models, or of two metrics, are never subtracted.
+token and seed, those at a set of places by all its points. Numbers of two models, or of two metrics, are never
+subtracted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from workers.files.metrics import METRICS
 
 SIDES: Final = ("a", "b")
 BOTH: Final = "both"
-_PAIRED: Final = [*MAP_KEYS, "metric", "hypothesis", *PLACE, "token", "seed"]
+_PAIRED: Final = [*MAP_KEYS, "metric", "hypothesis", *PLACE, "points", "token", "seed"]
 _TAKEN: Final = ["cell_key", "state", "value", "low", "high", "n_total"]
 _NO_INTERVAL: Final = (math.nan, math.nan)
 
@@ -103,6 +104,7 @@ def _lines(side: Side, name: str, metric: Metric) -> pd.DataFrame:
     """The side's planned cells, with what it has measured of them in columns that end in `_a` or `_b`."""
     lines = measured(side.rows, side.cells, metric)
     lines["token"] = lines["token"].fillna("")
+    lines["points"] = lines["cell_key"].map(side.cells.set_index("cell_key")["points"]).fillna("")
     lines = lines.astype(dict.fromkeys(PLACE, "float64"))  # a set of places has no layer, most sites have no units
     is_done = lines["state"] == "done"
     found = lines[[*_PAIRED, *_TAKEN]].assign(where=is_done, planned=True)
