@@ -38,12 +38,17 @@ from workers.methods.alignment import LARGEST_GROUP
 from workers.methods.base import Batch, rows_of, to_device
 
 K: Final = 8  # dimensions of a DAS cell
+N_COUNTED: Final = 2  # pairs on which operations are counted
 PYVENES_NAMES: Final = {"head_output": "head_attention_value_output", "block_output": "block_output"}
 OTHERS: Final = ("reference", "pyvene")
 GOALS: Final = {  # by line and program: how many times faster, at least and hoped for
     ("interchange", "head_output"): {"reference": (15, 30), "pyvene": (15, 30)},
     ("das", "head_output"): {"pyvene": (15, 25)},
 }
+HEAD: Final = (
+    f"{'cells':>34}{'against':>11}{'ms a cell':>11}{'ours':>8}{'times':>8}{'allowed':>9}{'share':>7}"
+    "  must, aim   rounds\n"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +87,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", choices=("cpu", "tiny"), default="cpu")
     parser.add_argument("--rounds", type=int, default=2, help="how often the three take turns")
+    parser.add_argument("--steps", type=int, default=1, help="measured batches of each turn")
     parser.add_argument("--pairs", type=int, default=8, help="pairs a batch")
     parser.add_argument("--out", type=Path, help="write the figures here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     setting = replace(SETTINGS[options.setting], batch_size=options.pairs)
-    model, pairs = random_model(setting), random_pairs(setting, 3)
-    figures = [measure(line, model, pairs, options) for line in lines_of(setting)]
-    sys.stdout.write(table(figures))
+    model, pairs = random_model(setting), random_pairs(setting, options.steps + 1)
+    sys.stdout.write(HEAD)
+    figures = []
+    for line in lines_of(setting):
+        figures.append(measure(line, model, pairs, options))
+        sys.stdout.write(shown(figures[-1]))
+        sys.stdout.flush()
     if options.out:
         result = {"pairs": options.pairs, "sizes": dict(setting.sizes), "lines": figures} | machine()
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -127,14 +137,16 @@ def measure(line: Line, model: LanguageModel, pairs: PairSet, options: argparse.
             ]
             cell_s[name].append(over_layers(line, at_measured))
         cell_s["suffix"].append(seconds(line, "suffix", model, pairs, line.places, options.pairs) / len(line.places))
-    part = rows_of(to_device(pairs, model.device), 0, options.pairs)
+    part = rows_of(to_device(pairs, model.device), 0, N_COUNTED)
+    share = options.pairs / N_COUNTED  # what is counted is proportional to the pairs
     counts = {
-        name: over_layers(
+        name: share
+        * over_layers(
             line, [operations(line, name, model, pairs, [line.place(*point)], part) for point in line.measured]
         )
         for name in OTHERS
     }
-    ours = operations(line, "suffix", model, pairs, line.places, part) / len(line.places)
+    ours = share * operations(line, "suffix", model, pairs, line.places, part) / len(line.places)
     return {
         "method": line.method,
         "site": line.site,
@@ -245,23 +257,20 @@ def loss_of(logits_NV: Tensor, label_N: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits_NV.float(), label_N)
 
 
-def table(figures: Sequence[Mapping[str, Any]]) -> str:
-    """The figures for people: the median of the rounds, and each round."""
-    names = ("cells", "against", "ms a cell", "ours", "times", "allowed", "share")
-    lines = ["".join(f"{name:>{width}}" for name, width in zip(names, (34, 11, 11, 8, 8, 9, 7), strict=True))]
-    lines[0] += "  must, aim   rounds"
-    for one in figures:
-        ours_ms = 1000 * float(np.median(one["cell_s"]["suffix"]))
-        for name in OTHERS:
-            times, allowed = float(np.median(one["times"][name])), one["allowed"][name]
-            goal = GOALS.get((one["method"], one["site"]), {}).get(name)
-            rounds = ", ".join(f"{value:.1f}" for value in one["times"][name])
-            lines.append(
-                f"{one['method'] + ', ' + one['site']:28}{one['cells']:>6}{name:>11}"
-                f"{1000 * float(np.median(one['cell_s'][name])):>11.1f}{ours_ms:>8.2f}{times:>8.1f}{allowed:>9.1f}"
-                f"{times / allowed:>7.0%}  {'{}, {}'.format(*goal) if goal else '':11} {rounds}"
-            )
-    return "\n".join(lines) + "\n"
+def shown(one: Mapping[str, Any]) -> str:
+    """A line of the table against each of the others: the median of the rounds, and each round."""
+    lines = []
+    ours_ms = 1000 * float(np.median(one["cell_s"]["suffix"]))
+    for name in OTHERS:
+        times, allowed = float(np.median(one["times"][name])), one["allowed"][name]
+        goal = GOALS.get((one["method"], one["site"]), {}).get(name)
+        rounds = ", ".join(f"{value:.1f}" for value in one["times"][name])
+        lines.append(
+            f"{one['method'] + ', ' + one['site']:28}{one['cells']:>6}{name:>11}"
+            f"{1000 * float(np.median(one['cell_s'][name])):>11.1f}{ours_ms:>8.2f}{times:>8.1f}{allowed:>9.1f}"
+            f"{times / allowed:>7.0%}  {'{}, {}'.format(*goal) if goal else '':11} {rounds}\n"
+        )
+    return "".join(lines)
 
 
 if __name__ == "__main__":

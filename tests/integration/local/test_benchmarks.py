@@ -33,6 +33,20 @@ def test_the_three_take_turns(project: Path, tmp_path: Path) -> None:
         assert all(ratio > 0 for ratio in figures[name]["times_cpu_s"])
 
 
+def test_cells_inside_a_block_are_compared(project: Path, tmp_path: Path) -> None:
+    """On a tiny model: each method and site against the reference and pyvene, with what the operations allow."""
+    out = tmp_path / "figures.json"
+    command = [sys.executable, "benchmarks/sites.py", "--setting", "tiny", "--rounds", "1", "--out", str(out)]
+    subprocess.run(command, cwd=project, check=True, capture_output=True)
+    lines = {(line["method"], line["site"]): line for line in json.loads(out.read_text())["lines"]}
+    assert [line["cells"] for line in lines.values()] == [32, 8, 16, 4]
+    for line in lines.values():
+        assert all(ratio > 0 for ratios in line["times"].values() for ratio in ratios)
+    heads, blocks = (lines["interchange", site]["allowed"] for site in ("head_output", "block_output"))
+    assert heads["reference"] > blocks["reference"] > 1  # more cells share a forward; each saves most of the layers
+    assert heads["pyvene"] == pytest.approx(heads["reference"], rel=0.05)  # both run the whole model
+
+
 @pytest.fixture
 def some_cells(project: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Six cells of the CPU's setting, two pairs a step."""

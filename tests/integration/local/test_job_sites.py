@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from tests.integration.local.jobs import make_cohort, progress_of, rows_of, run, write_job
+from tests.integration.local.jobs import make_cohort, progress_of, rows_of, run, start, wait_for_steps, write_job
 from workers.files.failure import EXIT_BAD_INPUT, EXIT_FINISHED
 from workers.files.job import Cell, Cohort, JobCell, Setting
-from workers.files.place import Place
+from workers.files.place import AnyPlace, Place, PlaceSet
 from workers.job.saved import alignment_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -26,9 +26,12 @@ PLACES = (
     Place(layer=2, position=81, site="mlp_neurons"),
     Place(layer=2, position=81, site="block_mid"),
 )
+HEADS = tuple(Place(layer=1, position=80, site="head_output", unit=unit) for unit in (0, 3))
+ONE_OF_ALL = PlaceSet(name="heads", points=HEADS)
+ONE_OF_EACH = PlaceSet(name="over", points=(Place(layer=0, position=80), Place(layer=2, position=81)), subspace="each")
 
 
-def cohort_at(model: Path, places: Sequence[Place], **method: Any) -> Cohort:
+def cohort_at(model: Path, places: Sequence[AnyPlace], **method: Any) -> Cohort:
     """Cells at these places; 4 steps of 64 pairs where they train."""
     cohort = make_cohort(model, n_train=256, n_test=32, **method)
     cells = tuple(
@@ -64,6 +67,28 @@ def test_cells_of_several_sites_are_trained_saved_and_evaluated_again(tmp_path: 
     assert code == EXIT_FINISHED, log
     for place, row in by_place(again, "again").items():
         assert (row["n_correct"], row["steps"]) == (rows[place]["n_correct"], rows[place]["steps"]), place
+
+
+def test_a_job_that_is_killed_at_sites_resumes_with_the_same_rows(tmp_path: Path, demo_model: Path) -> None:
+    """SIGKILL in the middle of the training of cells at six sites and of two at sets of places, whose checkpoint the
+    next attempt resumes: every row is that of the undisturbed run, to the last bit."""
+    places = (*PLACES, ONE_OF_ALL, ONE_OF_EACH)
+    cohort = cohort_at(demo_model, places, epochs=6)
+    undisturbed = write_job(tmp_path / "a", demo_model, [cohort])
+    code, log = run(undisturbed)
+    assert code == EXIT_FINISHED, log
+    killed = write_job(tmp_path / "b", demo_model, [cohort])
+    process = start(killed)
+    wait_for_steps(process, killed, 6 * len(places))  # of 24 a cell
+    process.kill()
+    process.communicate()
+    assert list((tmp_path / "b" / "checkpoints").iterdir())
+    code, log = run(killed)
+    assert code == EXIT_FINISHED, log
+    found = rows_of(killed)
+    assert len(found) == len(places)
+    assert {row["status"] for row in found.values()} == {"done"}
+    assert found == rows_of(undisturbed)
 
 
 def test_a_k_wider_than_a_head_skips_the_heads_alone(tmp_path: Path, demo_model: Path) -> None:
