@@ -23,6 +23,7 @@ from orchestrator import folder_readme
 from orchestrator.errors import SpecError, StorageError, SweepConflict, SweepNotFound
 from orchestrator.grid.expand import Grid
 from orchestrator.grid.file import PlannedSpec, planned_spec, read_grid, write_grid
+from orchestrator.grid.model import GridModel
 from orchestrator.spec.schema import BACKEND_KEYS, SweepSpec, load_spec, parse_spec
 from orchestrator.spec.text import apply_overrides, parse_yaml
 from orchestrator.store.store import Store
@@ -88,17 +89,49 @@ def check_same_science(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None
     """
     if not folder.cells.exists() or not (folder.spec.exists() or planned_spec(folder.cells)):
         return
-    old = _science(_spec_of(folder), read_grid(folder.cells))
-    new = _science(spec, grid)
-    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    if keys == ["model.fingerprint"] and all(row.status == "skipped" for row in Store(folder).index().values()):
+    planned = read_grid(folder.cells)
+    old, new = _science(_spec_of(folder), planned), _science(spec, grid)
+    changes = {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
+    changes |= _changed_models(planned, grid)
+    is_new_checkpoint = bool(changes) and all(key.endswith(".fingerprint") for key in changes)
+    if is_new_checkpoint and all(row.status == "skipped" for row in Store(folder).index().values()):
         return  # a checkpoint that was mended before any cell was measured: nothing is lost by planning anew
-    if keys:
-        lines = [f"  {key}: {old.get(key)!r} there, {new.get(key)!r} in {spec.source}" for key in keys]
+    if changes:
+        lines = [f"  {key}: {was!r} there, {now!r} in {spec.source}" for key, (was, now) in changes.items()]
         raise SweepConflict(
             f"{folder.root}: a sweep of this name has another spec:\n" + "\n".join(lines) + "\n"
             f"give yours another name (--set name={spec.name}-2), or put the old values back"
         )
+
+
+def _changed_models(old: Grid, new: Grid) -> dict[str, tuple[Any, Any]]:
+    """What is otherwise in the models of two grids, by dotted key. Where one of them has several, models may come and
+    go; but the sweep keeps one at least, and one that is called as before, or lies where it lay, is the same."""
+    was, now = _by_model(old), _by_model(new)
+    are_alone = len(was) == len(now) == 1
+    changes = {
+        f"{'model' if are_alone else f'model {new_model.name!r}'}.{key}": (before.get(key), after.get(key))
+        for old_model, before in was.items()
+        for new_model, after in now.items()
+        if are_alone or _is_called_alike(old_model, new_model)
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    }
+    if not changes and not any(science in now.values() for science in was.values()):
+        changes["models"] = ([model.name for model in was], [model.name for model in now])
+    return changes
+
+
+def _by_model(grid: Grid) -> dict[GridModel, dict[str, Any]]:
+    """By model, its part of the cell keys."""
+    streams = {strand.model: strand.stream for strand in grid.strands}
+    return {model: dict(streams[model.name].model) for model in grid.models if model.name in streams}
+
+
+def _is_called_alike(one: GridModel, other: GridModel) -> bool:
+    if one.untrained_seed != other.untrained_seed:
+        return False
+    return one.name == other.name or one.info.path == other.info.path
 
 
 def _spec_of(folder: SweepFolder, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -123,14 +156,14 @@ def _sha256(content: bytes | None) -> str:
 
 
 def _science(spec: SweepSpec, grid: Grid) -> dict[str, Any]:
-    """What all cells of a sweep have in common whatever its axes, by dotted key."""
+    """What all cells of a sweep have in common whatever its axes, by dotted key; its models apart."""
     stream = grid.strands[0].stream
     task = {key: value for key, value in spec.task.items() if key != "file"}
     with contextlib.suppress(TaskError):  # a user's file may be gone
         task = task_settings(spec.task)
     for digest in ("file_sha256", "data_sha256"):
         task[digest] = stream.task.get(digest)
-    parts = {"model": dict(stream.model), "task": task, "data": dict(stream.data), "engine": stream.engine}
+    parts: dict[str, Any] = {"task": task, "data": dict(stream.data), "engine": stream.engine}
     has_lists = any(isinstance(value, list) for _, method in spec.methods() for value in method.settings().values())
     if not spec.grid.methods and not has_lists:
         parts["method"] = dict(stream.method)

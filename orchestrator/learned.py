@@ -21,10 +21,10 @@ from workers.files.job import MAIN_SETTING
 __all__ = ["find_alignment", "load_alignment", "write_index"]
 
 INDEX: Final = "index.parquet"
-_ASKED: Final = ("experiment", "layer", "position", "token", "seed", "method", "site", "unit")
+_ASKED: Final = ("model", "experiment", "layer", "position", "token", "seed", "method", "site", "unit")
 _INDEXED: Final = (
     *("cell_key", "experiment", "hypothesis", "variables", "layer", "site", "unit", "place", "position", "token"),
-    *("seed", "method", "method_settings", "subspace_dim", "boundary", "n_correct", "n_total", "iia"),
+    *("seed", "model", "method", "method_settings", "subspace_dim", "boundary", "n_correct", "n_total", "iia"),
 )
 
 

@@ -201,7 +201,9 @@ class Sweep:
 
     def query(self, sql: str) -> pd.DataFrame:
         """DuckDB's answer; `results` are the rows, `cells` the planned cells with their state. Raises: SpecError."""
-        return frames.query(sql, results=self._reader.store.table(), cells=self.cells())
+        return frames.query(
+            sql, results=frames.with_model_names(self._reader.store.table(), self.grid), cells=self.cells()
+        )
 
     def report(self, folder: Path | None = None, *, metric: Metric = Metric.IIA) -> Path:
         """The path of the HTML page, written anew with its pictures of that metric. Raises: StorageError."""
@@ -254,6 +256,7 @@ class Sweep:
         ax: Any = None,
         method: str = "",
         setting: str = "",
+        model: str = "",
         scale: str = "value",
         over: str = "maximum",
     ) -> Any:
@@ -264,6 +267,7 @@ class Sweep:
             self.cells(),
             experiments=[experiment] if experiment else [],
             methods=[method] if method else [],
+            models=[model] if model else [],
             setting=setting,
         )
         return pictures.into(maps[0], ax, scale=scale, over=over)
@@ -292,6 +296,7 @@ class Sweep:
         method: str | None = None,
         site: str | None = None,
         unit: int | None = None,
+        model: str | None = None,
     ) -> LearnedAlignment:
         """What one cell has learned; `position` is a number or a token's label. A name may be left out where the sweep
         has one value of it.
@@ -300,13 +305,14 @@ class Sweep:
         """
         at, token = (None, position) if isinstance(position, str) else (position, None)
         wanted = {"experiment": experiment, "layer": layer, "position": at, "token": token, "seed": seed}
-        return find_alignment(self.folder, self.grid, wanted | {"method": method, "site": site, "unit": unit})
+        wanted |= {"method": method, "site": site, "unit": unit, "model": model}
+        return find_alignment(self.folder, self.grid, wanted)
 
     def check(self) -> Check:
         """Whether every planned cell is done and its rows are in the store, which is gathered; and what is missing."""
         found = frames.check(self.status(), self._reader.store)
         with contextlib.suppress(OSError):  # the alignments themselves say whose they are
-            write_index(self.folder, self._reader.store.table())
+            write_index(self.folder, frames.with_model_names(self._reader.store.table(), self.grid))
         return found
 
     def doctor(self, *, on: str = "local") -> list[Finding]:
@@ -335,7 +341,7 @@ class Sweep:
         table, counts = self._reader.store.table(), n_settings(self.spec, self.grid)
         with contextlib.suppress(OSError):  # a plan without it is less exact, that is all
             write_costs(self.folder, self.grid, table, status.jobs, n_settings=counts)
-            write_index(self.folder, table)
+            write_index(self.folder, frames.with_model_names(table, self.grid))
 
     @property
     def _baselines(self) -> dict[str, str]:

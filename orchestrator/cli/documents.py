@@ -33,11 +33,19 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         },
         "machines": asdict(plan.machines),
         "calibration": asdict(plan.calibration) if plan.calibration else None,
+        "models": list(plan.models),
+        "calibrations": {name: asdict(one) for name, one in plan.calibrations.items()},
         "totals": asdict(plan.totals),
         "reference": asdict(plan.reference),
         "memory": asdict(plan.memory) if plan.memory else None,
         "jobs": [
-            {"label": job.label, "n_cells": job.n_cells, "predicted_s": job.predicted_s, "upper_s": job.upper_s}
+            {
+                "label": job.label,
+                "model": job.model,
+                "n_cells": job.n_cells,
+                "predicted_s": job.predicted_s,
+                "upper_s": job.upper_s,
+            }
             for job in plan.jobs
         ],
         "notes": list(plan.notes),

@@ -59,7 +59,8 @@ def _found(sweep: Sweep) -> Iterator[str]:
         site = "" if line["site"] == BLOCK_OUTPUT else f", {line['site']}"
         what = f"best {meaning.words} {line['maximum']:.3f}{f' {meaning.unit}' if meaning.unit else ''}"
         where = f" at {at}" if (at := best_place(line)) else ""
-        yield f"  {line['experiment']}{method}{site}: {what}{where}" + (f" ({controls})" if controls else "")
+        model = f"{line['model']}, " if line["model"] else ""
+        yield f"  {model}{line['experiment']}{method}{site}: {what}{where}" + (f" ({controls})" if controls else "")
     if len(maps) > _MOST_MAPS:
         yield f"  and {len(maps) - _MOST_MAPS} more maps"
 
@@ -72,13 +73,14 @@ def _gate(sweep: Sweep, status: SweepStatus) -> Iterator[str]:
     seen: set[tuple[Any, ...]] = set()
     for row in rows.to_dict("records"):
         n_correct, n_total = int(row["task_n_correct"]), int(row["task_n_total"])
-        if (row["task"], n_correct, n_total) in seen or not n_total:
+        model = f"{row['model']}, " if len(sweep.grid.models) > 1 else ""
+        if (model, row["task"], n_correct, n_total) in seen or not n_total:
             continue
-        seen.add((row["task"], n_correct, n_total))
+        seen.add((model, row["task"], n_correct, n_total))
         low, high = wilson_interval(n_correct, n_total)
         threshold = sweep.spec.gate.task_accuracy
         yield (
-            f"  {row['task']}: {n_correct:,} of {n_total:,} prompts right, {n_correct / n_total:.3f} "
+            f"  {model}{row['task']}: {n_correct:,} of {n_total:,} prompts right, {n_correct / n_total:.3f} "
             f"(95 % interval {low:.3f} to {high:.3f}); gate.task_accuracy is {threshold}"
         )
     notes = [note for job in status.jobs if job.progress for note in job.progress.notes if note.startswith(GATE_NOTE)]

@@ -29,19 +29,20 @@ RESULTS: Final = Layout(secondary=_MORE, shareable=(*_WHICH, *_PLACE, "status", 
 _SUMMARY_TITLES: Final = {"task": "task acc.", "full": "whole", "variance_x100": "var. x 100", "correlation": "corr."}
 _SUMMARY: Final = Layout(
     secondary=("mean", "better", "correlation", "token", "task", "variance_x100"),
-    shareable=("method", "setting", "site", "task"),
+    shareable=("model", "method", "setting", "site", "task"),
     decimals=3,
 )
 
 
 def results_view(frame: pd.DataFrame, metric: Metric = Metric.IIA) -> tuple[pd.DataFrame, Layout]:
-    """The columns of the rows for people, the rates being those of the metric; those of the site only where they tell
-    cells apart."""
+    """The columns of the rows for people, the rates being those of the metric; those of the site
+    and the model only where they tell cells apart."""
     places: list[str] = []
     if not (frame["site"] == BLOCK_OUTPUT).all():
         places = [name for name in _PLACE if frame[name].notna().any()]
     rates = _RATES if metric is Metric.IIA else (metric.value, *(f"{metric}_{name}" for name in NUMBERS[1:]))
-    first = [*_WHICH, *places, *_WHERE, *rates]
+    models = ["model"] if frame["model"].nunique() > 1 else []
+    first = [*models, *_WHICH, *places, *_WHERE, *rates]
     layout = RESULTS
     is_reading = frame["metric"].notna() & (frame["metric"] != IIA)
     if metric is Metric.IIA and is_reading.any():  # a reading has no IIA, but a number of its own, and counts
@@ -84,7 +85,8 @@ def _summary_view(summary: pd.DataFrame, highest: str) -> tuple[pd.DataFrame, La
     frame["at"] = [best_place(line) for line in records]
     frame["better"] = [f"{line['n_better']}/{line['n_tested']}" if line["n_tested"] else "" for line in records]
     sites = ["site"] if (frame["site"] != BLOCK_OUTPUT).any() else []
-    which = ["experiment", "method", "setting", *sites]
+    models = ["model"] if frame["model"].any() else []
+    which = [*models, "experiment", "method", "setting", *sites]
     rates = ["maximum", "at", "none", "random", "full"]
     columns = [*which, *rates, *(name for name in _SUMMARY.secondary)]
     return frame[columns], replace(_SUMMARY, titles=_SUMMARY_TITLES | {"maximum": highest})

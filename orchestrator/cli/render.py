@@ -61,11 +61,20 @@ def plan_view(plan: Plan, *, where: str = "", with_cells: bool = True) -> Group:
     table.add_row(*_totals_row(plan.engine, plan.totals))
     if plan.engine != "reference":
         table.add_row(*_totals_row("reference", plan.reference), style="dim")
-    basis = "the throughput in a table, because nothing is measured yet; they may be wrong by a factor"
-    if plan.calibration:
-        basis = f"{plan.calibration.n_cells:,} measured cells of this model on this kind of device"
     notes = [*_memory_lines(plan), *(f"note: {note}" for note in plan.notes)] if with_cells else []
-    return Group(*([cells] if with_cells else []), table, f"estimates are based on {basis}", *notes)
+    return Group(*([cells] if with_cells else []), table, f"estimates are based on {_basis(plan)}", *notes)
+
+
+def _basis(plan: Plan) -> str:
+    """What the estimates rest on."""
+    n_cells = sum(one.n_cells for one in plan.calibrations.values())
+    if not plan.calibrations:
+        return "the throughput in a table, because nothing is measured yet; they may be wrong by a factor"
+    if len(plan.models) == 1:
+        return f"{n_cells:,} measured cells of this model on this kind of device"
+    measured = f"{n_cells:,} measured cells of {len(plan.calibrations)} models on this kind of device"
+    n_others = len(plan.models) - len(plan.calibrations)
+    return measured + (f", and on the throughput in a table for the other {n_others}" if n_others else "")
 
 
 def _memory_lines(plan: Plan) -> list[str]:

@@ -33,6 +33,7 @@ def prompt(
     source: Source,
     experiment: Annotated[str, typer.Option(help="The experiment whose task is shown. Default: the first.")] = "",
     draw: Annotated[int, typer.Option(help="The number of the prompt to draw.")] = 0,
+    model: Annotated[str, typer.Option(help="The model of grid.models that reads it. Default: the first.")] = "",
     sets: Set = None,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
@@ -49,7 +50,7 @@ def prompt(
     from orchestrator.grid.prompt_preview import example_prompt
 
     bounded("--draw", draw, "CountOrNone")
-    made = example_prompt(find(source, sweeps, list(sets or ())).spec, experiment=experiment, draw=draw)
+    made = example_prompt(find(source, sweeps, list(sets or ())).spec, experiment=experiment, draw=draw, model=model)
     if as_json:
         print_json(asdict(made))
         return

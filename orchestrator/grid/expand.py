@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, chdir, nullcontext
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,15 +15,14 @@ from typing import Any, Final
 from orchestrator.errors import SpecError
 from orchestrator.grid.applicable import by_applicability
 from orchestrator.grid.methods import Step, methods_of, placed
-from orchestrator.grid.model import ReadModel, read_model
+from orchestrator.grid.model import GridModel, ReadModel, read_models
 from orchestrator.grid.places import places_of, positions_of
 from orchestrator.spec.filters import CellFilter
 from orchestrator.spec.schema import Experiment, SweepSpec
 from workers.data.layout import PromptLayout, moved_positions
-from workers.data.model_info import ModelError, ModelInfo
+from workers.data.model_info import ModelError
 from workers.data.source import AbstractPairSource
 from workers.data.sources import open_source
-from workers.data.tokenizer import Tokenizer
 from workers.files.cell_identity import own_columns, shared_columns
 from workers.files.folder import SweepFolder
 from workers.files.job import MAIN_SETTING, Cell, JobCell, Setting, Stream, canonical_json
@@ -39,8 +38,9 @@ _UNGATED: Final = "the model's task accuracy is measured where they are given, a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strand:
-    """The cells of one experiment that share a data stream. `n_tokens` (of the longest) and `n_prefix` describe its
-    prompts; `first_tokens` has the first token at which a position lies, where that is not its own number.
+    """The cells of one experiment, in the model of this name, that share a data stream. `n_tokens` (of the longest) and
+    `n_prefix` describe its prompts; `first_tokens` has the first token at which a position lies, where that is not its
+    own number.
 
     `is_trained`: what the cells learned is saved, and they are only to be evaluated. `inapplicable`: why the method has
     no meaning for the cells, so that there is nothing to run. `after`: the label of the method at whose `best` places
@@ -58,17 +58,18 @@ class Strand:
     inapplicable: str = ""
     after: str = ""
     best: int = 0
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Every cell of a sweep, and the sizes of the model that decide what it costs.
+    """Every cell of a sweep, and the models in the order of the spec, whose sizes decide what cells cost.
 
     Where the grid comes from a spec: `sources` and `autoencoders`, whose files the sweep carries, and `notes` for
     people.
     """
 
-    model: ModelInfo
+    models: tuple[GridModel, ...]
     strands: tuple[Strand, ...]
     sources: tuple[AbstractPairSource, ...] = field(default=(), compare=False, repr=False)
     autoencoders: Mapping[str, Path] = field(default_factory=dict, compare=False, repr=False)  # by hash
@@ -78,6 +79,10 @@ class Grid:
     def n_cells(self) -> int:
         """Cells in all strands."""
         return sum(len(strand.cells) for strand in self.strands)
+
+    def model_of(self, strand: Strand) -> GridModel:
+        """The model in which the strand's cells intervene."""
+        return next(model for model in self.models if model.name == strand.model)
 
     def cells(self) -> Iterator[tuple[Strand, JobCell]]:
         """Each cell with its strand."""
@@ -89,7 +94,7 @@ class Grid:
 def cell_fields(strand: Strand, cell: JobCell) -> dict[str, Any]:
     """What filters choose cells by."""
     shared = shared_columns(strand.experiment, strand.stream, method=method_label(strand.stream.method))
-    return shared | own_columns(cell)
+    return {"model": strand.model} | shared | own_columns(cell)
 
 
 def wanted_settings(settings: Sequence[Setting], experiment: str) -> list[str]:
@@ -100,29 +105,51 @@ def wanted_settings(settings: Sequence[Setting], experiment: str) -> list[str]:
 
 
 def expand(spec: SweepSpec, folder: SweepFolder | None = None) -> Grid:
-    """The grid of a spec: no cell twice, in the order of experiments, methods, seeds, sites, layers, positions, units.
+    """The grid of a spec: no cell twice, in the order of models, experiments, methods, seeds, sites, layers, positions,
+    units.
 
     `folder`: the sweep's own, which has what an earlier plan made of the spec's files.
     Raises: SpecError naming file, key, value and what is expected.
     """
-    read = read_model(spec)
-    model = read.info
+    models = read_models(spec)
     methods, autoencoders = methods_of(spec, folder)
-    prompts = PromptReader(spec, read.tokenizer, folder)
     strands: list[Strand] = []
-    for index in range(len(spec.grid.experiments)):
-        strands += _strands(spec, index, read, prompts, methods)
-    _check_settings(spec, prompts, methods)
+    sources: list[AbstractPairSource] = []
+    notes: list[str] = []
+    for read in models:
+        with _of_model(read, models):
+            prompts = PromptReader(spec, read, folder)
+            for index in range(len(spec.grid.experiments)):
+                strands += _strands(spec, index, read, prompts, methods)
+            _check_settings(spec, prompts, methods)
+        sources += prompts.sources
+        notes += [*read.notes, *prompts.notes]
     strands = _without_excluded(spec, strands)
     _check_all_different(spec, strands)
-    notes = (*read.notes, *prompts.notes)
-    return Grid(model=model, strands=tuple(strands), sources=prompts.sources, autoencoders=autoencoders, notes=notes)
+    return Grid(
+        models=tuple(read.planned() for read in models),
+        strands=tuple(strands),
+        sources=tuple(sources),
+        autoencoders=autoencoders,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+@contextmanager
+def _of_model(read: ReadModel, models: Sequence[ReadModel]) -> Iterator[None]:
+    """Inside, what is wrong with a spec names the model as well, where there are several."""
+    try:
+        yield
+    except SpecError as error:
+        if len(models) == 1 or read.choice.key in str(error):
+            raise
+        raise SpecError(f"{error} (for the model {read.choice.name!r}, {read.choice.key})") from error
 
 
 def _strands(
     spec: SweepSpec, index: int, read: ReadModel, prompts: PromptReader, methods: Sequence[Step]
 ) -> Iterator[Strand]:
-    """The strands of one experiment."""
+    """The strands of one model and experiment."""
     experiment, model = spec.grid.experiments[index], read.info
     source = prompts.read(f"grid.experiments[{index}].task", experiment.task)
     hypothesis = _hypothesis(spec, index, source)
@@ -134,7 +161,7 @@ def _strands(
         parts = by_applicability(source, hypothesis, step.method, model, places)
         for seed in step.seeds:
             stream = Stream(
-                model=read.science(spec.model.dtype),
+                model=read.science(),
                 task=science,
                 hypothesis=hypothesis,
                 seed=seed,
@@ -151,6 +178,7 @@ def _strands(
                     inapplicable=why,
                     after=step.after,
                     best=step.best,
+                    model=read.choice.name,
                     n_tokens=layout.n_tokens + layout.n_answer_tokens - 1,  # which follow the prompt
                     n_prefix=layout.n_prefix,
                     first_tokens={at: layout.first_tokens[at] for at in sorted(positions) if not layout.is_index(at)},
@@ -187,10 +215,10 @@ def cell_keys(stream: Stream) -> Callable[[AnyPlace], str]:
 
 
 class PromptReader:
-    """The spec's task and its variations, each read once."""
+    """The spec's task and its variations in the tokens of one model, each read once."""
 
-    def __init__(self, spec: SweepSpec, tokenizer: Tokenizer, folder: SweepFolder | None = None) -> None:
-        self._spec, self._tokenizer, self._folder = spec, tokenizer, folder
+    def __init__(self, spec: SweepSpec, read: ReadModel, folder: SweepFolder | None = None) -> None:
+        self._spec, self._model, self._folder = spec, read, folder
         self._sources: dict[str, AbstractPairSource] = {}
         self._layouts: dict[tuple[str, str], PromptLayout] = {}
         self._notes: list[str] = []
@@ -203,9 +231,9 @@ class PromptReader:
             text = canonical_json(raw)
             if text not in self._sources:
                 with _as_a_job_would(raw):
-                    self._sources[text] = open_source(raw, self._tokenizer, self._folder)
+                    self._sources[text] = open_source(raw, self._model.tokenizer, self._folder)
         except ModelError as error:  # its tokenizer gives ids that it does not know
-            raise SpecError(f"{self._spec.source}: key `model.path`: {error}") from error
+            raise self._model.choice.problem(error) from error
         except (TaskError, TypeError) as error:
             raise placed(self._spec, key, error) from error
         return self._sources[text]
@@ -312,9 +340,10 @@ def _without_excluded(spec: SweepSpec, strands: Iterable[Strand]) -> list[Strand
             kept.append(replace(strand, cells=tuple(cells)))
     for index, entry in enumerate(spec.grid.exclude):
         if index not in used:
-            raise spec.error(
-                f"grid.exclude[{index}]", entry, "it matches no cell of the grid; correct it or take it out"
-            )
+            right = "it matches no cell of the grid; correct it or take it out"
+            if "model" in entry:
+                right += f"; the models are {', '.join(choice.name for choice in spec.models())}"
+            raise spec.error(f"grid.exclude[{index}]", entry, right)
     if not kept:
         raise spec.error("grid.exclude", list(spec.grid.exclude), "it leaves no cell; exclude less")
     return kept

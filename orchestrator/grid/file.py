@@ -1,6 +1,6 @@
 """cells.parquet: every planned cell with what a job file needs of it; a sweep continues without its spec or its model.
 
-One row per cell, for people and DuckDB. The strands (streams, layout) and the model's sizes are in the metadata, once;
+One row per cell, for people and DuckDB. The strands (streams, layout) and the models' sizes are in the metadata, once;
 so is the text of the spec that the cells were planned from: the spec and its cells change in one step.
 """
 
@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 
 from orchestrator.errors import SweepNotFound
 from orchestrator.grid.expand import Grid, Strand
+from orchestrator.grid.model import GridModel
+from orchestrator.spec.models import name_alone
 from workers.data.model_info import ModelInfo
 from workers.files.cell_identity import own_columns, place_fields, shared_columns
 from workers.files.folder import replace_file
@@ -27,7 +29,7 @@ from workers.files.job import JobCell, Stream, canonical_json
 from workers.files.place import AXES, PLACE_COLUMNS, PLACE_VERSION, AnyPlace, Place, PlaceSet
 from workers.methods.settings import method_label
 
-CELLS_SCHEMA_VERSION: Final = max(3, PLACE_VERSION)  # 2 has no sets of places
+CELLS_SCHEMA_VERSION: Final = max(4, PLACE_VERSION)  # 2 has no sets of places, 3 has one model
 _READ_VERSIONS: Final = tuple(map(str, range(1, CELLS_SCHEMA_VERSION + 1)))  # what an older one lacks is at its default
 
 CELLS_SCHEMA: Final = pa.schema(
@@ -41,10 +43,11 @@ CELLS_SCHEMA: Final = pa.schema(
         pa.field("token", pa.string()),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("method", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
         pa.field("strand", pa.int32(), nullable=False),  # index into the metadata's `strands`
     ]
 )
-_SHARED: Final = ("experiment", "task", "hypothesis", "seed", "method")  # the columns of a strand's every cell
+_SHARED: Final = ("experiment", "task", "hypothesis", "seed", "method", "model")  # the columns of a strand's every cell
 
 
 def cells_table(grid: Grid) -> pa.Table:
@@ -54,7 +57,10 @@ def cells_table(grid: Grid) -> pa.Table:
     )
 
     shared = pa.Table.from_pylist(
-        [shared_columns(one.experiment, one.stream, method=method_label(one.stream.method)) for one in grid.strands],
+        [
+            shared_columns(one.experiment, one.stream, method=method_label(one.stream.method)) | {"model": one.model}
+            for one in grid.strands
+        ],
         schema=pa.schema([field for field in CELLS_SCHEMA if field.name in _SHARED]),
     ).take(strand_of_row)
     own = pa.Table.from_pylist(
@@ -103,15 +109,16 @@ def write_grid(grid: Grid, path: Path, spec: PlannedSpec | None = None) -> None:
             "inapplicable": strand.inapplicable,
             "after": strand.after,
             "best": strand.best,
+            "model": strand.model,
         }
         for strand in grid.strands
     ]
-    model, text = canonical_json(asdict(grid.model) | {"path": str(grid.model.path)}), canonical_json(strands)
+    models, text = canonical_json([_raw_model(model) for model in grid.models]), canonical_json(strands)
     metadata = {
         "schema_version": str(CELLS_SCHEMA_VERSION),
-        "model": model,
+        "models": models,
         "strands": text,
-        "crc32": _checksum(model, text),
+        "crc32": _checksum(models, text),
     }
     if spec is not None:
         metadata |= {"spec": spec.text, "spec_instead_of": spec.instead_of}
@@ -119,6 +126,10 @@ def write_grid(grid: Grid, path: Path, spec: PlannedSpec | None = None) -> None:
     table, buffer = cells_table(grid).replace_schema_metadata(metadata), io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     replace_file(path, buffer.getvalue())
+
+
+def _raw_model(model: GridModel) -> dict[str, Any]:
+    return asdict(model) | {"info": asdict(model.info) | {"path": str(model.info.path)}}
 
 
 def _checksum(*texts: str) -> str:
@@ -140,11 +151,12 @@ def read_grid(path: Path) -> Grid:
         raise _torn(path, error) from error
     if metadata.get("schema_version") not in _READ_VERSIONS:
         found = metadata.get("schema_version")
-        raise SweepNotFound(f"{path}: schema version {found!r}; this version reads {' and '.join(_READ_VERSIONS)}")
+        raise SweepNotFound(f"{path}: schema version {found!r}; this version reads {', '.join(_READ_VERSIONS)}")
     try:
-        if metadata.get("crc32") not in (None, _checksum(metadata["model"], metadata["strands"])):
+        models = metadata["models" if "models" in metadata else "model"]  # until version 2 there was one
+        if metadata.get("crc32") not in (None, _checksum(models, metadata["strands"])):
             raise ValueError("the checksum of its metadata is wrong")
-        return _grid(table, metadata)
+        return _grid(table, _models(json.loads(models)), metadata["strands"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _torn(path, error) from error
 
@@ -157,10 +169,24 @@ def _torn(path: Path, error: Exception) -> TornCells:
     return TornCells(f"{path}: not readable ({error}); submit the spec again to write it anew")
 
 
-def _grid(table: pa.Table, metadata: Mapping[str, str]) -> Grid:
+def _models(raw: Any) -> tuple[GridModel, ...]:
+    """The models of a file's metadata; one alone as version 2 wrote it. Raises: KeyError, TypeError, ValueError."""
+    if isinstance(raw, dict):
+        info = _info(raw)
+        return (GridModel(name=name_alone(info.path), info=info),)
+    if not raw:
+        raise ValueError("there is no model")
+    return tuple(GridModel(**one | {"info": _info(one["info"])}) for one in raw)
+
+
+def _info(raw: Mapping[str, Any]) -> ModelInfo:
+    """A model's sizes. One that a later version adds is for its estimates."""
+    known = {field.name for field in fields(ModelInfo)}
+    return ModelInfo(**{name: value for name, value in raw.items() if name in known} | {"path": Path(raw["path"])})
+
+
+def _grid(table: pa.Table, models: tuple[GridModel, ...], strands_text: str) -> Grid:
     """The grid of a file's rows and metadata. Raises: AttributeError, KeyError, TypeError, ValueError (torn)."""
-    known = {field.name for field in fields(ModelInfo)}  # a size that a later version adds is for its estimates
-    model = {name: value for name, value in json.loads(metadata["model"]).items() if name in known}
     cells = _cells_by_strand(table)
     strands = [
         Strand(
@@ -173,13 +199,17 @@ def _grid(table: pa.Table, metadata: Mapping[str, str]) -> Grid:
             inapplicable=raw.get("inapplicable", ""),
             after=raw.get("after", ""),
             best=raw.get("best", 0),
+            model=raw.get("model", models[0].name),
             cells=tuple(cells[index]),
         )
-        for index, raw in enumerate(json.loads(metadata["strands"]))
+        for index, raw in enumerate(json.loads(strands_text))
     ]
     if len(strands) != len(cells):
         raise ValueError(f"the cells of {len(cells)} strands, and {len(strands)} strands")
-    return Grid(model=ModelInfo(**{**model, "path": Path(model["path"])}), strands=tuple(strands))
+    names = {model.name for model in models}
+    if not names.issuperset(strand.model for strand in strands):
+        raise ValueError("a strand of a model that is not there")
+    return Grid(models=models, strands=tuple(strands))
 
 
 def _cells_by_strand(table: pa.Table) -> dict[int, list[JobCell]]:

@@ -13,6 +13,7 @@ from orchestrator.grid.axes import AxisError
 from orchestrator.grid.expand import PromptReader
 from orchestrator.grid.model import read_model
 from orchestrator.grid.places import positions_of
+from orchestrator.spec.models import ModelChoice
 from orchestrator.spec.schema import Experiment, SweepSpec
 from workers.data.layout import PromptLayout
 from workers.data.model_info import ModelError
@@ -42,10 +43,14 @@ class ExamplePrompt:
     tokens: tuple[PromptToken, ...]
 
 
-def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0) -> ExamplePrompt:
-    """The prompt number `draw` of the experiment's task, the first experiment's by default. Raises: SpecError."""
-    one, tokenizer = _experiment(spec, experiment), read_model(spec).tokenizer
-    source = PromptReader(spec, tokenizer).read("task", one.task)
+def example_prompt(spec: SweepSpec, *, experiment: str = "", draw: int = 0, model: str = "") -> ExamplePrompt:
+    """The prompt number `draw` of the experiment's task in the tokens of a model, the first of each by default.
+
+    Raises: SpecError.
+    """
+    one, read = _experiment(spec, experiment), read_model(_model(spec, model))
+    tokenizer = read.tokenizer
+    source = PromptReader(spec, read).read("task", one.task)
     hypothesis = one.hypothesis or one.name
     if hypothesis not in source.variables:
         hypothesis = next(iter(source.variables))
@@ -72,6 +77,15 @@ def _experiment(spec: SweepSpec, name: str) -> Experiment:
             return one
     names = ", ".join(one.name for one in spec.grid.experiments)
     raise SpecError(f"--experiment: got {name!r}; {spec.source} has {names}")
+
+
+def _model(spec: SweepSpec, name: str) -> ModelChoice:
+    """The model of this name, the first one where none is given. Raises: SpecError."""
+    choices = spec.models()
+    for choice in choices:
+        if name in ("", choice.name):
+            return choice
+    raise SpecError(f"--model: got {name!r}; {spec.source} has {', '.join(choice.name for choice in choices)}")
 
 
 def _tokens(

@@ -25,7 +25,7 @@ def write_inapplicable(folder: SweepFolder, spec: SweepSpec, grid: Grid) -> None
     settings = spec.evaluation_settings()
     rows = [
         cell_identity(cohort, cell, setting, strand.variables, method=method_label(strand.stream.method))
-        | _why(spec, strand)
+        | _why(spec, grid, strand)
         for strand in grid.strands
         if strand.inapplicable
         for cohort in (Cohort(experiment=strand.experiment, stream=strand.stream, cells=strand.cells),)
@@ -50,11 +50,12 @@ def _keys(path: Path) -> set[tuple[str, str]]:
     return set(zip(shard["cell_key"].to_pylist(), shard["setting"].to_pylist(), strict=True))
 
 
-def _why(spec: SweepSpec, strand: Strand) -> dict[str, Any]:
+def _why(spec: SweepSpec, grid: Grid, strand: Strand) -> dict[str, Any]:
+    model = grid.model_of(strand)
     return {
         "sweep": spec.name,
-        "model": spec.model.path,
-        "model_revision": spec.model.revision,
+        "model": model.row_name,
+        "model_revision": model.revision,
         "status": "skipped",
         "reason": strand.inapplicable,
         "job": _JOB,

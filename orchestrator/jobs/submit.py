@@ -34,12 +34,13 @@ from orchestrator.backends.origin import Origin, origin_of
 from orchestrator.backends.submissions import Stage, Submission, claim_submission, read_job, save, withdraw
 from orchestrator.errors import SpecError, StorageError, SweepBusy
 from orchestrator.grid.expand import Grid
-from orchestrator.grid.model import check_runnable, model_folder
+from orchestrator.grid.model import check_runnable, chosen_models, model_folder
 from orchestrator.jobs.inapplicable import write_inapplicable
 from orchestrator.jobs.retry import Mode, Selection, select
 from orchestrator.plan.machines import machines
 from orchestrator.plan.packing import PlannedJob
 from orchestrator.plan.plan import Planner, halved, over, to_cohorts
+from orchestrator.spec.models import ModelChoice
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.status.job_state import why_unseen
 from orchestrator.status.reader import StatusReader
@@ -91,7 +92,7 @@ class Sender:
                     self._check_seen(status)
                 withdraw(self._folder, submission)
                 return Receipt(backend=backend, submission=None, n_cells=0)
-            check_runnable(self._spec, self._grid.model)
+            check_runnable(self._spec, self._grid.models, self._models_of(selection))
             if selection.excluded_hosts and isinstance(cluster, AvoidsNodes):
                 options = cluster.avoiding(options, selection.excluded_hosts)
                 cluster = open_cluster(backend, self._folder, options)
@@ -104,6 +105,11 @@ class Sender:
         if auto and isinstance(cluster, FollowsUp):
             submission = follow_up(self._folder, cluster, submission)
         return Receipt(backend=backend, submission=submission, n_cells=selection.n_cells, watch=cluster.watch)
+
+    def _models_of(self, selection: Selection) -> set[str]:
+        """The names of the models that have cells in the selection."""
+        keys = {key for some in selection.by_halvings.values() for key in some}
+        return {strand.model for strand, cell in self._grid.cells() if cell.key in keys}
 
     def confirm(self, known: Iterable[Submission]) -> None:
         """See to it that each backend has what it was handed: submissions whose process died before it could tell, and
@@ -162,28 +168,37 @@ def build_jobs(
     planned: list[tuple[PlannedJob, int]] = []
     for times, keys in selection.by_halvings.items():
         planned += [(job, times) for job in planner.jobs(keys, past, spread=times == 0)]
-    shared = {"model_path": str(model_folder(planner.spec)), "provenance": _provenance()}
+    choices = chosen_models(planner.spec, planner.grid.models)
+    found = {name: choices[name] for name in {job.model for job, _ in planned}}
+    located = {name: replace(model, path=str(model_folder(model))) for name, model in found.items()}
+    provenance = _provenance()
     return [
-        (_job_file(planner, submission.job_name(index), job, times, shared), job)
+        (_job_file(planner, submission.job_name(index), job=job, times=times, model=model, provenance=provenance), job)
         for index, (job, times) in enumerate(planned, start=1)
+        for model in (located[job.model],)
     ]
 
 
-def _job_file(planner: Planner, name: str, planned: PlannedJob, times: int, shared: Mapping[str, Any]) -> Job:
+def _job_file(
+    planner: Planner, name: str, *, job: PlannedJob, times: int, model: ModelChoice, provenance: Mapping[str, Any]
+) -> Job:
+    """The job's file. `model.path` is the folder where it lies now. An untrained model passes any gate: it is a control
+    because it cannot do the task."""
     spec = planner.spec
     return Job(
         job=name,
         sweep=spec.name,
         folder=str(planner.folder.root),
-        label=planned.label,
-        model_revision=spec.model.revision,
-        gate_task_accuracy=spec.gate.task_accuracy,
-        cohorts=to_cohorts(planned),
+        label=f"{model.name}: {job.label}" if len(planner.grid.models) > 1 else job.label,
+        model_path=model.path,
+        model_revision=model.revision,
+        gate_task_accuracy=spec.gate.task_accuracy if model.untrained_seed is None else 0.0,
+        cohorts=to_cohorts(job),
         settings=spec.evaluation_settings(),
-        options=halved(spec.run.options(), planned, times),
+        options=halved(spec.run.options(), job, times),
         n_gpus=spec.jobs.gpus,
-        predicted_s=round(planned.predicted_s, 1),
-        **shared,
+        predicted_s=round(job.predicted_s, 1),
+        provenance=provenance,
     )
 
 

@@ -21,7 +21,7 @@ from orchestrator.plan.costs import COSTS_VERSION, DEVICES, Calibration, CostMod
 from orchestrator.plan.machines import device_kind
 from orchestrator.status.states import JobStatus
 from workers.files.folder import SweepFolder, replace_file
-from workers.files.job import MAIN_SETTING, JobCell
+from workers.files.job import MAIN_SETTING, JobCell, Stream
 from workers.files.progress import AttemptState
 
 _MIN_START_S: Final = 0.5
@@ -39,7 +39,7 @@ class MeasuredSite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What the finished jobs of one dtype, engine and kind of device teach."""
+    """What the finished jobs of one model, dtype, engine and kind of device teach."""
 
     version: int  # the version of the table that `work` is a ratio to
     model: str  # its fingerprint
@@ -65,12 +65,11 @@ def write_costs(
         replace_file(folder.store / "costs.json", _MEASURED.dump_json(entries, indent=1).decode() + "\n")
 
 
-def calibration(folder: SweepFolder, grid: Grid, kind: str) -> Calibration | None:
-    """The best measured entry for the grid's model, dtype and engine on `kind`: this sweep's, or a neighbour's.
+def calibration(folder: SweepFolder, stream: Stream, kind: str) -> Calibration | None:
+    """The best measured entry for the stream's model, dtype and engine on `kind`: this sweep's, or a neighbour's.
 
     Each site's is that of the sweep that measured most cells there, this one's first.
     """
-    stream = grid.strands[0].stream
     wanted = (stream.model["fingerprint"], stream.model["dtype"], stream.engine, kind)
     own = [folder.store / "costs.json"]
     neighbours = sorted(folder.root.parent.glob("*/store/costs.json")) if folder.root.parent.is_dir() else []
@@ -109,11 +108,11 @@ class _Cohort:
 def _entries(
     grid: Grid, table: pa.Table, jobs: Iterable[JobStatus], n_settings: Mapping[str, int]
 ) -> Iterator[Measured]:
-    """One entry a dtype, engine and kind, from jobs that ran through in one attempt."""
+    """One entry a model, dtype, engine and kind, from jobs that ran through in one attempt."""
     strand_of = {cell.key: (index, cell) for index, strand in enumerate(grid.strands) for cell in strand.cells}
     rows = _rows_by_job(table)
-    measured: defaultdict[tuple[str, str, str], list[_Cohort]] = defaultdict(list)
-    starts_s: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+    measured: defaultdict[tuple[str, str, str, str], list[_Cohort]] = defaultdict(list)
+    starts_s: defaultdict[tuple[str, str, str, str], list[float]] = defaultdict(list)
     for job in jobs:
         progress = job.progress
         if len(job.attempts) != 1 or not progress or progress.state is not AttemptState.FINISHED:
@@ -125,20 +124,21 @@ def _entries(
         cohorts: defaultdict[int, list[JobCell]] = defaultdict(list)  # by their strand's index
         for index, cell in map(strand_of.__getitem__, timed):
             cohorts[index].append(cell)
-        first = grid.strands[next(iter(cohorts))].stream
-        costs = CostModel(grid.model, DEVICES[kind], dtype=str(first.model["dtype"]), n_settings=n_settings)
-        group = (str(first.model["dtype"]), first.engine, kind)
+        strand = grid.strands[next(iter(cohorts))]
+        first, model = strand.stream, grid.model_of(strand).info
+        costs = CostModel(model, DEVICES[kind], dtype=str(first.model["dtype"]), n_settings=n_settings)
+        group = (model.fingerprint, str(first.model["dtype"]), first.engine, kind)
         measured[group] += [_cohort(costs.of(grid.strands[index]), cells, timed) for index, cells in cohorts.items()]
         starts_s[group].append(max(progress.ended - progress.started - spent_s, _MIN_START_S))
-    for (dtype, engine, kind), found in measured.items():
+    for (fingerprint, dtype, engine, kind), found in measured.items():
         yield Measured(
             version=COSTS_VERSION,
-            model=grid.model.fingerprint,
+            model=fingerprint,
             dtype=dtype,
             engine=engine,
             kind=kind,
             work=sum(one.spent_s for one in found) / sum(one.predicted_s for one in found),
-            start_s=statistics.median(starts_s[dtype, engine, kind]),
+            start_s=statistics.median(starts_s[fingerprint, dtype, engine, kind]),
             n_cells=sum(count for one in found for _, count in one.at.values()),
             sites=_by_site(found),
         )

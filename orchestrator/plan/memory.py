@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.grid.expand import Strand
+from orchestrator.grid.expand import Grid, Strand
 from orchestrator.plan.packing import PlannedJob
 from workers.data.model_info import ModelInfo
 from workers.data.sites import width_of
@@ -31,22 +31,27 @@ class Memory:
     cohort_bytes: int
 
 
-def memory_of(model: ModelInfo, jobs: Iterable[PlannedJob]) -> Memory | None:
+def memory_of(grid: Grid, jobs: Iterable[PlannedJob]) -> Memory | None:
     """The memory of the largest cell and cohort of `jobs`; None where there are no jobs."""
     parts = [part for job in jobs for part in job.parts]
     if not parts:
         return None
+    info = {model.name: model.info for model in grid.models}
     cells = {  # one of each kind: equal ones are many
-        (*_fit(part.strand), _name(cell.place), width_of(model, cell.place)): (part.strand, cell.place)
+        (part.strand.model, *_fit(part.strand), _name(cell.place), width_of(info[part.strand.model], cell.place)): (
+            part.strand,
+            cell.place,
+        )
         for part in parts
         for cell in part.cells
     }
-    strand, place = max(cells.values(), key=lambda cell: cell_bytes(model, *cell))
+    strand, place = max(cells.values(), key=lambda cell: cell_bytes(info[cell[0].model], *cell))
+    model = info[strand.model]
     return Memory(
         site=_name(place),
         width=width_of(model, place),
         cell_bytes=cell_bytes(model, strand, place),
-        cohort_bytes=max(cohort_bytes(model, part.strand, part.cells) for part in parts),
+        cohort_bytes=max(cohort_bytes(info[part.strand.model], part.strand, part.cells) for part in parts),
     )
 
 

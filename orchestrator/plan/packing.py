@@ -65,6 +65,11 @@ class PlannedJob:
     predicted_s: float
 
     @property
+    def model(self) -> str:
+        """The name of the one model that the job loads."""
+        return self.parts[0].strand.model
+
+    @property
     def n_cells(self) -> int:
         """Cells in all parts."""
         return sum(len(part.cells) for part in self.parts)
@@ -82,6 +87,41 @@ class PlannedJob:
         more = f" +{len(self.parts) - 1}" if len(self.parts) > 1 else ""
         n_cells = f"{self.n_cells} cell{'' if self.n_cells == 1 else 's'}"
         return f"{first.strand.experiment} {where} s{first.strand.stream.seed}{more} ({n_cells})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What is to be run of one model: `strands`, and the `kept` parts as they are."""
+
+    costs: CostModel
+    strands: Sequence[Strand]
+    kept: Sequence[Part] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Of all cells, one start included."""
+        free = sum(self.costs.of(strand).cohort_s(strand.cells) for strand in self.strands)
+        return self.costs.start_s + free + sum(part.seconds for part in self.kept)
+
+
+def pack_models(loads: Sequence[Load], *, target_s: float, n_gpus: int) -> list[PlannedJob]:
+    """The jobs of several models, longest first: each model has jobs of its own, on a share of the GPUs by its work."""
+    shares = _shares([load.seconds for load in loads], n_gpus)
+    jobs = [
+        job
+        for load, share in zip(loads, shares, strict=True)
+        for job in pack(load.strands, load.costs, target_s=target_s, n_gpus=share, kept=load.kept)
+    ]
+    return sorted(jobs, key=lambda job: -job.predicted_s)
+
+
+def _shares(weights: Sequence[float], n_gpus: int) -> list[int]:
+    """`n_gpus` dealt out by weight, at least one each: each next one to whom it shortens the longest wait."""
+    shares = [1] * len(weights)
+    for _ in range(n_gpus - len(weights)):
+        longest = max(range(len(weights)), key=lambda index: weights[index] / shares[index])
+        shares[longest] += 1
+    return shares
 
 
 def pack(

@@ -13,7 +13,7 @@ from orchestrator.plan.calibration import calibration
 from orchestrator.plan.costs import DEVICES, Calibration, CostModel
 from orchestrator.plan.machines import Machines
 from orchestrator.plan.memory import Memory, memory_of
-from orchestrator.plan.packing import Part, PlannedJob, makespan_s, pack
+from orchestrator.plan.packing import Load, Part, PlannedJob, makespan_s, pack_models
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import JobStatus, SweepStatus
@@ -57,12 +57,18 @@ class Plan:
     n_to_run: int
     machines: Machines
     engine: str
-    calibration: Calibration | None  # None: the table's throughput, nothing measured yet
+    models: tuple[str, ...]
+    calibrations: Mapping[str, Calibration]  # by model; where there is none, the table's throughput counts
     jobs: tuple[PlannedJob, ...]
     totals: Totals
     memory: Memory | None
     reference: Totals  # the same cells with everything recomputed for each, as the paper did
     notes: tuple[str, ...] = ()  # on the model, the data, and cells with nothing to run
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """That of the sweep's one model; None where nothing is measured, and where there are several."""
+        return next(iter(self.calibrations.values()), None) if len(self.models) == 1 else None
 
     def __repr__(self) -> str:
         return f"<plan of {self.sweep}: {', '.join(f'{name} {value}' for name, value in self._figures.items())}>"
@@ -88,8 +94,10 @@ class Planner:
 
     def __init__(self, spec: SweepSpec, folder: SweepFolder, grid: Grid, machines: Machines) -> None:
         self.spec, self.folder, self.grid, self.machines = spec, folder, grid, machines
-        self.calibration = calibration(folder, grid, machines.kind)
-        self.costs = self._cost_model()
+        first = {strand.model: strand.stream for strand in reversed(grid.strands)}
+        found = {name: calibration(folder, stream, machines.kind) for name, stream in first.items()}
+        self.calibrations = {name: one for name, one in found.items() if one is not None}
+        self.costs = self._cost_models()
 
     def plan(self, status: SweepStatus) -> Plan:
         """What running the cells that are missing or failed would mean."""
@@ -107,10 +115,11 @@ class Planner:
             n_to_run=len(keys),
             machines=self.machines,
             engine=self.spec.engine,
-            calibration=self.calibration,
+            calibrations=self.calibrations,
+            models=tuple(model.name for model in self.grid.models),
             jobs=tuple(jobs),
             totals=self.totals(jobs),
-            memory=memory_of(self.grid.model, jobs),
+            memory=memory_of(self.grid, jobs),
             reference=self.reference(keys),
             notes=(*self.grid.notes, *_inapplicable(status)),
         )
@@ -119,10 +128,7 @@ class Planner:
         """The cells of `keys` in jobs; what a past job of them left a checkpoint of stays together."""
         kept = list(_with_checkpoints(self.folder, self.grid, self.costs, keys, past))
         free = set(keys) - {cell.key for part in kept for cell in part.cells}
-        n_gpus = self._side_by_side if spread else 1
-        if not free and not kept:
-            return []
-        return pack(self._strands(free), self.costs, target_s=self._target_s, n_gpus=n_gpus, kept=kept)
+        return self._packed(self._strands(free), self.costs, kept, n_gpus=self._side_by_side if spread else 1)
 
     def totals(self, jobs: Sequence[PlannedJob]) -> Totals:
         """What `jobs` take on the machines."""
@@ -130,9 +136,23 @@ class Planner:
 
     def reference(self, keys: Collection[str]) -> Totals:
         """What the same cells take with the reference engine; measured rows of another engine say nothing of it."""
-        strands = self._strands(keys)
-        costs = self._cost_model(engine="reference")
-        return self.totals(pack(strands, costs, target_s=self._target_s, n_gpus=self._side_by_side) if strands else [])
+        costs = self._cost_models(engine="reference")
+        return self.totals(self._packed(self._strands(keys), costs, n_gpus=self._side_by_side))
+
+    def _packed(
+        self, strands: Sequence[Strand], costs: Mapping[str, CostModel], kept: Sequence[Part] = (), *, n_gpus: int
+    ) -> list[PlannedJob]:
+        """The jobs of each model's strands and kept parts."""
+        loads = [
+            Load(
+                costs=costs[name],
+                strands=[strand for strand in strands if strand.model == name],
+                kept=[part for part in kept if part.strand.model == name],
+            )
+            for name in costs
+        ]
+        loads = [load for load in loads if load.strands or load.kept]
+        return pack_models(loads, target_s=self._target_s, n_gpus=n_gpus)
 
     def _strands(self, keys: Collection[str]) -> list[Strand]:
         """The strands of these cells, those whose alignments are saved apart from those to be trained."""
@@ -141,16 +161,20 @@ class Planner:
         evaluated = [replace(strand, is_trained=True) for strand in restricted(self.grid, trained)]
         return restricted(self.grid, set(keys) - trained) + evaluated
 
-    def _cost_model(self, engine: str = "") -> CostModel:
+    def _cost_models(self, engine: str = "") -> dict[str, CostModel]:
+        """What cells cost, by model."""
         own = not engine or engine == self.spec.engine
-        return CostModel(
-            self.grid.model,
-            DEVICES[self.machines.kind],
-            dtype=self.spec.model.dtype,
-            engine=engine,
-            n_settings=n_settings(self.spec, self.grid),
-            calibration=self.calibration if own else None,
-        )
+        return {
+            model.name: CostModel(
+                model.info,
+                DEVICES[self.machines.kind],
+                dtype=self.spec.model.dtype,
+                engine=engine,
+                n_settings=n_settings(self.spec, self.grid),
+                calibration=self.calibrations.get(model.name) if own else None,
+            )
+            for model in self.grid.models
+        }
 
     @property
     def _target_s(self) -> float:
@@ -209,7 +233,7 @@ def halved(options: RunOptions, job: PlannedJob, times: int) -> RunOptions:
 
 
 def _with_checkpoints(
-    folder: SweepFolder, grid: Grid, costs: CostModel, keys: Collection[str], past: Iterable[JobStatus]
+    folder: SweepFolder, grid: Grid, costs: Mapping[str, CostModel], keys: Collection[str], past: Iterable[JobStatus]
 ) -> Iterator[Part]:
     """Groups of cells that a past job was training: a checkpoint fits just the group that it was written for.
 
@@ -217,7 +241,7 @@ def _with_checkpoints(
     its unfinished cohorts stay whole, so that the next job cuts them alike.
     """
     stems = _checkpoints_by_job(folder)
-    priced = [costs.of(strand) for strand in grid.strands] if stems else []
+    priced = [costs[strand.model].of(strand) for strand in grid.strands] if stems else []
     owners = {cell.key: one for one in priced for cell in one.strand.cells}
     taken: set[str] = set()
     for job in sorted(past, key=lambda job: -job.submission):

@@ -33,7 +33,7 @@ let outlined = null;
 // ---- a place that stays: a click, Enter, or an address that names it
 
 let pinned = false;
-const SHOWN = ["method", "setting", "site", "at", "scale", "over"];
+const SHOWN = ["model", "method", "setting", "site", "at", "scale", "over"];
 
 function pin(map, plot, layer, position) {
   pinned = true;
@@ -49,7 +49,7 @@ function address(map, layer, position) {
 function follow_address() {
   const asked = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   const wanted = Object.fromEntries(SHOWN.filter((name) => name in asked).map((name) => [name, asked[name]]));
-  const there = data.maps.some((map) => ["method", "setting", "site", "at"].every((name) => map[name] === (wanted[name] ?? chosen[name])));
+  const there = data.maps.some((map) => ["model", "method", "setting", "site", "at"].every((name) => map[name] === (wanted[name] ?? chosen[name])));
   if (!asked.experiment || !there || !((wanted.scale ?? "raw") in SCALES)) return;
   choose(wanted);
   const index = maps_now().findIndex((map) => map.experiment === asked.experiment);
@@ -72,13 +72,19 @@ const closer = () => element("button", { type: "button", class: "close", "aria-l
 
 // What only a pinned card has room for: the same place elsewhere, and its numbers to take along.
 function more(map, layer, position, records) {
-  const same = (other) => other.experiment === map.experiment && other.at === map.at && other.metric === map.metric;
+  const alike = (other) => other.experiment === map.experiment && other.at === map.at && other.metric === map.metric;
+  const same = (other) => alike(other) && other.model === map.model;
   const value_at = (other) => other.values.raw[chosen.over]?.[other.layers.indexOf(map.layers[layer])]?.[other.columns.indexOf(map.columns[position])] ?? null;
   const lines = (maps, label) => maps.map((other) => [label(other), value_at(other)]).filter(([, value]) => value !== null)
     .map(([name, value]) => element("tr", {}, element("th", {}, name), element("td", {}, fixed(value))));
   const settings = data.maps.filter((other) => same(other) && other.method === map.method && other.site === map.site);
   const methods = data.maps.filter((other) => same(other) && other.setting === map.setting && other.site === map.site);
+  // Of another model the place must be the same token: positions are counted in each model's own tokens.
+  const token_of = (other) => other.labels[other.columns.indexOf(map.columns[position])];
+  const models = data.maps.filter((other) => alike(other) && ["method", "setting", "site"].every((name) => other[name] === map[name])
+    && token_of(other) === token_of(map));
   const tables = [
+    ["Other models", models, (other) => other.model],
     ["Other data", settings, (other) => (other.setting === data.main ? "as trained" : words(other.setting))],
     ["Other methods", methods, (other) => words(other.method)],
   ].filter(([, maps]) => maps.length > 1).map(([name, maps, label]) =>

@@ -46,10 +46,13 @@ class Side:
     cells: pd.DataFrame
 
     @property
-    def fingerprints(self) -> tuple[str, ...]:
-        """The checkpoints that the rows are of."""
-        found = self.rows["model_fingerprint"].dropna()
-        return tuple(sorted(set(found)))
+    def fingerprints(self) -> tuple[tuple[str, str], ...]:
+        """The checkpoints that the rows are of, with what each is called where there are several."""
+        found = self.rows[["cell_key", "model_fingerprint"]].dropna()
+        names = self.cells.set_index("cell_key")["model"] if "model" in self.cells else pd.Series(dtype=object)
+        several = names.nunique() > 1
+        called = found["cell_key"].map(names) if several else pd.Series("", index=found.index)
+        return tuple(sorted(set(zip(called, found["model_fingerprint"], strict=True))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

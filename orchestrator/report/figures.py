@@ -54,7 +54,7 @@ _INK, _FAINT, _GRID_LINE = "#1a1a1a", "#666666", "#ffffff"
 
 
 def draw(maps: Sequence[HeatMap], *, scale: Scale, over: Over, limits: tuple[float, float]) -> Figure:
-    """The figure of maps that share method, setting and metric. `limits` are the ends of the colour scale."""
+    """The figure of maps that share model, method, setting and metric. `limits` are the ends of the colour scale."""
     with style.context(["default", STYLE]):
         entries = _legend_entries(maps, over)
         figure, panels, bar = _frame(maps, legend_lines=len(entries))
@@ -94,9 +94,10 @@ def unit_name(metric: str, scale: Scale) -> str:
 
 
 def described(maps: Sequence[HeatMap], over: Over) -> list[str]:
-    """What maps of one picture share beside their unit: method, choice over seeds, setting, site, units."""
+    """What maps of one picture share beside their unit: model, method, choice over seeds, setting, site, units."""
     first, n_seeds = maps[0], max(len(item.seeds) for item in maps)
-    parts = [shown_name(first.method), f"{over.value} over {n_seeds} seeds" if n_seeds > 1 else "one seed"]
+    parts = [first.model] if first.model else []
+    parts += [shown_name(first.method), f"{over.value} over {n_seeds} seeds" if n_seeds > 1 else "one seed"]
     if first.setting != MAIN_SETTING:
         parts.append(f"setting {shown_name(first.setting)}")
     if first.site != BLOCK_OUTPUT:

@@ -45,16 +45,35 @@ class Check:
 
 
 def rows(store: Store, grid: Grid, where: Iterable[str]) -> pd.DataFrame:
-    """The rows of the grid's cells that match `where`, with `CONTROL_RATES`. Raises: SpecError."""
+    """The rows of the grid's cells that match `where`, with `CONTROL_RATES` and the grid's names of models. Raises:
+    SpecError."""
     chosen = CellFilter.from_options(where, fields=ROW_FIELDS)
     table = with_control_rates(store.table())
     planned = pa.array([cell.key for _, cell in grid.cells()])
-    table = table.filter(pc.is_in(table["cell_key"], planned))
+    table = with_model_names(table.filter(pc.is_in(table["cell_key"], planned)), grid)
     if chosen.conditions:
-        fields = table.select(list(ROW_FIELDS)).to_pylist()
+        names = _models_by_key(grid)
+        fields = [
+            row | {"model": names[key]}
+            for row, key in zip(table.select(list(ROW_FIELDS)).to_pylist(), table["cell_key"].to_pylist(), strict=True)
+        ]
         chosen.check_values([*_planned_fields(grid), *fields])
         table = table.filter(pa.array([chosen.matches(row) for row in fields], type=pa.bool_()))
     return _to_pandas(table)
+
+
+def with_model_names(table: pa.Table, grid: Grid) -> pa.Table:
+    """Rows whose column `model` has the grid's names, where the grid has several models: two revisions of one model are
+    then two. Where it has one, the column says what the worker wrote; so it does for cells that are not planned."""
+    if len(grid.models) == 1:
+        return table
+    names, keys, found = _models_by_key(grid), table["cell_key"].to_pylist(), table["model"].to_pylist()
+    column = pa.array([names.get(key, name) for key, name in zip(keys, found, strict=True)], type=pa.string())
+    return table.set_column(table.schema.get_field_index("model"), "model", column)
+
+
+def _models_by_key(grid: Grid) -> dict[str, str]:
+    return {cell.key: strand.model for strand, cell in grid.cells()}
 
 
 def with_control_rates(table: pa.Table) -> pa.Table:
@@ -84,8 +103,8 @@ def _planned_fields(grid: Grid) -> Iterator[dict[str, Any]]:
 
 
 def cells(grid: Grid, status: SweepStatus) -> pd.DataFrame:
-    """One line a planned cell: cell_key, experiment, task, hypothesis, layer, position, token, seed, method, strand,
-    metric (of its method), state, reason, job."""
+    """One line a planned cell: cell_key, experiment, task, hypothesis, layer, position, token, seed, method, model,
+    strand, metric (of its method), state, reason, job."""
     table = cells_table(grid)
     metrics = [METHODS[strand.stream.method["name"]].metric for strand, _ in grid.cells()]
     table = table.append_column("metric", pa.array(metrics, type=pa.string()))

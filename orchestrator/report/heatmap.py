@@ -1,4 +1,4 @@
-"""A map: one experiment, method, setting and site as a grid of numbers, in every scale and over every choice of seeds.
+"""A map: one model, experiment, method, setting and site as numbers, in every scale and over every choice of seeds.
 
 Each site has a map of layers x token positions; where it has units (heads), the best unit of a place stands for it.
 Such a site also has a map of layers x units for each position.
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from orchestrator.report.measured import MAP_KEYS
 from orchestrator.status.cell_state import CellState
 from workers.data.sites import SITES
-from workers.files.job import MAIN_SETTING
 from workers.files.metrics import IIA, METRICS
 from workers.files.place import AXES
 
@@ -57,11 +56,12 @@ class Axis(StrEnum):
 class HeatMap:
     """One map. `cells` are its lines of `measured`; grids are indexed [layer, column], layers ascending.
 
-    `tokens` are those of the columns, or of the one position that a map of units is at. With `is_set`, `site` is the
-    name of a set of places: it has no layers, so that there is nothing to draw. It has positions if it follows those
-    of the grid.
+    `tokens` are those of the columns, or of the one position that a map of units is at. `model` is empty where there is
+    one model. With `is_set`, `site` is the name of a set of places: it has no layers, so that there is nothing to draw.
+    It has positions if it follows those of the grid.
     """
 
+    model: str
     experiment: str
     method: str
     setting: str
@@ -177,7 +177,7 @@ def heat_maps(cells: pd.DataFrame) -> list[HeatMap]:
 
 
 def site_maps(maps: Sequence[HeatMap]) -> list[HeatMap]:
-    """The maps of positions: one an experiment, method, setting and site, with all its cells."""
+    """The maps of positions: one a model, experiment, method, setting and site, with all its cells."""
     return [item for item in maps if item.axis is Axis.POSITION]
 
 
@@ -241,19 +241,15 @@ def shown_name(name: str) -> str:
     return name.replace("_", " ")
 
 
-def main_maps(maps: Sequence[HeatMap]) -> list[HeatMap]:
-    """The maps of the distribution that the cells were trained for."""
-    return [heat_map for heat_map in maps if heat_map.setting == MAIN_SETTING]
-
-
 def _heat_map(keys: Sequence[str], lines: pd.DataFrame, axis: Axis) -> HeatMap:
-    experiment, method, setting, site = keys
+    model, experiment, method, setting, site = keys
     is_set, has_positions = bool(lines["place"].notna().any()), bool(lines["position"].notna().all())
     if is_set:
         lines = lines.fillna({"layer": 0, "position": 0})
     lines = lines.astype({"layer": "int64", "position": "int64"})  # no whole numbers beside a set that has none
     tokens = lines.drop_duplicates("position").set_index("position")["token"].fillna("").sort_index()
     return HeatMap(
+        model=model,
         experiment=experiment,
         method=method,
         setting=setting,

@@ -69,8 +69,13 @@ def html_table(head: Sequence[str], lines: Iterable[Sequence[str]], empty: str) 
 
 def _name(line: Mapping[str, Any]) -> str:
     site = "" if line["site"] == BLOCK_OUTPUT else f", {shown_name(line['site'])}"
-    detail = f"{shown_name(line['method'])}{site}, {line['n_measured']:,} of {line['n_places']:,} places"
+    detail = f"{_by(line, shown_name(line['method']))}{site}, {line['n_measured']:,} of {line['n_places']:,} places"
     return with_detail(html.escape(shown_name(line["experiment"])), html.escape(detail))
+
+
+def _by(line: Mapping[str, Any], text: str) -> str:
+    """The text behind the name of the line's model, where the sweep has several."""
+    return f"{line['model']}, {text}" if line["model"] else text
 
 
 def _named(summary: pd.DataFrame) -> str:
@@ -142,7 +147,9 @@ def _sites_section(summary: pd.DataFrame) -> str:
     head = ["Experiment", "Site", f"Highest {name}", "", "No intervention", "Random rotation", "Where"]
     lines = (
         [
-            with_detail(html.escape(shown_name(line["experiment"])), html.escape(shown_name(line["method"]))),
+            with_detail(
+                html.escape(shown_name(line["experiment"])), html.escape(_by(line, shown_name(line["method"])))
+            ),
             html.escape(shown_name(line["site"])),
             _highest(line),
             _bar(line["maximum"]) if is_share(line["metric"]) else "",
@@ -177,7 +184,9 @@ def _settings_section(summary: pd.DataFrame) -> str:
     head += [f"Mean {name}", "Variance × 100", "Correlation with own map", "Correlation with baseline"]
     lines = (
         [
-            with_detail(html.escape(shown_name(line["setting"])), html.escape(shown_name(line["experiment"]))),
+            with_detail(
+                html.escape(shown_name(line["setting"])), html.escape(_by(line, shown_name(line["experiment"])))
+            ),
             with_detail(rate(line["task"]), _counts(line["task_n_correct"], line["task_n_total"])),
             _highest(line),
             _where(line),

@@ -21,10 +21,10 @@ from workers.files.metrics import DECODING, IIA, METRICS
 from workers.files.place import AXES, PLACE_COLUMNS
 from workers.files.shard import CLASS_COLUMNS
 
-MAP_KEYS: Final = ["experiment", "method", "setting", "site"]  # a family of tests: a site with all its units
+MAP_KEYS: Final = ["model", "experiment", "method", "setting", "site"]  # a family of tests: a site with all its units
 
 _GRID: Final = [
-    *("cell_key", "experiment", "hypothesis", *PLACE_COLUMNS, "token", "seed", "method"),
+    *("cell_key", "model", "experiment", "hypothesis", *PLACE_COLUMNS, "token", "seed", "method"),
     *("state", "reason", "job"),
 ]
 _EVALUATED: Final = ["experiment", "method", "setting"]  # what is evaluated on a setting, is so at all its sites
@@ -40,14 +40,16 @@ _STORE: Final = [
 def measured(rows: pd.DataFrame, grid: pd.DataFrame, metric: Metric = Metric.IIA) -> pd.DataFrame:
     """One line a cell of `grid` and setting that its experiment and method were evaluated on, in the grid's order.
 
-    Columns: the grid's, the store's counts, and `value` (of the metric), `low`, `high` (its interval), `normalised`,
-    `excess` (over the better of "no intervention" and "random rotation"; of a reading over its own null), `none`,
-    `full`, `random` (of a reading its own null) and their `*_normalised`, `task`, `dummy`, `p`, `p_holm`, `q` and
-    `better` (more often right than without intervention, Holm over the map); of classifiers `chance`, `balanced`, `f1`
-    and `mcc`. Only IIA has a scale and a test; readings have no other metric than theirs, and are left out.
+    Columns: the grid's (`model` is empty where there is one), the store's counts, and `value` (of the metric), `low`,
+    `high` (its interval), `normalised`, `excess` (over the better of "no intervention" and "random rotation"; of a
+    reading over its own null), `none`, `full`, `random` (of a reading its own null) and their `*_normalised`, `task`,
+    `dummy`, `p`, `p_holm`, `q` and `better` (more often right than without intervention, Holm over the map); of
+    classifiers `chance`, `balanced`, `f1` and `mcc`. Only IIA has a scale and a test; readings have no other metric
+    than theirs, and are left out.
 
     Raises: ValueError when two cells of the grid would be one place and seed of one map.
     """
+    grid = _with_models(grid)
     _check_apart(grid)
     lines = _planned(rows, grid).merge(_of_store(rows, metric), on=["cell_key", "setting"], how="left")
     lines["metric"] = _metric(lines, grid)
@@ -74,7 +76,24 @@ def measured(rows: pd.DataFrame, grid: pd.DataFrame, metric: Metric = Metric.IIA
 def planned_from(rows: pd.DataFrame) -> pd.DataFrame:
     """A grid of the cells that have rows, for a store without its sweep."""
     first = rows.drop_duplicates("cell_key")
-    return first.assign(state=first["status"])[_GRID]
+    return first.assign(state=first["status"], model=_told_apart(first))[_GRID]
+
+
+def _told_apart(rows: pd.DataFrame) -> pd.Series:
+    """The models of rows, with what tells apart those of one name: the revision, or else the fingerprint."""
+    named = rows[["model", "model_revision", "model_fingerprint"]].astype(object)
+    named = named.where(named.notna(), "")
+    for column in ("model_revision", "model_fingerprint"):
+        several = named.groupby("model")["model_fingerprint"].transform("nunique") > 1
+        shown = named["model"] + "@" + named[column].str[:12]
+        named["model"] = named["model"].where(~several, shown)
+    return named["model"]
+
+
+def _with_models(grid: pd.DataFrame) -> pd.DataFrame:
+    """The grid, whose models are named where there are several."""
+    is_one = "model" not in grid or grid["model"].nunique() < 2
+    return grid.assign(model="") if is_one else grid
 
 
 def unplanned(rows: pd.DataFrame, grid: pd.DataFrame) -> int:
@@ -83,7 +102,7 @@ def unplanned(rows: pd.DataFrame, grid: pd.DataFrame) -> int:
 
 
 def _check_apart(grid: pd.DataFrame) -> None:
-    same = ["experiment", "method", *(name for name in PLACE_COLUMNS if name != "place"), "seed"]
+    same = ["model", "experiment", "method", *(name for name in PLACE_COLUMNS if name != "place"), "seed"]
     twice = grid[grid.duplicated([*same, "place"])]
     if len(twice):
         cell = twice.iloc[0]

@@ -1,13 +1,13 @@
 "use strict";
 // Draws what Python computed (the element #data) and words it. No number is worked out here but which of a place's
 // seeds to speak of. All texts go in as text nodes, never as HTML.
-const chosen = { method: "", setting: data.main, site: "", at: "", scale: "raw", over: "maximum" };
+const chosen = { model: "", method: "", setting: data.main, site: "", at: "", scale: "raw", over: "maximum" };
 const SCALES = { raw: "Raw", normalised: "Normalised", excess: "Above controls" };
 
 // ---- what is chosen
 
 const chosen_by = (...names) => data.maps.filter((map) => names.every((name) => map[name] === chosen[name]));
-const maps_now = () => chosen_by("method", "setting", "site", "at");
+const maps_now = () => chosen_by("model", "method", "setting", "site", "at");
 const metric_now = () => data.maps.find((map) => map.method === chosen.method).metric;
 
 function select(name, values, label, on_change) {
@@ -35,7 +35,7 @@ function segments() {
 
 function toolbar() {
   const methods = unique(data.maps.map((map) => map.method));
-  const of_method = data.maps.filter((map) => map.method === chosen.method);
+  const of_method = chosen_by("model", "method");
   const seeds = unique(of_method.flatMap((map) => map.seeds)).sort((a, b) => a - b);
   const metric_of = (method) => data.maps.find((map) => map.method === method).metric;
   const method_label = (method) => words(method) + (metric_of(method) === "iia" ? "" : ` (${words(metric_of(method))}, not IIA)`);
@@ -44,22 +44,26 @@ function toolbar() {
   by_id("toolbar").replaceChildren(...[
     segments(),
     seeds.length > 1 ? select("over", ["maximum", "mean", ...seeds.map(String)], seed_label, (over) => choose({ over })) : null,
+    select("model", unique(data.maps.map((map) => map.model)), (model) => model, (model) => choose({ model })),
     select("method", methods, method_label, (method) => choose({ method, setting: data.main })),
     select("setting", unique(of_method.map((map) => map.setting)), setting_label, (setting) => choose({ setting })),
-    select("site", unique(chosen_by("method", "setting").map((map) => map.site)), words, (site) => choose({ site, at: "" })),
-    select("at", unique(chosen_by("method", "setting", "site").map((map) => map.at)), at_label, (at) => choose({ at })),
+    select("site", unique(chosen_by("model", "method", "setting").map((map) => map.site)), words, (site) => choose({ site, at: "" })),
+    select("at", unique(chosen_by("model", "method", "setting", "site").map((map) => map.at)), at_label, (at) => choose({ at })),
   ].filter(Boolean));
 }
 function at_label(at) {
-  const unit = chosen_by("method", "setting", "site")[0].unit_name;
+  const unit = chosen_by("model", "method", "setting", "site")[0].unit_name;
   return at === "" ? `all positions, the best ${unit} of each` : `${unit}s at position ${at}`;
 }
 const SEEDS = { maximum: "highest of all", mean: "mean of all" };
 
 function choose(change) {
   Object.assign(chosen, change);
-  if (!chosen_by("method", "setting", "site").length) Object.assign(chosen, { site: chosen_by("method", "setting")[0].site, at: "" });
-  if (!maps_now().length) chosen.at = "";
+  // A model may lack what another has: of what is chosen as much stays as there is.
+  const names = ["model", "method", "setting", "site", "at"];
+  for (let n = 1; n < names.length; n += 1) {
+    if (!chosen_by(...names.slice(0, n + 1)).length) chosen[names[n]] = chosen_by(...names.slice(0, n))[0][names[n]];
+  }
   const scales = data.scales[metric_now()];
   if (!scales[chosen.scale].has_values) chosen.scale = "raw";
   if (!maps_now().some((map) => map.values.raw[chosen.over])) chosen.over = "maximum";
@@ -110,7 +114,7 @@ function panel(map) {
 
 // What is seen, to take along: the numbers of every seed as CSV, and the picture.
 function saves(map, plot) {
-  const name = [map.experiment, map.method, map.setting, map.site, map.at && `p${map.at}`, chosen.scale, chosen.over].filter(Boolean).join("_");
+  const name = [map.model, map.experiment, map.method, map.setting, map.site, map.at && `p${map.at}`, chosen.scale, chosen.over].filter(Boolean).join("_");
   const picture = (format) => Plotly.downloadImage(plot, { format, filename: name, scale: format === "png" ? 3 : 1,
     width: plot.clientWidth, height: plot.clientHeight });
   const table = () => save(`${name}.csv`, "text/csv", csv_of(map));
@@ -121,7 +125,7 @@ function saves(map, plot) {
 function csv_of(map) {
   const quoted = (value) => (value === null ? "" : /[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
   const line = (values) => values.map(quoted).join();
-  const at = ["experiment", "method", "setting", "site"];
+  const at = [...(map.model ? ["model"] : []), "experiment", "method", "setting", "site"];
   const places = map.layers.flatMap((layer, y) => map.columns.flatMap((column, x) => records_at(map, y, x).map((record) =>
     line([...at.map((name) => map[name]), layer, column, map.labels[x], ...data.record.map((name) => record[name])]))));
   return [line([...at, "layer", map.column_name, "label", ...data.record]), ...places].join("\n") + "\n";
@@ -198,7 +202,7 @@ addEventListener("scroll", () => { if (!pinned) hide_card(); }, { passive: true 
 addEventListener("keydown", (event) => { if (event.key === "Escape" && pinned) unpin(); });
 addEventListener("hashchange", follow_address);
 
-if (data.maps.length) chosen.method = data.maps[0].method;
+if (data.maps.length) Object.assign(chosen, { model: data.maps[0].model, method: data.maps[0].method });
 else by_id("maps").append("The grid has no cells.");
 set_theme(system.matches ? "dark" : "light");
 if (data.maps.length) follow_address();

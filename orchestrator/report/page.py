@@ -175,6 +175,7 @@ def _map(item: HeatMap, texts: dict[str, int]) -> dict[str, Any]:
     choices: list[Over | int] = [*Over, *item.seeds]
     records = _records(item, texts)
     return {
+        "model": item.model,
         "experiment": item.experiment,
         "name": shown_name(item.experiment),
         "method": item.method,

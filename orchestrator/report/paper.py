@@ -123,7 +123,8 @@ def write_figures(maps: Sequence[HeatMap], folder: Path, *, width_in: float, for
 def _kind(item: HeatMap) -> str:
     """What tells maps of an experiment apart, for a file's name."""
     site = "" if item.site == BLOCK_OUTPUT else f"_{item.site}"
-    return f"{item.method}{site}" + ("" if item.metric in (IIA, DECODING) else f"_{item.metric}")
+    model = f"{item.model}_" if item.model else ""
+    return f"{model}{item.method}{site}" + ("" if item.metric in (IIA, DECODING) else f"_{item.metric}")
 
 
 def _print_values(axes: Any, values: np.ndarray[Any, Any], mesh: Any) -> None:

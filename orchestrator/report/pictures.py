@@ -26,16 +26,18 @@ def chosen(
     *,
     experiments: Sequence[str] = (),
     methods: Sequence[str] = (),
+    models: Sequence[str] = (),
     setting: str = "",
     metric: Metric = Metric.IIA,
 ) -> list[HeatMap]:
-    """The maps of these experiments (default: all), methods and setting (default: as trained), those at the blocks'
-    output where there are any. Raises: SpecError."""
+    """The maps of these experiments (default: all), methods, models and setting (default: as trained), those at the
+    blocks' output where there are any. Raises: SpecError."""
     from orchestrator.report.heatmap import Axis, drawn_maps, heat_maps
     from orchestrator.report.measured import measured
 
     maps = [item for item in heat_maps(measured(rows, cells, metric)) if item.axis is Axis.POSITION]
-    for name, wanted in (("experiment", experiments), ("method", methods), ("setting", [setting or MAIN_SETTING])):
+    asked = {"experiment": experiments, "method": methods, "model": models, "setting": [setting or MAIN_SETTING]}
+    for name, wanted in asked.items():
         there = {getattr(item, name) for item in maps}
         for value in wanted:
             if value not in there:

@@ -29,7 +29,7 @@ def summary(
     baselines: Mapping[str, str] | None = None,
     metric: Metric = Metric.IIA,
 ) -> pd.DataFrame:
-    """One line an experiment, method, setting and site: the paper's table, for the main setting and every other.
+    """One line a model, experiment, method, setting and site: the paper's table, for the main setting and every other.
 
     `grid` names the planned cells; without it the store's own cells are taken to be all. `baselines` says for an
     experiment which experiment its map is correlated with: the first one where it is silent. `metric` is the number
@@ -41,7 +41,8 @@ def summary(
     variance, maximum over seeds); `seeds_sd`, the mean over places of the standard deviation over seeds; `n_better` of
     `n_tested` cells more often right than without intervention (Holm); `correlation` with the map of `baseline` in the
     main setting and `correlation_own` with the experiment's own main map, each with the number of cells that both maps
-    have; `site`, or the name of a set of places, which has no layer.
+    have, all of the same model; `site`, or the name of a set of places, which has no layer; `model`, empty where the
+    sweep has one.
     `metric` says what the numbers are (`workers.files.metrics`); those of two metrics are not to be compared. Where low
     values are of interest, `maximum` is the lowest. A classifier has `chance`, `balanced` accuracy, `f1` and `mcc`.
     Of metric `decoding` it is a probe's accuracy and no IIA: decodable is not causal.
@@ -63,19 +64,24 @@ def summary_of(maps: Sequence[HeatMap], *, baselines: Mapping[str, str] | None =
         if baseline not in experiments:
             raise ValueError(f"baseline of {name!r}: got {baseline!r}; expected one of {', '.join(experiments)}")
     mains = {
-        (item.experiment, item.method, item.site): item.by_place() for item in maps if item.setting == MAIN_SETTING
+        (item.model, item.experiment, item.method, item.site): item.by_place()
+        for item in maps
+        if item.setting == MAIN_SETTING
     }
     return pd.DataFrame([_line(item, mains, (baselines or {}).get(item.experiment, experiments[0])) for item in maps])
 
 
-def _line(item: HeatMap, mains: Mapping[tuple[str, str, str], dict[Any, float]], baseline: str) -> dict[str, Any]:
+def _line(item: HeatMap, mains: Mapping[tuple[str, str, str, str], dict[Any, float]], baseline: str) -> dict[str, Any]:
     places = item.by_place()
     is_baseline = item.setting == MAIN_SETTING and item.experiment == baseline
     is_main = item.setting == MAIN_SETTING
     with_baseline = (
-        correlation(places, mains.get((baseline, item.method, item.site), {})) if not is_baseline else _UNMEASURED
+        correlation(places, mains.get((item.model, baseline, item.method, item.site), {}))
+        if not is_baseline
+        else _UNMEASURED
     )
-    with_own = correlation(places, mains[item.experiment, item.method, item.site]) if not is_main else _UNMEASURED
+    own = mains[item.model, item.experiment, item.method, item.site]
+    with_own = correlation(places, own) if not is_main else _UNMEASURED
     done = item.cells.loc[item.cells["state"] == "done", [*PLACE, "value", "better", "p"]]
     return {
         "experiment": item.experiment,
@@ -98,6 +104,7 @@ def _line(item: HeatMap, mains: Mapping[tuple[str, str, str], dict[Any, float]],
         "correlation_own": with_own.r,
         "correlation_own_n": with_own.n,
         "site": item.site,
+        "model": item.model,
     }
 
 

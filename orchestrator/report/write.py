@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -36,7 +38,8 @@ def write_report(
 
     `rows` is the store (columns of `workers.files.shard.SHARD_SCHEMA`, one row a cell key and setting). `grid` has one
     line a planned cell: cell_key, experiment, hypothesis, layer, position, token, seed, method, state, reason, job, and
-    perhaps `metric`: what its method measures. Its order is the order of the maps, and its names are those shown.
+    perhaps `metric`, what its method measures, and `model`, what its model is called. Its order is the order of the
+    maps, and its names are those shown.
     `baselines`, `metric`: see `summary`. `asked`: the spec and a prompt, for the page.
 
     Raises: OSError when the folder cannot be written; ValueError for a baseline that is no experiment, or where two
@@ -59,14 +62,21 @@ def _draw_all(maps: Sequence[HeatMap], folder: Path) -> dict[str, dict[str, str]
         for scale in Scale
     }
     drawn: dict[str, dict[str, str]] = {}
-    ordered = sorted(maps, key=lambda item: (item.method, item.setting != MAIN_SETTING, item.setting, *_where(item)))
-    for (method, setting, *_), group in groupby(ordered, key=lambda item: (item.method, item.setting, *_where(item))):
+    models = list(dict.fromkeys(item.model for item in maps))
+    slugs = _slugs(models)
+
+    def picture_of(item: HeatMap) -> tuple[Any, ...]:
+        is_further = item.setting != MAIN_SETTING
+        return models.index(item.model), item.method, is_further, item.setting, *_where(item)
+
+    for (_, method, _, setting, *_), group in groupby(sorted(maps, key=picture_of), key=picture_of):
         panels = list(group)
         paths = drawn[_heading(panels[0])] = {}
         for scale, over in _pictures(panels):
             figure = figures.draw(panels, scale=scale, over=over, limits=limits[panels[0].metric, scale])
             place = "".join(f"_{part}" for part in _where(panels[0]) if part not in ("", BLOCK_OUTPUT))
-            stem = f"{panels[0].metric}_{method}_{setting}{place}_{scale.name.lower()}_{over}"
+            model = slugs[panels[0].model]
+            stem = f"{panels[0].metric}_{model}{method}_{setting}{place}_{scale.name.lower()}_{over}"
             for suffix in _suffixes(panels[0], over):
                 path = f"figures/{re.sub(r'[^A-Za-z0-9._-]', '-', stem)}.{suffix}"
                 figures.save(figure, folder / path)
@@ -79,17 +89,27 @@ def _draw_sites(summary: pd.DataFrame, folder: Path) -> dict[str, dict[str, str]
     drawn: dict[str, dict[str, str]] = {}
     if summary.empty:
         return drawn
-    for method, lines in summary[summary["setting"] == MAIN_SETTING].groupby("method", sort=False):
+    mains, slugs = summary[summary["setting"] == MAIN_SETTING], _slugs(summary["model"])
+    for (model, method), lines in mains.groupby(["model", "method"], sort=False):
         if lines["site"].nunique() > 1:
-            metric = lines["metric"].iloc[0]
-            name = f"sites_{method}" if metric in (IIA, DECODING) else f"sites_{metric}_{method}"
+            metric, which = lines["metric"].iloc[0], f"{slugs[model]}{method}"
+            name = f"sites_{which}" if metric in (IIA, DECODING) else f"sites_{metric}_{which}"
             stem = re.sub(r"[^A-Za-z0-9._-]", "-", name)
             paths = {"png": f"figures/{stem}.png", "PDF": f"figures/{stem}.pdf"}
             figure = draw_sites(lines)
             for path in paths.values():
                 figures.save(figure, folder / path)
-            drawn[f"{shown_name(str(method))}, sites side by side"] = paths
+            drawn[f"{f'{model}, ' if model else ''}{shown_name(str(method))}, sites side by side"] = paths
     return drawn
+
+
+def _slugs(models: Iterable[str]) -> dict[str, str]:
+    """What stands for each model in a file's name: its own name where that is one, and its number where two would be
+    one; nothing where there is one model."""
+    named = {model: re.sub(r"[^A-Za-z0-9._-]", "-", model) for model in dict.fromkeys(models) if model}
+    taken = Counter(named.values())
+    numbered = {model: slug if taken[slug] == 1 else f"{slug}-{at}" for at, (model, slug) in enumerate(named.items())}
+    return {"": ""} | {model: f"{slug}_" for model, slug in numbered.items()}
 
 
 def _where(item: HeatMap) -> tuple[str, str]:
@@ -98,7 +118,8 @@ def _where(item: HeatMap) -> tuple[str, str]:
 
 
 def _heading(item: HeatMap) -> str:
-    parts = [shown_name(item.method), "as trained" if item.setting == MAIN_SETTING else shown_name(item.setting)]
+    parts = [item.model] if item.model else []
+    parts += [shown_name(item.method), "as trained" if item.setting == MAIN_SETTING else shown_name(item.setting)]
     parts += [shown_name(item.site)] if item.site != BLOCK_OUTPUT else []
     parts += [f"{item.unit_name}s at position {item.at}"] if item.axis is Axis.UNIT else []
     return ", ".join(parts)

@@ -97,7 +97,9 @@ def tune(
     sweep = Sweep.load(source, overrides=overrides, sweeps=sweeps)
     if sweep.spec.grid.methods:
         raise SpecError(f"{sweep.spec.source}: key `grid.methods`: a search is of one method; give `method` instead")
-    check_runnable(sweep.spec, sweep.grid.model)
+    if len(sweep.grid.models) > 1:
+        raise SpecError(f"{sweep.spec.source}: key `grid.models`: a search is of one model; give `model` instead")
+    check_runnable(sweep.spec, sweep.grid.models, [model.name for model in sweep.grid.models])
     address, options = parse_options(options_of(sweep.spec, "ray"))
     grid = _chosen(sweep.grid, where)
     folder = _new_folder(sweeps.absolute(), sweep.spec.name)
@@ -142,13 +144,14 @@ def _new_folder(sweeps: Path, name: str) -> SweepFolder:
 
 
 def _job(spec: SweepSpec, folder: SweepFolder, grid: Grid) -> Job:
+    (model,) = spec.models()
     return Job(
         job="trial",
         sweep=spec.name,
         folder=str(folder.root),
         label=f"a trial ({grid.n_cells} cells)",
-        model_path=str(model_folder(spec)),
-        model_revision=spec.model.revision,
+        model_path=str(model_folder(model)),
+        model_revision=model.revision,
         gate_task_accuracy=spec.gate.task_accuracy,
         cohorts=tuple(
             Cohort(experiment=strand.experiment, stream=strand.stream, cells=strand.cells) for strand in grid.strands

@@ -15,7 +15,7 @@ from orchestrator.errors import SpecError
 from values.numbers import INT64_MAX
 from workers.files.place import AXES, PLACE_COLUMNS
 
-CELL_FIELDS: Final = ("experiment", "hypothesis", *PLACE_COLUMNS, "token", "seed", "method")
+CELL_FIELDS: Final = ("experiment", "hypothesis", *PLACE_COLUMNS, "token", "seed", "method", "model")
 _NUMBERS: Final = frozenset({"seed", *(axis.name for axis in AXES if axis.is_number)})
 _MOST_NAMED: Final = 20
 _RANGE: Final = re.compile(r"^\s*(-?\d{1,18})\s*\.\.\s*(-?\d{1,18})\s*$")

@@ -7,7 +7,7 @@ tokenizer and the task. Every problem reads `FILE: key `a.b`: got VALUE; expecte
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
@@ -25,6 +25,16 @@ from pydantic import (
 from cluster.registry import BACKENDS, spec_key
 from orchestrator.errors import SpecError, wrong_value
 from orchestrator.spec.filters import CellFilter, parse_range
+from orchestrator.spec.models import (
+    ModelChoice,
+    ModelEntries,
+    ModelSection,
+    Section,
+    absolute,
+    choices_of,
+    resolved_models,
+    with_shared_model,
+)
 from orchestrator.spec.places import Name, Places, PlaceSection, listed
 from orchestrator.spec.problems import describe
 from orchestrator.spec.text import apply_overrides, read_mapping, to_yaml
@@ -42,7 +52,6 @@ from values.numbers import (
     unbounded,
 )
 from values.problems import dotted
-from workers.data.hub import is_hub_id
 from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING, VALIDATION_SETTING, RunOptions, Setting
 from workers.files.place import BLOCK_OUTPUT
@@ -79,27 +88,12 @@ Sites = Annotated[tuple[Annotated[Any, BeforeValidator(_site)], ...], BeforeVali
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(listed), Field(min_length=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSection(_Section):
-    """Which checkpoint. `path` is a folder, relative to the spec's file, or else an id of the Hugging Face Hub.
-
-    `revision` is a branch, tag or commit of the Hub; of a folder it is noted and not looked at.
-    """
-
-    path: str
-    revision: str = ""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-
-
-class Experiment(_Section):
+class Experiment(Section):
     """A hypothesis to align, on the sweep's task or a variation of it."""
 
     name: Name
     hypothesis: str = ""  # the experiment's name where it is not given
-    task: dict[str, Any] = {}
+    task: dict[str, Any] = Field(default_factory=dict)
     baseline: str = ""  # the experiment whose map the report correlates this one's with; the first where not given
 
 
@@ -115,7 +109,7 @@ class Method(BaseModel):
         return dict(self.model_extra or {})
 
 
-class CoarseSection(_Section):
+class CoarseSection(Section):
     """Coarse to fine: begin with every n-th layer and position, then add places next to one that may be the best.
 
     `confidence`: of all intervals of a map together.
@@ -126,7 +120,7 @@ class CoarseSection(_Section):
     confidence: Confidence = 0.95
 
 
-class GridSection(_Section):
+class GridSection(Section):
     """The axes; every combination that `exclude` does not name is a cell."""
 
     experiments: Annotated[
@@ -137,6 +131,8 @@ class GridSection(_Section):
     sites: Sites = (BLOCK_OUTPUT,)
     places: Annotated[tuple[PlaceSection, ...], BeforeValidator(listed)] = ()
     seeds: Seeds = (42,)
+    models: ModelEntries = ()
+    untrained: bool = False  # the sweep's one model stands beside one of its shape with initial weights
     methods: Annotated[tuple[Annotated[Method, BeforeValidator(_named)], ...], BeforeValidator(listed)] = ()
     exclude: tuple[dict[str, Any], ...] = ()
     coarse: CoarseSection | None = None
@@ -172,7 +168,7 @@ class GridSection(_Section):
         return tuple((name, tuple(listed(units))) for name, units in pairs)
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Numbers of pairs; the paper's by default."""
 
     n_train: Count = 20_000
@@ -185,22 +181,22 @@ class DataSection(_Section):
         return self.model_dump(exclude={"keep"} if self.keep == "all" else None)
 
 
-class GateSection(_Section):
+class GateSection(Section):
     """Below this task accuracy the cells are recorded as skipped, not run."""
 
     task_accuracy: Share = 0.8
 
 
-class SettingSection(_Section):
+class SettingSection(Section):
     """A data distribution on which the learned alignments are evaluated besides the one they were trained on."""
 
     name: Name
-    task: dict[str, Any] = {}
+    task: dict[str, Any] = Field(default_factory=dict)
     keep: Literal["all", "correct", "incorrect"] = "all"
     experiments: tuple[str, ...] = ()
 
 
-class ThenSection(_Section):
+class ThenSection(Section):
     """A further method, at the `best` places of each experiment of an earlier one. `after` is that one's label, and may
     be left out where there is only one. `seeds`: the grid's where none are given."""
 
@@ -210,7 +206,7 @@ class ThenSection(_Section):
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(listed)] = ()
 
 
-class JobsSection(_Section):
+class JobsSection(Section):
     """How cells are packed into jobs, and when a job that nobody sees counts as lost."""
 
     target_h: Hours = 1.5
@@ -218,7 +214,7 @@ class JobsSection(_Section):
     lost_after_s: Seconds = 300.0
 
 
-class RunSection(_Section):
+class RunSection(Section):
     """How a worker runs a job; none of it changes a result. The same keys as `workers.files.job.RunOptions`."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -234,7 +230,7 @@ class RunSection(_Section):
         return RunOptions(**self.model_dump())
 
 
-class ClusterSection(_Section):
+class ClusterSection(Section):
     """The machines to plan for."""
 
     nodes: Nodes = 1
@@ -244,9 +240,9 @@ class ClusterSection(_Section):
 
 BACKEND_KEYS: Final = tuple(map(spec_key, BACKENDS))  # each holds one backend's options, which the backend checks
 if TYPE_CHECKING:
-    _BackendSections = _Section
+    _BackendSections = Section
 else:
-    _BackendSections = create_model("_BackendSections", __base__=_Section, **dict.fromkeys(BACKEND_KEYS, (dict, {})))
+    _BackendSections = create_model("_BackendSections", __base__=Section, **dict.fromkeys(BACKEND_KEYS, (dict, {})))
 
 
 class SweepSpec(_BackendSections):
@@ -268,8 +264,17 @@ class SweepSpec(_BackendSections):
 
     _source: str = PrivateAttr(default="sweep.yaml")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _share_model(cls, raw: Any) -> Any:
+        return with_shared_model(raw)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.grid.untrained and self.grid.models:
+            raise ValueError(
+                "grid.untrained: with grid.models give an entry of its own: `{path: ..., untrained: true}`"
+            )
         if self.method is not None and self.grid.methods:
             raise ValueError("method: both this and grid.methods are given; give one of the two")
         variations = [(f"grid.experiments[{at}]", one.task) for at, one in enumerate(self.grid.experiments)]
@@ -297,10 +302,17 @@ class SweepSpec(_BackendSections):
         """The file, as messages name it."""
         return self._source
 
-    @property
-    def has_hub_model(self) -> bool:
-        """Whether the model is named by an id of the Hub: a folder's path is absolute here."""
-        return is_hub_id(self.model.path)
+    def models(self) -> tuple[ModelChoice, ...]:
+        """Each model with the key at which the spec gives it, in the order of the list."""
+        return choices_of(self.model, self.grid.models, self.source)
+
+    def pinned_to(self, revisions: Sequence[str]) -> Self:
+        """The spec whose models are at these revisions, one for each of `models()`."""
+        if not self.grid.models:
+            return self.model_copy(update={"model": self.model.model_copy(update={"revision": revisions[0]})})
+        entries = zip(self.grid.models, revisions, strict=True)
+        models = tuple(entry.model_copy(update={"revision": revision}) for entry, revision in entries)
+        return self.model_copy(update={"grid": self.grid.model_copy(update={"models": models})})
 
     def methods(self) -> tuple[tuple[str, Method], ...]:
         """Each method with the key at which the spec gives it."""
@@ -338,7 +350,14 @@ def parse_spec(raw: Mapping[str, Any], *, source: str, folder: Path) -> SweepSpe
         spec = SweepSpec.model_validate(raw)
     except ValidationError as error:
         raise SpecError(describe(error, SweepSpec, source)) from None
-    model = spec.model.model_copy(update={"path": _folder_or_id(spec.model.path, folder)})
+    model, models = resolved_models(
+        spec.model,
+        spec.grid.models,
+        untrained=spec.grid.untrained,
+        keep=spec.data.keep,
+        source=source,
+        folder=folder,
+    )
     update = {"model": model, "task": _with_absolute_file(spec.task, folder)}
     if spec.method is not None:
         update["method"] = _with_absolute_path(spec.method, folder)
@@ -346,33 +365,23 @@ def parse_spec(raw: Mapping[str, Any], *, source: str, folder: Path) -> SweepSpe
         section.model_copy(update={"method": _with_absolute_path(section.method, folder)}) for section in spec.then
     )
     methods = tuple(_with_absolute_path(method, folder) for method in spec.grid.methods)
-    update["grid"] = spec.grid.model_copy(update={"methods": methods})
+    update["grid"] = spec.grid.model_copy(update={"methods": methods, "models": models, "untrained": False})
     resolved = spec.model_copy(update=update)
     resolved._source = source
     return resolved
-
-
-def _folder_or_id(path: str, folder: Path) -> str:
-    """The model's folder, absolute; its id on the Hub where there is no such folder and it may be one."""
-    found = _absolute(path, folder)
-    return path if is_hub_id(path) and not Path(found).exists() else found
-
-
-def _absolute(path: str, folder: Path) -> str:
-    return str((folder / Path(path).expanduser()).resolve())
 
 
 def _with_absolute_path(method: Method, folder: Path) -> Method:
     """The method, whose `path` (or each of a list) is absolute."""
     path = method.settings().get("path")
     if isinstance(path, str) and path:
-        return method.model_copy(update={"path": _absolute(path, folder)})
+        return method.model_copy(update={"path": absolute(path, folder)})
     if isinstance(path, list):
-        paths = [_absolute(one, folder) if isinstance(one, str) and one else one for one in path]
+        paths = [absolute(one, folder) if isinstance(one, str) and one else one for one in path]
         return method.model_copy(update={"path": paths})
     return method
 
 
 def _with_absolute_file(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     file = task.get("file")
-    return task | {"file": _absolute(file, folder)} if isinstance(file, str) else task
+    return task | {"file": absolute(file, folder)} if isinstance(file, str) else task

@@ -1,9 +1,9 @@
 """A chain: a further method runs at the best places of an earlier one, decided from the results so far.
 
 The grid has the further method's cells at every place. They wait until all cells of the earlier method are settled.
-Then those at its `best` places, of each experiment, are run, and the others are left out. The best places are those
-with the largest share of right answers on the *validation* pairs, over all seeds: nothing was chosen by the numbers on
-test pairs, which are reported. Of equal places the first counts, by position and layer.
+Then those at its `best` places, of each model and experiment, are run, and the others are left out. The best places are
+those with the largest share of right answers on the *validation* pairs, over all seeds: nothing was chosen by the
+numbers on test pairs, which are reported. Of equal places the first counts, by position and layer.
 
 The choice is a function of the grid and the rows: made again from the same results it is the same, whatever ran first.
 """
@@ -45,20 +45,19 @@ def chained(grid: Grid, out: Mapping[str, str], settled: Collection[str], index:
     """The decisions so far. `out` has the cells that are left out already; `settled` and `index` are as for coarse to
     fine."""
     chain = Chain(left_out=dict(out))
-    choices: dict[tuple[str, str, int], Chosen] = {}
+    choices: dict[tuple[str, str, str, int], Chosen] = {}
     for strand in grid.strands:
         if not strand.after:
             continue
-        step = (strand.experiment, strand.after, strand.best)
+        step = (strand.model, strand.experiment, strand.after, strand.best)
         if step not in choices:
             choices[step] = _choice(grid, strand, chain.left_out, settled, index)
         chosen = choices[step]
         for cell in strand.cells:
             if cell.place not in chosen.places:
                 chain.left_out[cell.key] = chosen.reason or WAITS
-        note = (
-            f"{method_label(strand.stream.method)} of {strand.experiment} is run at {chosen.reason.removeprefix(_OUT)}"
-        )
+        of = f"{strand.experiment}, {strand.model}," if len(grid.models) > 1 else strand.experiment
+        note = f"{method_label(strand.stream.method)} of {of} is run at {chosen.reason.removeprefix(_OUT)}"
         if chosen.places and note not in chain.notes:
             chain.notes.append(note)
     return chain
@@ -72,7 +71,8 @@ def _choice(grid: Grid, step: Strand, out: Mapping[str, str], settled: Collectio
     before = [
         one
         for one in grid.strands
-        if one.experiment == step.experiment and method_label(one.stream.method) == step.after
+        if (one.model, one.experiment) == (step.model, step.experiment)
+        and method_label(one.stream.method) == step.after
     ]
     shares: dict[AnyPlace, list[tuple[int, int]]] = {}
     for strand in before:

@@ -1,9 +1,9 @@
 """Coarse to fine: which cells of a map are worth their cost, decided from the results so far.
 
-A map (one experiment, method and site) begins with every n-th layer and position, first and last included. When all of
-these are settled, the places next to one that may be the map's best are added, and so on until there are none. A place
-may be the best while its upper bound reaches the best one's lower bound: Wilson intervals of its pairs, each at the
-level at which all intervals of the map hold at once with the stated confidence (Bonferroni). Of several seeds and
+A map (one model, experiment, method and site) begins with every n-th layer and position, first and last included. When
+all of these are settled, the places next to one that may be the map's best are added, and so on until there are none.
+A place may be the best while its upper bound reaches the best one's lower bound: Wilson intervals of its pairs, each at
+the level at which all intervals of the map hold at once with the stated confidence (Bonferroni). Of several seeds and
 units the highest counts, and a chosen place is run with all of them.
 
 The choice is a function of the grid and the rows: made again from the same results it is the same, whatever ran first.
@@ -42,7 +42,7 @@ class Bounds(NamedTuple):
 
 @dataclass(slots=True)
 class Map:
-    """The places of one experiment, method and site, and the cell keys of each: one a seed and unit."""
+    """The places of one model, experiment, method and site, and the cell keys of each: one a seed and unit."""
 
     layers: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -80,11 +80,11 @@ def left_out(
 
 
 def _maps(grid: Grid) -> list[Map]:
-    by_name: dict[tuple[str, str, str], dict[tuple[int, int], list[str]]] = {}
+    by_name: dict[tuple[str, ...], dict[tuple[int, int], list[str]]] = {}
     for strand, cell in grid.cells():
         if isinstance(cell.place, PlaceSet):
             continue  # it lies on no map
-        name = (strand.experiment, method_label(strand.stream.method), cell.place.site)
+        name = (strand.model, strand.experiment, method_label(strand.stream.method), cell.place.site)
         by_name.setdefault(name, {}).setdefault((cell.place.layer, cell.place.position), []).append(cell.key)
     maps = []
     for cells in by_name.values():

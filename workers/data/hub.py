@@ -49,3 +49,9 @@ def model_name(path: str) -> str:
     folder = Path(path)
     found = _SNAPSHOT.fullmatch(folder.parent.parent.name)
     return f"{found['owner']}/{found['name']}" if found and folder.parent.name == "snapshots" else path
+
+
+def row_name(path: str, untrained_seed: int | None) -> str:
+    """What the column `model` of a row says: `model_name`, and whether its weights are initial ones."""
+    name = model_name(path)
+    return name if untrained_seed is None else f"{name} (untrained, seed {untrained_seed})"

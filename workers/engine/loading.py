@@ -84,6 +84,38 @@ def _loaded(path: Path, options: Mapping[str, Any]) -> tuple[PreTrainedModel, Ma
         return model, report, (f"{note} is taken, the same function but for rounding",)
 
 
+def untrained_model(path: Path, *, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+    """A model of the configuration in `path` with initial weights: drawn on the CPU in float32 by `seed`, so that they
+    are the same for every device and dtype, but for rounding. No weight file is read.
+
+    Raises: ModelError where the configuration makes no causal language model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # whatever transformers, or a library that it calls, raises on a user's configuration
+        if _is_machines_fault(error):
+            raise
+        what = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"{path}: its config.json makes no causal language model: {type(error).__name__}: {what}"
+        ) from error
+    for parameter in model.parameters():  # not the tables of positions: they are float32 in a loaded model too
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def dealt_out(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, its blocks on all GPUs of the job."""
+    from accelerate import dispatch_model, infer_auto_device_map  # type: ignore[import-untyped]
+
+    kept_whole = list(getattr(model, "_no_split_modules", None) or ())
+    dealt: PreTrainedModel = dispatch_model(model, infer_auto_device_map(model, no_split_module_classes=kept_whole))
+    return dealt
+
+
 def _is_machines_fault(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return True

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from workers.data.model_info import ModelError
-from workers.engine.loading import load_checkpoint
+from workers.engine.loading import dealt_out, load_checkpoint, untrained_model
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -66,8 +66,11 @@ def check_device(wanted: str, found: torch.device) -> None:
         raise OSError(f"device `cuda` is asked for and torch finds no GPU here (CUDA_VISIBLE_DEVICES={visible})")
 
 
-def load_model(path: Path, *, dtype: str, device: torch.device, n_gpus: int = 1) -> LanguageModel:
-    """The checkpoint in the folder `path`, in `dtype`, on `device`, or its blocks dealt out to `n_gpus` GPUs.
+def load_model(
+    path: Path, *, dtype: str, device: torch.device, n_gpus: int = 1, untrained_seed: int | None = None
+) -> LanguageModel:
+    """The checkpoint in the folder `path`, in `dtype`, on `device`, or its blocks dealt out to `n_gpus` GPUs. With
+    `untrained_seed` a model of its configuration with the initial weights that this seed draws.
 
     Raises: ModelError when the folder holds no loadable causal decoder, its weights do not match its configuration, or
         it does not fit on the GPUs. OutOfMemoryError when somebody else fills them.
@@ -75,7 +78,12 @@ def load_model(path: Path, *, dtype: str, device: torch.device, n_gpus: int = 1)
     is_dealt_out = n_gpus > 1 and device.type == "cuda"
     if is_dealt_out and find_spec("accelerate") is None:
         raise ModelError(f"{path}: a model on {n_gpus} GPUs needs accelerate; pip install 'causalsweep[multigpu]'")
-    model, notes = load_checkpoint(path, dtype=DTYPES[dtype], device_map="auto" if is_dealt_out else None)
+    if untrained_seed is None:
+        model, notes = load_checkpoint(path, dtype=DTYPES[dtype], device_map="auto" if is_dealt_out else None)
+    else:
+        model, notes = untrained_model(path, dtype=DTYPES[dtype], seed=untrained_seed), ()
+        if is_dealt_out:
+            model = dealt_out(model)
     if not is_dealt_out:
         if device.type == "cuda":
             memory_bytes = torch.cuda.get_device_properties(device).total_memory

@@ -20,8 +20,10 @@ from workers.files.document import NO_OTHER_KEYS, Format, NotThisFile
 from workers.files.folder import SweepFolder
 from workers.files.place import PLACE_VERSION, AnyPlace
 
-# 1: a cell has `layer` and `position` beside its key; 2: a setting has no `split`, a cell is at one place
-JOB_SCHEMA_VERSION: Final = max(3, PLACE_VERSION)
+# 1: a cell has `layer` and `position` beside its key; 2: a setting has no `split`, a cell is at one place;
+# 3: no model is untrained
+JOB_SCHEMA_VERSION: Final = max(4, PLACE_VERSION)
+UNTRAINED_SEED: Final = "untrained_seed"  # in `Stream.model` where the model has initial weights: the seed of these
 VALIDATION_SETTING: Final = "validation"  # the validation pairs, by which a chain chooses places
 MAIN_SETTING: Final = "main"  # the setting that a cell is trained for; others only evaluate what it learned
 
@@ -40,7 +42,8 @@ def content_key(value: Any) -> str:
 class Stream:
     """What the cells of a cohort share: the data, and how they are trained.
 
-    `model` is the weights' fingerprint (not a path) plus the dtype that they run in; `task` holds the task's name and
+    `model` is the weights' fingerprint (not a path) plus the dtype that they run in, and for an untrained model the
+    seed of its initial weights; `task` holds the task's name and
     settings (and the hash of a user's file); `data` the sizes `n_train`, `n_eval`, `n_test`; `method` the method's
     name and every setting of it; `engine` is `suffix` or `reference`.
     """
@@ -54,6 +57,11 @@ class Stream:
     data: Mapping[str, Any]
     method: Mapping[str, Any]
     engine: str
+
+    @property
+    def untrained_seed(self) -> int | None:
+        """The seed of the model's initial weights; None where it has those of its checkpoint."""
+        return self.model.get(UNTRAINED_SEED)
 
     def science(self) -> dict[str, Any]:
         """The part of a cell's science parameters that all cells of this stream have in common."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from workers.data.hub import model_name
+from workers.data.hub import row_name
 from workers.files.cell_identity import cell_identity
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, Job, JobCell, canonical_json
@@ -48,7 +48,7 @@ class RowWriter:
         self._rows: list[dict[str, Any]] = []
         self._run = {
             "sweep": job.sweep,
-            "model": model_name(job.model_path),
+            "model": row_name(job.model_path, job.cohorts[0].stream.untrained_seed),
             "model_revision": job.model_revision,
             "gpu_name": progress.gpu_name,
             "gpu_uuid": progress.gpu_uuid,

@@ -101,11 +101,16 @@ class _JobRun:
             return
         check_device(self.job.options.device, self.monitor.device)
         model_path = Path(self.job.model_path)
-        info = unchanged(model_path, str(work[0].cohort.stream.model["fingerprint"]))
+        stream = work[0].cohort.stream
+        info = unchanged(model_path, str(stream.model["fingerprint"]))
         tokenizer = Tokenizer.load(model_path, vocab_size=info.vocab_size)
-        dtype = str(work[0].cohort.stream.model["dtype"])
-        device, n_gpus = self.monitor.device, self.job.n_gpus
-        language_model = load_model(model_path, dtype=dtype, device=device, n_gpus=n_gpus)
+        language_model = load_model(
+            model_path,
+            dtype=str(stream.model["dtype"]),
+            device=self.monitor.device,
+            n_gpus=self.job.n_gpus,
+            untrained_seed=stream.untrained_seed,
+        )
         for note in language_model.notes:
             log.warning("%s", note)
             self.monitor.update(notes=(*self.monitor.progress.notes, note))

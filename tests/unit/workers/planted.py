@@ -70,14 +70,15 @@ class Planted(AbstractTask):
         return HYPOTHESES
 
 
-def planted_model(*, wired: bool = True) -> GPT2LMHeadModel:
-    """The model; with `wired` false a random one of the same shape."""
+def planted_model(*, wired: bool = True, n_before: int = 0) -> GPT2LMHeadModel:
+    """The model; with `wired` false a random one of the same shape. `n_before` blocks that do nothing come first: the
+    truth is then so much deeper."""
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=len(VOCABULARY),
         n_positions=16,
         n_embd=D,
-        n_layer=2,
+        n_layer=2 + n_before,
         n_head=HEADS,
         n_inner=8,
         activation_function="relu",
@@ -89,11 +90,11 @@ def planted_model(*, wired: bool = True) -> GPT2LMHeadModel:
     model = GPT2LMHeadModel(config).eval()
     if wired:
         with torch.no_grad():
-            _wire(model)
+            _wire(model, n_before)
     return model
 
 
-def _wire(model: GPT2LMHeadModel) -> None:
+def _wire(model: GPT2LMHeadModel, n_before: int) -> None:
     for parameter in model.parameters():
         parameter.zero_()
     body = model.transformer
@@ -104,10 +105,11 @@ def _wire(model: GPT2LMHeadModel) -> None:
     body.wte.weight[VOCABULARY.index("="), IS + 3] = 1.0
     body.wpe.weight[:, PLUS], body.wpe.weight[:, MINUS] = C, -C
     scale = C * (2 / D) ** 0.5  # a layer norm divides by this
-    for norm in (body.h[0].ln_1, body.h[0].ln_2, body.h[1].ln_1, body.h[1].ln_2, body.ln_f):
+    for norm in (*(norm for block in body.h for norm in (block.ln_1, block.ln_2)), body.ln_f):
         norm.weight.fill_(scale)
+    first_block, second_block = body.h[n_before:]
     head_size = D // HEADS
-    attention = body.h[0].attn
+    attention = first_block.attn
     for head, target in enumerate((X, Z, Y)):
         first = head * head_size
         attention.c_attn.weight[IS + 3, first] = SHARP * head_size**0.5  # query: the `=`
@@ -115,14 +117,14 @@ def _wire(model: GPT2LMHeadModel) -> None:
         attention.c_attn.weight[VALUE, 2 * D + first] = 1.0
         attention.c_proj.weight[first, target] = 1.0
     for first, (low, high, target) in zip((0, 2), ((X, Z, P), (Z, Y, Q)), strict=True):
-        _step(body.h[0].mlp, first, high, low, target)
-    both = body.h[1].mlp
+        _step(first_block.mlp, first, high, low, target)
+    both = second_block.mlp
     both.c_fc.weight[P, 0] = both.c_fc.weight[Q, 0] = 1.0
     both.c_fc.bias[0] = -1.0
     both.c_proj.weight[0, BOTH] = 1.0
     for unit, erased in enumerate((P, Q, X, Y, Z), start=1):
         both.c_fc.weight[erased, unit], both.c_proj.weight[unit, erased] = 1.0, -1.0
-    for writer in (attention.c_proj, body.h[0].mlp.c_proj, body.h[1].mlp.c_proj, body.wte, body.wpe):
+    for writer in (attention.c_proj, first_block.mlp.c_proj, second_block.mlp.c_proj, body.wte, body.wpe):
         writer.weight[:, BALANCE] = -writer.weight.sum(dim=1)
     model.lm_head.weight[VOCABULARY.index("Yes"), BOTH] = 20.0
     model.lm_head.weight[VOCABULARY.index("No"), PLUS] = 10.0 / C
@@ -185,9 +187,9 @@ def _step(mlp: Any, first: int, high: int, low: int, target: int) -> None:
         mlp.c_proj.weight[unit, target] = sign
 
 
-def save_planted(folder: Path, *, wired: bool = True) -> Path:
+def save_planted(folder: Path, *, wired: bool = True, n_before: int = 0) -> Path:
     """The model and its tokenizer as a checkpoint folder."""
-    planted_model(wired=wired).save_pretrained(folder)
+    planted_model(wired=wired, n_before=n_before).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="<s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])

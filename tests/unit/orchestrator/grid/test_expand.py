@@ -206,8 +206,8 @@ def test_cells_file_of_a_later_version_is_refused(project: Path, tmp_path: Path)
     path = tmp_path / "cells.parquet"
     write_grid(grid_of(project), path)
     table = pq.read_table(path)
-    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"schema_version": b"4"}), path)
-    with pytest.raises(SweepNotFound, match="schema version '4'; this version reads 1 and 2 and 3"):
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"schema_version": b"5"}), path)
+    with pytest.raises(SweepNotFound, match="schema version '5'; this version reads 1, 2, 3, 4"):
         read_grid(path)
 
 
@@ -216,9 +216,10 @@ def test_sizes_of_another_versions_model_do_not_keep_a_sweep_from_being_read(pro
     grid, path = grid_of(project), tmp_path / "cells.parquet"
     write_grid(grid, path)
     table = pq.read_table(path)
-    model = json.loads(table.schema.metadata[b"model"])
-    del model["n_experts"]
-    metadata = table.schema.metadata | {b"model": json.dumps(model | {"n_towers": 3}).encode()}
+    (model,) = json.loads(table.schema.metadata[b"models"])
+    del model["info"]["n_experts"]
+    model["info"]["n_towers"] = 3
+    metadata = table.schema.metadata | {b"models": json.dumps([model]).encode()}
     del metadata[b"crc32"]  # the other version has its own, or none
     pq.write_table(table.replace_schema_metadata(metadata), path)
     assert read_grid(path) == grid

@@ -65,7 +65,7 @@ def test_a_folder_of_ones_own_keeps_its_keys(load: LoadSweep, cache: Path, demo_
     cached(cache, FIRST, demo_model)
     own, hub = load(), load(name="hub", model=MODEL)
     assert "commit" not in own.grid.strands[0].stream.model
-    assert own.grid.model.fingerprint == hub.grid.model.fingerprint
+    assert own.grid.models[0].info.fingerprint == hub.grid.models[0].info.fingerprint
     assert {cell.key for _, cell in own.grid.cells()}.isdisjoint(cell.key for _, cell in hub.grid.cells())
 
 
@@ -78,7 +78,7 @@ def test_a_branch_that_moves_on_is_another_sweep(load: LoadSweep, world: World, 
     with pytest.raises(SweepConflict, match=f"model.commit: '{FIRST}' there, '{SECOND}' in"):
         load(model=MODEL)
     assert load(model=MODEL | {"revision": FIRST}).spec.model.revision == FIRST
-    assert model_folder(Sweep.load(root.folder.root).spec) == first
+    assert model_folder(Sweep.load(root.folder.root).spec.models()[0]) == first
 
 
 def test_a_revision_is_a_branch_or_tag_or_commit(load: LoadSweep, cache: Path, demo_model: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_planned_sweep_is_read_without_the_cache(
     assert len(sweep.status().cells) == 8
     assert len(sweep.cells()) == 8
     with pytest.raises(SpecError, match=f"hf download Lab/tiny-model --revision {FIRST}"):
-        model_folder(sweep.spec)
+        model_folder(sweep.spec.models()[0])
 
 
 def test_a_folder_comes_before_an_id(load: LoadSweep, cache: Path, demo_model: Path, tmp_path: Path) -> None:

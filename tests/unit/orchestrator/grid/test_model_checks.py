@@ -180,7 +180,7 @@ def test_a_planned_sweep_whose_checkpoint_changed_is_refused_with_both_fingerpri
 ) -> None:
     """The cells would be another model's; nothing is handed over, and what was there stays."""
     load().submit()
-    planned = load().grid.model.fingerprint
+    planned = load().grid.models[0].info.fingerprint
     end_early(world, load())
     (model / "config.json").write_text((model / "config.json").read_text() + "\n")
     sweep = Sweep.load("small", sweeps=tmp_path / "sweeps")
@@ -197,7 +197,7 @@ def test_a_checkpoint_mended_before_any_row_is_planned_anew(
     before = load().grid
     (model / "config.json").write_text((model / "config.json").read_text() + "\n")
     sweep = load()
-    assert sweep.grid.model.fingerprint != before.model.fingerprint
+    assert sweep.grid.models[0].info.fingerprint != before.models[0].info.fingerprint
     assert sweep.submit().n_cells == before.n_cells
 
 

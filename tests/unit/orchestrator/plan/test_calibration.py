@@ -25,7 +25,7 @@ START_S = 4.0
 
 def work_s(sweep: Sweep, job: Job) -> float:
     """What the table says of the job's cohorts."""
-    costs = CostModel(sweep.grid.model, DEVICES["cpu"], dtype="float32")
+    costs = CostModel(sweep.grid.models[0].info, DEVICES["cpu"], dtype="float32")
     return sum(
         costs.of(strand).cohort_s(cohort.cells)
         for cohort in job.cohorts

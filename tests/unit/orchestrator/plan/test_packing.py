@@ -145,7 +145,9 @@ def test_paper_takes_about_1365_jobs_of_an_hour_and_a_half(project: Path, tmp_pa
     model = llama_7b(tmp_path / "alpaca", demo_model / "tokenizer.json")
     spec = load_spec(project / "examples" / "alpaca-7b.yaml", [f"model.path={model}", "engine=reference"])
     grid = expand(spec)
-    jobs = pack(grid.strands, CostModel(grid.model, DEVICES["a100"], dtype="bfloat16"), target_s=1.5 * 3600, n_gpus=16)
+    jobs = pack(
+        grid.strands, CostModel(grid.models[0].info, DEVICES["a100"], dtype="bfloat16"), target_s=1.5 * 3600, n_gpus=16
+    )
     hours = sum(job.predicted_s for job in jobs) / 3600
     assert len(jobs) == 1365
     assert hours / len(jobs) == pytest.approx(1.5, abs=0.05)
@@ -154,7 +156,7 @@ def test_paper_takes_about_1365_jobs_of_an_hour_and_a_half(project: Path, tmp_pa
 def test_demo_fills_two_nodes_of_eight(project: Path) -> None:
     """The demo's 208 cells, minutes of work, still give each of 16 GPUs a job."""
     grid = expand(load_spec(project / "examples" / "demo.yaml"))
-    costs = CostModel(grid.model, DEVICES["cpu"], dtype="float32")
+    costs = CostModel(grid.models[0].info, DEVICES["cpu"], dtype="float32")
     assert len(pack(grid.strands, costs, target_s=5400, n_gpus=16)) >= 16
 
 

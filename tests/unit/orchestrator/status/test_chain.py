@@ -11,6 +11,7 @@ import pytest
 from orchestrator.errors import SpecError
 from orchestrator.grid.expand import Grid, Strand, expand
 from orchestrator.grid.file import read_grid, write_grid
+from orchestrator.grid.model import GridModel
 from orchestrator.status.chain import WAITS, chained
 from orchestrator.status.coarse_to_fine import WAITS as COARSE_WAITS
 from orchestrator.store.store import RowState
@@ -35,7 +36,7 @@ def strand(method: str, *, seed: int = 42, after: str = "", best: int = 0, inapp
 
 
 def grid_of(*strands: Strand) -> Grid:
-    return Grid(model=SMALL, strands=strands)
+    return Grid(models=(GridModel(name="", info=SMALL),), strands=strands)
 
 
 def key(method: str, layer: int, position: int, seed: int = 42) -> str:

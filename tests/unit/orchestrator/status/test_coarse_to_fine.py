@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cluster.backend import JobState
 from orchestrator.grid.expand import Grid
+from orchestrator.grid.model import GridModel
 from orchestrator.jobs.retry import Mode
 from orchestrator.spec.schema import CoarseSection
 from orchestrator.status.coarse_to_fine import WAITS, left_out
@@ -33,7 +34,7 @@ Rows = dict[tuple[str, str], RowState]
 def grid_of(n_layers: int, n_positions: int, seeds: tuple[int, ...] = (42,)) -> Grid:
     """One experiment's map."""
     strands = [strand_of(layers=range(n_layers), positions=range(n_positions), seed=seed) for seed in seeds]
-    return Grid(model=SMALL, strands=tuple(strands))
+    return Grid(models=(GridModel(name="", info=SMALL),), strands=tuple(strands))
 
 
 def row(n_correct: int | None, status: str = "done") -> RowState:
@@ -196,7 +197,7 @@ def test_each_site_is_a_map_of_its_own_and_the_best_head_counts() -> None:
     cells = tuple(
         JobCell(key=f"{place.site} {place.layer} {place.unit}", place=place, token="") for place in [*plain, *heads]
     )
-    grid = Grid(model=SMALL, strands=(replace(strand_of(), cells=cells),))
+    grid = Grid(models=(GridModel(name="", info=SMALL),), strands=(replace(strand_of(), cells=cells),))
     good = {"block_output 0 None", "head_output 4 1", "head_output 3 0"}
     rounds = waves(grid, lambda cell: 900 if cell in good else 500, CoarseSection(layers=4, positions=1))
     first = {f"{place.site} {place.layer} {place.unit}" for place in [*plain, *heads] if place.layer in (0, 4)}
