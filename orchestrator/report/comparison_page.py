@@ -74,7 +74,7 @@ def _lead(found: Comparison) -> str:
         return "Two sweeps of one model, map by map: each sweep's numbers, and the difference where both have measured."
     models = " and ".join(
         f"{html.escape(side.name)}: {html.escape(', '.join(sorted(set(side.rows['model'].dropna()))))}, "
-        f"{', '.join(one[:12] for one in side.fingerprints)}"
+        f"{', '.join(found[:12] for _, found in side.fingerprints)}"
         for side in found.sides
     )
     return (
