@@ -86,7 +86,7 @@ def _told_apart(rows: pd.DataFrame) -> pd.Series:
     for column in ("model_revision", "model_fingerprint"):
         several = named.groupby("model")["model_fingerprint"].transform("nunique") > 1
         shown = named["model"] + "@" + named[column].str[:12]
-        named["model"] = named["model"].where(~several, shown)
+        named["model"] = named["model"].where(~several | (named[column] == ""), shown)
     return named["model"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,19 @@ def test_a_cells_file_without_the_axis_has_one_model(family: Path) -> None:
     assert b'"model":"/' not in notes[b"strands"]
     pq.write_table(table.drop_columns(["model"]).replace_schema_metadata(notes), path)
     assert read_grid(path) == grid
+
+
+def test_the_example_of_the_docs_is_planned(folder: Path, project: Path) -> None:
+    """Its block as it is, beside two checkpoints."""
+    page = (project / "docs" / "models.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<!-- models: begin -->\n```yaml\n(.*?)```", page, flags=re.DOTALL)
+    (folder / "checkpoints").mkdir()
+    for name, step in (("demo-model", "step1000"), ("other-model", "step2000")):
+        (folder / name).rename(folder / "checkpoints" / step)
+    (folder / "training.yaml").write_text(block, encoding="utf-8")
+    sweep = Sweep.load(folder / "training.yaml", sweeps=folder / "sweeps")
+    n_cells = {model.name: len(keys_of(sweep.grid, model.name)) for model in sweep.grid.models}
+    assert n_cells == {"step1000": 4, "late": 4, "step2000 untrained": 4}
 
 
 def test_jobs_are_of_one_model(load: LoadSweep, folder: Path, world: World) -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.grid.expand import Strand
+from orchestrator.grid.expand import Grid, Strand
+from orchestrator.grid.model import GridModel
 from orchestrator.plan.costs import DEVICES, CostModel
 from orchestrator.plan.memory import cell_bytes, cohort_bytes, memory_of
 from orchestrator.plan.packing import pack
@@ -16,6 +17,7 @@ from workers.files.place import Place
 HEAD = Place(layer=1, position=80, site="head_output", unit=2)
 NEURONS = Place(layer=1, position=80, site="mlp_neurons")
 BLOCK = Place(layer=1, position=80)
+ONE_MODEL = Grid(models=(GridModel(name="", info=SMALL),), strands=())
 
 
 def with_method(strand: Strand, **method: object) -> Strand:
@@ -50,8 +52,8 @@ def test_the_plan_names_its_largest_cell() -> None:
     """The site whose rotation is largest, among all jobs."""
     strand = strand_at([HEAD, NEURONS, BLOCK])
     jobs = pack([strand], CostModel(SMALL, DEVICES["cpu"], dtype="float32"), target_s=1e9, n_gpus=1)
-    memory = memory_of(SMALL, jobs)
+    memory = memory_of(ONE_MODEL, jobs)
     assert memory is not None
     assert (memory.site, memory.width, memory.cell_bytes) == ("mlp_neurons", 128, 5 * 4 * 128**2)
     assert memory.cohort_bytes == cohort_bytes(SMALL, strand, strand.cells)
-    assert memory_of(SMALL, []) is None
+    assert memory_of(ONE_MODEL, []) is None

@@ -63,7 +63,7 @@ def test_a_summary_without_sites_is_what_it_was() -> None:
     rows = fake_rows(grid, settings={"frogs": 0.9}, metrics={"linear_probe": "decoding"})
     found = summary(rows, grid)
     before = json.loads(BEFORE.read_text(encoding="utf-8"))
-    assert list(found.columns.drop(["site", "unit", *CLASS_SCORES])) == list(before[0])
+    assert list(found.columns.drop(["site", "unit", "model", *CLASS_SCORES])) == list(before[0])
     for line, expected in zip(found.to_dict("records"), before, strict=True):
         assert line["site"] == "block_output"
         for name, value in expected.items():
