@@ -118,7 +118,7 @@ def pack_models(loads: Sequence[Load], *, target_s: float, n_gpus: int) -> list[
 def _shares(weights: Sequence[float], n_gpus: int) -> list[int]:
     """`n_gpus` dealt out by weight, at least one each: each next one to whom it shortens the longest wait."""
     shares = [1] * len(weights)
-    for _ in range(n_gpus - len(weights)):
+    for _ in range(n_gpus - len(weights) if weights else 0):
         longest = max(range(len(weights)), key=lambda index: weights[index] / shares[index])
         shares[longest] += 1
     return shares

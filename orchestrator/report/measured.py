@@ -102,8 +102,8 @@ def unplanned(rows: pd.DataFrame, grid: pd.DataFrame) -> int:
 
 
 def _check_apart(grid: pd.DataFrame) -> None:
-    same = ["model", "experiment", "method", *(name for name in PLACE_COLUMNS if name != "place"), "seed"]
-    twice = grid[grid.duplicated([*same, "place"])]
+    same = ["experiment", "method", *(name for name in PLACE_COLUMNS if name != "place"), "seed"]
+    twice = grid[grid.duplicated([*same, "place", "model"])]
     if len(twice):
         cell = twice.iloc[0]
         raise ValueError(

@@ -60,7 +60,7 @@ def run_through(load: LoadSweep, world: World, *, work: float = SLOWER, attempts
 def test_measured_jobs_set_the_scale(load: LoadSweep, world: World) -> None:
     """Jobs that took 2.5 times the table's seconds make the next plan 2.5 times as long, with the measured start-up."""
     sweep = run_through(load, world)
-    found = calibration(sweep.folder, sweep.grid, "cpu")
+    found = calibration(sweep.folder, sweep.grid.strands[0].stream, "cpu")
     assert found is not None
     assert (found.work, found.start_s, found.n_cells) == (pytest.approx(SLOWER), pytest.approx(START_S, abs=0.1), 8)
 

@@ -113,8 +113,8 @@ def test_a_job_file_of_the_version_before_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda raw: raw.update(schema=4), r"j\.json: format version 4, .* up to 3; a newer one wrote it"),
-        (lambda raw: raw.pop("schema"), r"j\.json: not a job file: key `schema`: expected a version from 1 to 3"),
+        (lambda raw: raw.update(schema=5), r"j\.json: format version 5, .* up to 4; a newer one wrote it"),
+        (lambda raw: raw.pop("schema"), r"j\.json: not a job file: key `schema`: expected a version from 1 to 4"),
         (lambda raw: raw.pop("cohorts"), r"j\.json: not a job file: key `cohorts`: Field required"),
         (lambda raw: raw.pop("model_path"), "key `model_path`: Field required"),
         (lambda raw: raw.update(speed=1), "key `speed`: got 1; "),
