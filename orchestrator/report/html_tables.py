@@ -10,6 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from orchestrator.report.heatmap import HeatMap, is_share, shown_name, shown_token, site_maps
+from orchestrator.report.model_curves import model_lines
 from orchestrator.status.cell_state import MAPPED
 from workers.data.sites import SITES
 from workers.files.job import MAIN_SETTING
@@ -33,6 +34,7 @@ def page_tables(
         "tiles": _tiles(maps, provenance),
         "summary_table": _summary_table(summary[is_main & is_causal]),
         "decoding_section": _reading_sections(summary[~is_causal]),
+        "models_section": _models_section(summary[is_main]),
         "sites_section": _sites_section(summary[is_main & is_causal]),
         "settings_section": _settings_section(summary[~is_main & is_causal]),
         "states_table": _states_table(maps, n_unplanned),
@@ -137,6 +139,34 @@ def _is_nothing(value: Any) -> bool:
 
 def _unit_name(line: Mapping[str, Any]) -> str:
     return SITES[line["site"]].unit_name if line["site"] in SITES else "unit"
+
+
+def _models_section(summary: pd.DataFrame) -> str:
+    """The best value of each model, in the order of the spec, as curves and a table; nothing where there is one."""
+    lines = model_lines(summary)
+    if lines.empty:
+        return ""
+    head = ["Model", "Experiment", "Task accuracy", "Best", "No intervention", "Random", "Where"]
+    rows = (
+        [
+            html.escape(line["model"]),
+            with_detail(
+                html.escape(shown_name(line["experiment"])),
+                html.escape(", ".join([shown_name(line["method"]), METRICS[line["metric"]].words])),
+            ),
+            with_detail(rate(line["task"]), _counts(line["task_n_correct"], line["task_n_total"])),
+            _highest(line),
+            rate(line["none"]),
+            rate(line["random"]),
+            _where(line),
+        ]
+        for line in lines.to_dict("records")
+    )
+    return (
+        "<section id='models'><h2>Models</h2><p>Of each model the best value of its map, over all its layers, "
+        "positions and seeds, with the interval and the controls of that one cell, in the order of the spec. The maps "
+        "themselves are above: choose a model.</p><div id='curves'></div>" + html_table(head, rows, "") + "</section>"
+    )
 
 
 def _sites_section(summary: pd.DataFrame) -> str:

@@ -101,6 +101,7 @@ function panels() {
   by_id("panels").style.gridTemplateColumns = `repeat(auto-fit, minmax(min(100%, ${Math.max(220, 50 + 13 * n_positions)}px), 1fr))`;
   by_id("panels").replaceChildren(...maps.map(panel));
   maps.forEach((map, index) => draw(map, by_id("panels").children[index].querySelector(".plot")));
+  draw_curves();
 }
 
 function panel(map) {

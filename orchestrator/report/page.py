@@ -36,6 +36,7 @@ from orchestrator.report.heatmap import (
 )
 from orchestrator.report.html_tables import page_tables
 from orchestrator.report.measured import measured, unplanned
+from orchestrator.report.model_curves import curves
 from orchestrator.report.provenance import provenance
 from orchestrator.report.tables import summary_of
 from orchestrator.status.cell_state import MARKS
@@ -100,7 +101,7 @@ def render(content: PageContent) -> str:
         "title": html.escape(content.title),
         "made": content.made.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "style": state_colours() + resource("page.css"),
-        "script": "".join(map(resource, ("base.js", "card.js", "page.js"))),
+        "script": "".join(map(resource, ("base.js", "card.js", "curves.js", "page.js"))),
         "plotly": resource(PLOTLY),
         "data": script_json(payload(content)),
         "asked_section": asked_section(content.asked),
@@ -148,6 +149,7 @@ def payload(content: PageContent) -> dict[str, Any]:
         "colours": {scale.name.lower(): colours(COLOURS[scale]) for scale in Scale},
         "maps": [_map(item, texts) for item in drawn],
         "texts": list(texts),
+        "curves": list(curves(content.summary)),
     }
 
 

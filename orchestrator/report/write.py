@@ -15,6 +15,7 @@ import pandas as pd
 from orchestrator.report import figures
 from orchestrator.report.asked import Asked
 from orchestrator.report.heatmap import Axis, HeatMap, Over, Scale, drawn_maps, shown_name, value_range
+from orchestrator.report.model_curves import draw_models, model_lines
 from orchestrator.report.page import page_content, render
 from orchestrator.report.site_bars import draw_sites
 from orchestrator.store.metrics import Metric
@@ -47,6 +48,7 @@ def write_report(
     """
     content = page_content(rows, grid, title=title, baselines=baselines, metric=metric, asked=asked)
     drawn = _draw_all(drawn_maps(content.maps), folder) | _draw_sites(content.summary, folder)
+    drawn |= _draw_models(content.summary, folder)
     content = replace(content, figures=drawn)
     path = folder / "index.html"
     replace_file(path, render(content))
@@ -100,6 +102,19 @@ def _draw_sites(summary: pd.DataFrame, folder: Path) -> dict[str, dict[str, str]
             for path in paths.values():
                 figures.save(figure, folder / path)
             drawn[f"{f'{model}, ' if model else ''}{shown_name(str(method))}, sites side by side"] = paths
+    return drawn
+
+
+def _draw_models(summary: pd.DataFrame, folder: Path) -> dict[str, dict[str, str]]:
+    """A picture of the models side by side for each method; none where the sweep has one model."""
+    drawn: dict[str, dict[str, str]] = {}
+    for (method, metric), lines in model_lines(summary).groupby(["method", "metric"], sort=False):
+        stem = re.sub(r"[^A-Za-z0-9._-]", "-", f"models_{metric}_{method}")
+        paths = {"png": f"figures/{stem}.png", "PDF": f"figures/{stem}.pdf"}
+        figure = draw_models(lines)
+        for path in paths.values():
+            figures.save(figure, folder / path)
+        drawn[f"{shown_name(str(method))}, models side by side"] = paths
     return drawn
 
 

@@ -12,6 +12,7 @@ from orchestrator.report import summary, write_report
 from orchestrator.report.comparison import Side, compare
 from orchestrator.report.heatmap import heat_maps
 from orchestrator.report.measured import measured
+from orchestrator.report.model_curves import curves, draw_models, model_lines
 from orchestrator.report.page import page_content, payload
 from orchestrator.report.paper import write_figures
 from tests.fake_store import fake_grid, fake_rows
@@ -83,6 +84,44 @@ def test_each_model_has_pictures_of_its_own(tmp_path: Path) -> None:
     }
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "step 1/a, boundless das" in page
+
+
+def test_a_curve_has_the_best_of_each_model_in_the_order_of_the_spec() -> None:
+    """With the interval and the controls of that one cell; a model without a measurement has no point."""
+    grid = of_models("late", "early", "open")
+    rows = fake_rows(grid)
+    rows = rows[~rows["cell_key"].str.endswith("-2")]
+    table = summary(rows, grid.assign(state=grid["cell_key"].str.endswith("-2").map({True: "missing", False: "done"})))
+    found = {curve["name"]: curve for curve in curves(table)}
+    assert list(found) == ["left boundary", "midpoint distance"]
+    for name, curve in found.items():
+        assert curve["models"] == ["late", "early", "open"]
+        lines = table[table["experiment"] == name.replace(" ", "_")].set_index("model")
+        for column in ("maximum", "low", "high", "none", "random"):
+            assert curve[column][:2] == [round(lines.loc[model, column], 4) for model in ("late", "early")]
+            assert curve[column][2] is None
+
+
+def test_the_page_and_the_figures_have_the_curve_where_there_are_several_models(tmp_path: Path) -> None:
+    """And neither where there is one."""
+    for models, there in ((MODELS, True), (("a",), False)):
+        grid = of_models(*models)
+        folder = tmp_path / str(len(models))
+        write_report(fake_rows(grid), grid, folder, title="models")
+        page = (folder / "index.html").read_text(encoding="utf-8")
+        assert ("<section id='models'>" in page) is there
+        assert (folder / "figures" / "models_iia_boundless_das.pdf").exists() is there
+        assert ("boundless das, models side by side" in page) is there
+
+
+def test_a_figure_has_a_panel_an_experiment_and_a_tick_a_model() -> None:
+    """Of several sites each has a line."""
+    grid = of_models("a", "b")
+    lines = model_lines(summary(fake_rows(grid), grid))
+    panels = draw_models(pd.concat([lines, lines.assign(site="mlp_output")])).axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["left boundary", "midpoint distance"]
+    assert [tick.get_text() for tick in panels[0].get_xticklabels()] == ["a", "b"]
+    assert len(panels[0].containers) == 2
 
 
 def test_a_papers_figures_are_of_one_model_each(tmp_path: Path) -> None:
