@@ -99,7 +99,7 @@ class Load:
 
     @property
     def seconds(self) -> float:
-        """Of all cells, one start included."""
+        """What all cells take, with one start."""
         free = sum(self.costs.of(strand).cohort_s(strand.cells) for strand in self.strands)
         return self.costs.start_s + free + sum(part.seconds for part in self.kept)
 

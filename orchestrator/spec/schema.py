@@ -132,7 +132,7 @@ class GridSection(Section):
     places: Annotated[tuple[PlaceSection, ...], BeforeValidator(listed)] = ()
     seeds: Seeds = (42,)
     models: ModelEntries = ()
-    untrained: bool = False  # the sweep's one model stands beside one of its shape with initial weights
+    untrained: bool = False  # adds a model of the same shape with initial weights
     methods: Annotated[tuple[Annotated[Method, BeforeValidator(_named)], ...], BeforeValidator(listed)] = ()
     exclude: tuple[dict[str, Any], ...] = ()
     coarse: CoarseSection | None = None

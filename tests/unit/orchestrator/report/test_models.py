@@ -115,7 +115,7 @@ def test_the_page_and_the_figures_have_the_curve_where_there_are_several_models(
 
 
 def test_a_figure_has_a_panel_an_experiment_and_a_tick_a_model() -> None:
-    """Of several sites each has a line."""
+    """Each of several sites has a line."""
     grid = of_models("a", "b")
     lines = model_lines(summary(fake_rows(grid), grid))
     panels = draw_models(pd.concat([lines, lines.assign(site="mlp_output")])).axes
