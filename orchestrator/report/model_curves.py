@@ -36,6 +36,8 @@ def model_lines(summary: pd.DataFrame) -> pd.DataFrame:
 def curves(summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """For the page: a curve for each experiment, method and site, its points in the order of the models."""
     lines = model_lines(summary)
+    if lines.empty:
+        return
     models = list(dict.fromkeys(lines["model"]))
     for (experiment, method, site), part in lines.groupby(["experiment", "method", "site"], sort=False):
         about = METRICS[part["metric"].iloc[0]]

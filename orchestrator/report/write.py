@@ -108,7 +108,10 @@ def _draw_sites(summary: pd.DataFrame, folder: Path) -> dict[str, dict[str, str]
 def _draw_models(summary: pd.DataFrame, folder: Path) -> dict[str, dict[str, str]]:
     """A picture of the models side by side for each method; none where the sweep has one model."""
     drawn: dict[str, dict[str, str]] = {}
-    for (method, metric), lines in model_lines(summary).groupby(["method", "metric"], sort=False):
+    every = model_lines(summary)
+    if every.empty:
+        return drawn
+    for (method, metric), lines in every.groupby(["method", "metric"], sort=False):
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", f"models_{metric}_{method}")
         paths = {"png": f"figures/{stem}.png", "PDF": f"figures/{stem}.pdf"}
         figure = draw_models(lines)
