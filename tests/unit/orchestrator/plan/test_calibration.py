@@ -102,7 +102,7 @@ def test_measures_without_sites_are_of_all_sites(load: LoadSweep, world: World) 
     path = sweep.folder.store / "costs.json"
     entries = [{name: value for name, value in one.items() if name != "sites"} for one in json.loads(path.read_text())]
     path.write_text(json.dumps(entries))
-    found = calibration(sweep.folder, sweep.grid, "cpu")
+    found = calibration(sweep.folder, sweep.grid.strands[0].stream, "cpu")
     assert found is not None
     assert (found.work, dict(found.sites)) == (pytest.approx(SLOWER), {})
 
