@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -25,6 +25,7 @@ from orchestrator import folder as sweep_folder
 from orchestrator.backends.opening import open_configured
 from orchestrator.backends.submissions import read_submissions
 from orchestrator.errors import SpecError, SweepBusy, SweepNotFound
+from orchestrator.export.mib import Exported, MibNames, export_mib
 from orchestrator.grid.expand import Grid, expand
 from orchestrator.grid.file import read_grid
 from orchestrator.grid.model import pinned
@@ -41,6 +42,7 @@ from orchestrator.report import frames, pictures
 from orchestrator.report.frames import Check
 from orchestrator.report.notebook import Page
 from orchestrator.spec.schema import BACKEND_KEYS, SweepSpec
+from orchestrator.status.cell_state import CellState
 from orchestrator.status.reader import StatusReader
 from orchestrator.status.states import JobStatus, SweepStatus
 from orchestrator.store.metrics import Metric
@@ -314,6 +316,24 @@ class Sweep:
         with contextlib.suppress(OSError):  # the alignments themselves say whose they are
             write_index(self.folder, frames.with_model_names(self._reader.store.table(), self.grid))
         return found
+
+    def export_mib(
+        self,
+        folder: Path | None = None,
+        *,
+        where: Iterable[str] = (),
+        task: str = "",
+        positions: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Exported:
+        """Write what the done cells have learned as MIB's leaderboard takes it (default: to `mib` in the folder).
+
+        `task`, `positions` and `variables` are MIB's names, the latter two by ours. Raises: as
+        `orchestrator.export.mib.export_mib`.
+        """
+        names = MibNames(task=task, positions=positions or {}, variables=variables or {})
+        done = {key for key, cell in self.status().cells.items() if cell.state is CellState.DONE}
+        return export_mib(self.folder, self.grid, done, folder or self.folder.root / "mib", names=names, where=where)
 
     def doctor(self, *, on: str = "local") -> list[Finding]:
         """What the backend `on` allows and what will hurt. Raises: ClusterUsageError, SpecError."""

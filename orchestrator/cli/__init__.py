@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from orchestrator import __version__
-from orchestrator.cli import auditing, finding, reading, running, steering, watching
+from orchestrator.cli import auditing, exporting, finding, reading, running, steering, watching
 
 GROUPS: Final = {
     "Prepare a sweep": (finding.init, running.prompt, finding.methods, running.plan, reading.doctor),
@@ -24,7 +24,10 @@ GROUPS: Final = {
         *(finding.list_sweeps, watching.status, watching.logs, watching.errors),
         *(steering.cancel, steering.hold, steering.release, steering.limit),
     ),
-    "Read what it found": (reading.results, reading.summary, reading.query, reading.report, reading.check),
+    "Read what it found": (
+        *(reading.results, reading.summary, reading.query, reading.report, reading.check),
+        exporting.export,
+    ),
     "Ask why": (auditing.explain, auditing.fsck),
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+import transformers
 
 from orchestrator import Sweep
 from orchestrator.spec.text import to_yaml
@@ -155,3 +159,68 @@ def test_the_report_has_the_maps_of_each_model(folder: Path) -> None:
     figures = folder / "sweeps" / "pair" / "report" / "figures"
     for model in ("shallow", "deep", "shallow-untrained"):
         assert (figures / f"iia_{model}_das_main_raw_maximum.png").exists()
+
+
+def mib(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`export mib pair` with these options."""
+    command = [sys.executable, "-m", "orchestrator", "export", "mib", "pair", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+def test_an_exported_unit_is_the_cells_own_interchange(folder: Path) -> None:
+    """Read back with plain torch and exchanged by hand, it gives the logits of the alignment's hook."""
+    names = ("--task", "arithmetic", "--variable", "P=ones_carry", "--position", "4=last_token")
+    ended = mib(folder, "--where", "model=deep", *names, "-o", "submission")
+    assert ended.returncode == 0, ended.stderr
+    unit = folder / "submission" / "arithmetic_GPT2LMHeadModel_ones_carry"
+    assert f"{unit.relative_to(folder)}\n3 units" in ended.stdout
+    name = "ResidualStream(Layer-1,Token-last_token)"
+    assert {path.name for path in unit.glob(f"{glob.escape(name)}*")} == {
+        f"{name}_{end}" for end in ("featurizer", "inverse_featurizer", "indices")
+    }
+    assert json.loads((unit / f"{name}_indices").read_text()) is None
+    rotations = [
+        torch.load(unit / f"{name}_{end}", weights_only=True)["model_info"]["additional_config"]["rotation_matrix"]
+        for end in ("featurizer", "inverse_featurizer")
+    ]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "deep")
+    base, source = torch.tensor([[0, 4, 13, 29, 31]]), torch.tensor([[0, 8, 12, 28, 31]])
+    alignment = Sweep.load("pair", sweeps=folder / "sweeps").alignment(layer=1, model="deep")
+    with torch.no_grad():
+        with alignment.hook(model, source):
+            expected = model(base).logits[0, -1]
+        kept = model(source, output_hidden_states=True).hidden_states[2][:, 4]  # behind block 1
+
+        def exchange(_module: Any, _arguments: Any, output: Any) -> Any:
+            hidden = (output[0] if isinstance(output, tuple) else output).clone()
+            there, back = rotations
+            error = hidden[:, 4] - (hidden[:, 4] @ there) @ there.T
+            hidden[:, 4] = (kept @ there) @ back.T + error
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        handle = model.transformer.h[1].register_forward_hook(exchange)
+        found = model(base).logits[0, -1]
+        handle.remove()
+        assert torch.allclose(found, expected, atol=1e-3)
+        assert not torch.allclose(found, model(base).logits[0, -1], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--where", "model=deep"), "error: export: position 4: got '='; give MIB's name of the position"),
+        (("--position", "4=last"), "is untrained; leave it out with --where model!=shallow untrained"),
+        (
+            ("--where", "model!=shallow untrained", "--position", "4=last"),
+            "several cells are planted_GPT2LMHeadModel_P/",
+        ),
+        (("--where", "model=dep"), "no model of this sweep is that; did you mean `deep`?"),
+        (("--position", "last"), "error: --position: got 'last'; expected OURS=THEIRS"),
+    ],
+)
+def test_what_cannot_be_exported_is_named(folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    """Exit 2, and nothing is written."""
+    ended = mib(folder, *arguments, "-o", "refused")
+    assert ended.returncode == 2, ended.stdout
+    assert message in ended.stderr
+    assert not (folder / "refused").exists()

@@ -171,6 +171,14 @@ def load_alignment(path: str | Path) -> LearnedAlignment:
     )
 
 
+def mib_featurizer(basis_DK: NDArray[np.float32] | None, width: int) -> tuple[bytes, bytes]:
+    """MIB's featurizer and inverse featurizer of a subspace, or of the whole vector where there is none: the content of
+    the two files that its leaderboard takes."""
+    from workers.alignments.for_mib import featurizer_files
+
+    return featurizer_files(basis_DK, width)
+
+
 def check_saved(path: Path) -> None:
     """Nothing, where the file holds whole what the cell has learned whose key is its name, of whatever method.
 

@@ -1,0 +1,1 @@
+"""What a sweep found, in the formats of other tools."""
