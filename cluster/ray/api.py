@@ -8,9 +8,11 @@ Source: docs.ray.io, "Ray Jobs REST API" and "Ray token authentication"; ray/das
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -24,6 +26,8 @@ from typing import Any, Final
 from cluster.backend import ClusterUnavailable, ClusterUsageError
 
 TIMEOUT_S: Final = 10.0  # for one call; the longest is starting a job, some tenths of a second
+_OTHER_PORTS: Final = {6379: "that of Ray's own traffic (GCS)", 10001: "that of Ray's client"}
+_ITS_PORT: Final = "the dashboard's port is 8265, or what `ray start --head` printed"
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -167,16 +171,48 @@ class RayApi:
         except TimeoutError:
             raise ClusterUnavailable(f"Ray at {self.address} did not answer within {TIMEOUT_S:.0f} s") from None
         except urllib.error.URLError as error:
-            if isinstance(error.reason, socket.gaierror):
-                raise ClusterUsageError(f"no such host: {self.address} ({error.reason.strerror})") from None
-            raise ClusterUnavailable(f"no Ray at {self.address}: {error.reason}") from None
+            raise self._unreached(error.reason) from None
+        except (http.client.HTTPException, ConnectionError) as error:
+            raise self._broken(error) from None
         except OSError as error:
             raise ClusterUnavailable(f"Ray at {self.address} broke the connection: {error}") from None
+
+    def _unreached(self, reason: object) -> Exception:
+        """Why there was no answer, by its cause."""
+        if isinstance(reason, socket.gaierror):
+            return ClusterUsageError(f"no such host: {self.address} ({reason.strerror})")
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            said = f"the certificate of {self.address} is not trusted here ({reason.verify_message})"
+            return ClusterUsageError(f"{said}: name the file of its authority in SSL_CERT_FILE")
+        if isinstance(reason, ssl.SSLError):
+            plain = self.address.replace("https://", "http://", 1)
+            return ClusterUsageError(f"{self.address} does not speak TLS ({reason.reason}): write {plain}")
+        return ClusterUnavailable(f"no Ray at {self.address}: {reason}")
+
+    def _broken(self, error: Exception) -> Exception:
+        """Why a connection gave no answer. A busy head breaks one off too, which says nothing of the address."""
+        is_broken_off = isinstance(error, ConnectionError | http.client.IncompleteRead)
+        if is_broken_off and urllib.parse.urlsplit(self.address).port not in _OTHER_PORTS:
+            hint = "; an address that speaks TLS begins with https://" if self.address.startswith("http://") else ""
+            return ClusterUnavailable(f"Ray at {self.address} broke the connection: {error}{hint}")
+        return self._not_http(type(error).__name__)
+
+    def _not_http(self, what: str) -> Exception:
+        """The error of an address that answers with something else than HTTP."""
+        port = urllib.parse.urlsplit(self.address).port
+        if port in _OTHER_PORTS:
+            return ClusterUsageError(f"{self.address}: port {port} is {_OTHER_PORTS[port]}; {_ITS_PORT}")
+        secure = self.address.replace("http://", "https://", 1)
+        return ClusterUsageError(
+            f"{self.address} answers, but not in plain HTTP ({what}): write {secure} where it speaks TLS; {_ITS_PORT}"
+        )
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
         text = error.read(20_000).decode(errors="replace").strip()
         if error.code == 404:
             return NotFound(text)
+        if error.code == 400 and "https" in text.lower():  # a proxy that hears plain HTTP at its port for TLS
+            return self._not_http("400: it asks for HTTPS")
         if error.code in (401, 403):
             return ClusterUsageError(
                 f"Ray at {self.address} wants its token ({error.code}): set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "

@@ -31,6 +31,7 @@ SUBMIT_S: Final = 180.0  # from handing a submission in to its dispatcher's word
 SILENT_S: Final = 30.0  # meanwhile a busy head may leave questions of ours without an answer for so long
 LOST_S: Final = 120.0  # as QUIET_S, when Ray does not answer: its processes outlive their head by 60 s
 SKEW_S: Final = 5.0
+_DROP_TRIES: Final = 50
 _ENDS: Final = (Control.CANCEL, Control.KILL)
 
 
@@ -65,6 +66,7 @@ class RayCluster(AbstractCluster):
             self._hand_in(token, requests)
         state = self._begun(name)
         if state.phase is Phase.REFUSED:
+            self._drop(name)
             mend = f"; {self._same_paths}" if any(node.problem for node in state.nodes) else ""
             raise ClusterUsageError(f"Ray at {self.address} cannot run the jobs: {state.message}{mend}")
         handles = self._submission(name).handles()
@@ -102,7 +104,8 @@ class RayCluster(AbstractCluster):
         try:
             versions, nodes = self._api.versions(), self._api.nodes()
         except (ClusterUnavailable, ClusterUsageError) as error:
-            return [Finding(check="Ray", ok=False, found=str(error), remedy=REACH)]
+            remedy = REACH if isinstance(error, ClusterUnavailable) else "the line above says what to set"
+            return [Finding(check="Ray", ok=False, found=str(error), remedy=remedy)]
         mismatch = mismatch_of(self._api)
         n_gpus = sum(node.n_gpus for node in nodes)
         found = ", ".join(f"{node.name}: {node.n_gpus:g}" for node in nodes) or "no node"
@@ -139,11 +142,23 @@ class RayCluster(AbstractCluster):
                 return state
             if job is not None and job.status.is_over():
                 said = self._api.job_log(name).strip().splitlines()[-3:]
+                self._drop(name)
                 raise ClusterUsageError(
                     f"the head node could not start the dispatcher: {' | '.join(said) or job.message}"
                 )
             time.sleep(0.2)
         raise ClusterUnavailable(f"{self.address}: the dispatcher {name} has not begun after {SUBMIT_S:.0f} s")
+
+    def _drop(self, name: str) -> None:
+        """Leave no trace of a dispatcher that started no job: what it found is in the caller's message."""
+        with suppress(ClusterUnavailable, ClusterUsageError):
+            for _ in range(_DROP_TRIES):  # Ray hears of a process's end some tenths of a second later
+                job = self._api.job(name)
+                if job is None or job.status.is_over():
+                    self._api.delete_job(name)
+                    break
+                time.sleep(0.2)
+        self._record.forget(name)
 
     # ------------------------------------------------------------------ reading
 
@@ -213,7 +228,7 @@ class RayCluster(AbstractCluster):
                 Finding(check="dispatcher", ok=False, found=str(error), remedy="see the job's log in the dashboard")
             ]
         finally:
-            self._record.forget(name)
+            self._drop(name)
         remedy = f"{self._same_paths}, and keep the clocks together"
         return [
             Finding(

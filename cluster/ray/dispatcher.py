@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, TaskCancell
 
 from cluster.backend import Control, JobRequest, JobState
 from cluster.process import ENV_BACKEND, ENV_DEADLINE, ENV_SCHEDULER_JOB_ID, EXIT_INTERRUPTED, FROM_OUTSIDE, exit_text
-from cluster.ray import probe, task
+from cluster.ray import probe, task, telling
 from cluster.ray.metrics import Gauges
 from cluster.ray.record import Batch, DispatcherState, JobRecord, NodeReport, Order, Phase, RayFiles
 
@@ -32,7 +33,6 @@ TICK_S: Final = 0.5  # how often orders are looked for
 HEARTBEAT_S: Final = 5.0
 METRICS_S: Final = 5.0
 TELL_S: Final = 60.0
-STALE_S: Final = 60.0  # another dispatcher without a heartbeat for so long holds no share of the limit
 LAST_START_S: Final = 120.0  # before the deadline
 CANCEL_GRACE_S: Final = 60.0  # between SIGTERM and SIGKILL: time to write a checkpoint
 
@@ -50,7 +50,7 @@ class _Job:
     on_gpu: bool = False
     node_id: str = ""
     held: bool = False
-    withdrawn: bool = False  # its task is being taken back from Ray's queue
+    withdrawn: bool = False  # its task in Ray's queue is to do nothing
     n_interruptions: int = 0  # the restarts after an interruption; the others followed losses
     ending: bool = False  # the user has cancelled or killed it
 
@@ -85,6 +85,7 @@ class Dispatcher:
             self._write(Phase.REFUSED, "; ".join(problems))
             return 2
         self._write(Phase.RUNNING)
+        self._tell()
         while any(not job.record.state.is_finished() for job in self.jobs):
             self._tend(self._obey)
             self._tend(self._balance)
@@ -92,6 +93,7 @@ class Dispatcher:
             self._tend(self._publish)
         states = Counter(str(job.record.state) for job in self.jobs)
         self._write(Phase.ENDED, ", ".join(f"{count} {state}" for state, count in states.items()))
+        self._tell()
         return 0 if set(states) <= {JobState.COMPLETED, JobState.CANCELLED} else 1
 
     def _tend(self, step: Callable[[], None]) -> None:
@@ -111,66 +113,64 @@ class Dispatcher:
                 if not job.record.state.is_finished():
                     self._give(job, Order(action=Control.CANCEL, indices=(job.index,)))
         for order in self.record.orders(self.submission.name, self._orders_seen):
-            _log.info("%s of %d jobs", order.action, len(order.indices))
-            for job in (self.jobs[index] for index in order.indices):
-                if not job.record.state.is_finished():
-                    self._give(job, order)
+            jobs = [self.jobs[index] for index in order.indices]
+            n_done = sum(self._give(job, order) for job in jobs if not job.record.state.is_finished())
+            _log.info("%s: %d jobs", order.action, n_done)
 
-    def _give(self, job: _Job, order: Order) -> None:
+    def _give(self, job: _Job, order: Order) -> bool:
+        """Whether the order changes anything for the job."""
         match order.action:
             case Control.HOLD | Control.RELEASE if job.is_waiting():
-                job.held = order.action is Control.HOLD
-                self._note(job, state=JobState.HELD if job.held else JobState.PENDING)
+                before, job.held = job.held, order.action is Control.HOLD
+                self._note(job, state=JobState.HELD if job.held else JobState.PENDING, detail="")
+                return before != job.held
             case Control.CANCEL | Control.KILL:
-                job.ending = True
+                before, job.ending = job.ending, True
                 if job.run is None:
                     self._note(job, state=JobState.CANCELLED, detail="before it started")
                 else:
                     ray.cancel(job.run, force=order.action is Control.KILL)
+                return not before
+        return False
 
     # ------------------------------------------------------------------ what Ray is to run
 
     def _balance(self) -> None:
-        """Hand to Ray what may run, in order, and take back what may no more. All of it when there is no limit: then
-        the dashboard shows the whole queue."""
+        """Hand to Ray what may run, in order, and withdraw what may no more. All of it when there is no limit: then the
+        dashboard shows the whole queue. A task that is withdrawn stays in Ray's queue and does nothing when its turn
+        comes: one that is cancelled would be shown as failed."""
         if time.time() > self._deadline - LAST_START_S:
             self._close()
             return
         limit = self.record.limit()
-        room = len(self.jobs) if limit is None else limit - self._claimed_by_earlier()
-        room -= sum(1 for job in self.jobs if job.run is not None and (not job.is_waiting() or job.withdrawn))
+        room = len(self.jobs) if limit is None else limit - self.record.claimed_before(self.submission)
+        room -= sum(1 for job in self.jobs if job.run is not None and not job.is_waiting())
         for job in self.jobs:
-            if not job.is_waiting() or job.withdrawn:
+            if not job.is_waiting():
                 continue
-            if job.held or room <= 0:
-                if job.run is not None:
-                    job.withdrawn = True
-                    ray.cancel(job.run)
-            else:
-                room -= 1
-                if job.run is None:
-                    job.run = self._start(job)
+            may_run = not job.held and room > 0
+            room -= may_run
+            if job.run is not None:
+                self._withdraw(job, not may_run)
+            elif may_run:
+                self._withdraw(job, False)
+                job.run = self._start(job)
+
+    def _withdraw(self, job: _Job, is_withdrawn: bool) -> None:
+        """Tell the job's task in Ray's queue to do nothing, or to run after all. Raises: OSError."""
+        if job.withdrawn != is_withdrawn:
+            mark = self.record.withdrawn_path(self.submission.handle(job.index))
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch() if is_withdrawn else mark.unlink(missing_ok=True)
+            job.withdrawn = is_withdrawn
 
     def _close(self) -> None:
         """Start nothing more: the allocation ends soon, and what runs needs no company."""
         for job in self.jobs:
             if job.is_waiting() and job.run is None:
                 self._end(job, JobState.TIMEOUT, "the allocation's time was over before it began")
-            elif job.is_waiting() and not job.withdrawn:
-                job.withdrawn = True
-                ray.cancel(job.run)
-
-    def _claimed_by_earlier(self) -> int:
-        """Jobs of the sweep's earlier dispatchers that run or may: of one limit, they have the first share."""
-        now, mine = time.time(), (self.submission.submitted, self.submission.name)
-        claimed = 0
-        for name, state in self.record.states():
-            if name == self.submission.name or state.phase is not Phase.RUNNING or now - state.updated > STALE_S:
-                continue
-            other = self.record.submission(name)
-            if other is not None and self.record.is_own(other) and (other.submitted, name) < mine:
-                claimed += sum(job.state in (JobState.PENDING, JobState.RUNNING) for job in state.jobs)
-        return claimed
+            elif job.is_waiting():
+                self._withdraw(job, True)
 
     def _start(self, job: _Job) -> Any:
         options = self.submission.options
@@ -195,6 +195,7 @@ class Dispatcher:
                 "programs": probe.programs_of([job.request]),
                 "log": str(job.request.log),
                 "env": {**job.request.env, **env},
+                "withdrawn": str(self.record.withdrawn_path(handle)),
                 "grace_s": CANCEL_GRACE_S,
             }
         )
@@ -228,6 +229,15 @@ class Dispatcher:
             self._take(job, news)
 
     def _take(self, job: _Job, news: dict[str, Any]) -> None:
+        if "declined" in news:
+            self._tend(partial(self._withdraw, job, False))
+            job.run = None
+            self._note(job, state=JobState.HELD if job.held else JobState.PENDING, detail="")
+            return
+        if "node" in news and job.withdrawn:  # its node did not see the mark yet
+            job.on_gpu = True
+            ray.cancel(job.run)
+            return
         if "node" in news:
             job.on_gpu, job.node_id = True, news["node_id"]
             _log.info("%s: on %s, GPU %s", job.request.label, news["node"], news["gpu"] or "none")
@@ -262,7 +272,7 @@ class Dispatcher:
             return
         job.run, job.on_gpu = None, False
         if job.withdrawn:
-            job.withdrawn = False
+            self._tend(partial(self._withdraw, job, False))
             self._note(job, state=JobState.HELD if job.held else JobState.PENDING, detail="")
         else:
             _log.warning("%s: %s; again", job.request.label, why)
@@ -286,6 +296,7 @@ class Dispatcher:
         path = self.record.metrics_path(self.submission.handle(job.index))
         self._gauges.read(self.submission.handle(job.index), path)
         path.unlink(missing_ok=True)
+        self.record.withdrawn_path(self.submission.handle(job.index)).unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ what others can read
 
@@ -307,12 +318,34 @@ class Dispatcher:
         running = {self.submission.handle(job.index) for job in self.jobs if job.on_gpu}
         for handle in running:
             self._gauges.read(handle, self.record.metrics_path(handle))
-        states = Counter(job.record.state for job in self.jobs)
-        self._gauges.export({str(state): states[state] for state in JobState}, running)
+        self._gauges.export([(job.request, job.record) for job in self.jobs], running)
+        self._say_why_waiting()
         if now - self._told >= TELL_S:
             self._told = now
-            jobs = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-            _log.info("jobs: %s; %s", jobs, self._gauges.summary(running) or "no numbers yet")
+            self._tell(self._gauges.summary(running) or "no numbers yet")
+
+    def _say_why_waiting(self) -> None:
+        """Let each job that does not start say what it waits for."""
+        free, there, limit = ray.available_resources(), ray.cluster_resources(), self.record.limit()
+        for job in self.jobs:
+            if job.record.state is not JobState.PENDING or job.record.detail.startswith("again"):
+                continue
+            needs = {"GPU": float(job.request.n_gpus), "CPU": self.submission.options.cpus_per_job}
+            why = telling.why_waiting(needs | dict(self.submission.options.resources), free, there)
+            if limit is not None and (job.run is None or job.withdrawn):
+                why = f"{telling.WAITS}its turn: the limit is {limit} jobs at once"
+            if job.record.detail != why:
+                self._note(job, detail=why)
+
+    def _tell(self, *more: str) -> None:
+        """Say what became of the submission so far, for people; a look at the nodes has nothing to say."""
+        handle, readings = self.submission.handle, self._gauges.readings
+        told = [
+            telling.Told(request=job.request, record=job.record, readings=readings.get(handle(job.index), ()))
+            for job in self.jobs
+        ]
+        if told:
+            _log.info("%s", "; ".join([telling.line(self.submission.sweep, told), *more]))
 
     def _write(self, phase: Phase, message: str = "") -> None:
         now = time.time()

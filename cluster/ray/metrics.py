@@ -11,12 +11,16 @@ of each job, ended ones too), `max`, or `now` (added over the jobs that run). Wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from cluster.backend import JobRequest, JobState
 from cluster.files import get_record
+from cluster.ray.record import JobRecord
+from cluster.ray.sizes import JOBS, amounts
 
 PREFIX: Final = "causalsweep_"  # Ray puts `ray_` before it
 Combine: TypeAlias = Literal["sum", "max", "now"]
@@ -79,24 +83,28 @@ class Gauges:
     def __init__(self, sweep: str) -> None:
         self.sweep = sweep
         self._gauges: dict[str, Any] = {}
-        self._readings: dict[str, tuple[Reading, ...]] = {}  # the last ones, by handle
+        self.readings: dict[str, tuple[Reading, ...]] = {}  # the last ones, by handle
 
     def read(self, handle: str, path: Path) -> None:
         """Take over what a job has published since."""
         readings = read_metrics(path)
         if readings is not None:
-            self._readings[handle] = readings
+            self.readings[handle] = readings
 
-    def export(self, states: Mapping[str, int], running: set[str]) -> None:
-        """Set every gauge: how many jobs are in each state, and the jobs' own readings."""
-        for state, count in states.items():
-            self._set("jobs", count, (("state", state),))
-        for series, value in combined(self._readings, running).items():
+    def export(self, jobs: Sequence[tuple[JobRequest, JobRecord]], running: set[str]) -> None:
+        """Set every gauge: how many jobs are in each state and how much is in them, and the jobs' own readings."""
+        states = Counter(record.state for _, record in jobs)
+        sizes = amounts(jobs)
+        for state in JobState:
+            self._set("jobs", states[state], (("state", str(state)),))
+            for unit in {one for one, _ in sizes} - {JOBS}:
+                self._set(f"{unit}_in_jobs", sizes[unit, state], (("state", str(state)),))
+        for series, value in combined(self.readings, running).items():
             self._set(series.name, value, series.tags)
 
     def summary(self, running: set[str]) -> str:
         """One line for people: each name's number over all tags."""
-        bare = {job: tuple(replace(one, tags=()) for one in of_job) for job, of_job in self._readings.items()}
+        bare = {job: tuple(replace(one, tags=()) for one in of_job) for job, of_job in self.readings.items()}
         return ", ".join(f"{series.name} {value:.4g}" for series, value in combined(bare, running).items())
 
     def _set(self, name: str, value: float, tags: tuple[tuple[str, str], ...]) -> None:

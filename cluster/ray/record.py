@@ -5,6 +5,7 @@
     ends/SUBMISSION.json        that its dispatcher died or was given up     written once, by the first who was told
     orders/SUBMISSION/N.json    one call of control                          written once, by the caller
     metrics/HANDLE.json         numbers that a running job publishes         written by the job
+    withdrawn/HANDLE            a task in Ray's queue that is to do nothing  written by the dispatcher
     limit.json                  how many may run at once                     written by the callers of limit
 
 A submission's name is made from the token alone, so the same token is the same submission; it is the Ray Job's
@@ -28,6 +29,7 @@ from cluster.files import create_json, get_record, put_json, records_in
 from cluster.process import request_to_json, was_made_in
 
 LIMIT: Final = "limit.json"
+_STALE_S: Final = 60.0  # a dispatcher without a heartbeat for so long holds no share of the limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +146,10 @@ class RayFiles:
         """The file in which a running job may publish numbers."""
         return self.root / "metrics" / f"{handle}.json"
 
+    def withdrawn_path(self, handle: str) -> Path:
+        """The mark that tells a task in Ray's queue to end at once, without running its command."""
+        return self.root / "withdrawn" / handle
+
     # ------------------------------------------------------------------ what callers write
 
     def add(self, token: str, requests: Sequence[JobRequest], options: RayJobOptions) -> Batch:
@@ -222,6 +228,18 @@ class RayFiles:
             state = self.state(path.stem)
             if state is not None:
                 yield path.stem, state
+
+    def claimed_before(self, submission: Batch) -> int:
+        """Jobs of the sweep's earlier dispatchers that run or may: of one limit, they have the first share."""
+        now, own = time.time(), (submission.submitted, submission.name)
+        claimed = 0
+        for name, state in self.states():
+            if name == submission.name or state.phase is not Phase.RUNNING or now - state.updated > _STALE_S:
+                continue
+            other = self.submission(name)
+            if other is not None and self.is_own(other) and (other.submitted, name) < own:
+                claimed += sum(job.state in (JobState.PENDING, JobState.RUNNING) for job in state.jobs)
+        return claimed
 
     def orders(self, name: str, seen: set[str]) -> list[Order]:
         """The orders that were given since, oldest first; their files are added to `seen`."""

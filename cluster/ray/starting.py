@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Final
 
 from cluster.ray.api import RayApi
 from cluster.ray.record import Batch, RayFiles
-
-_SIZE: Final = re.compile(r"\((\d+) (\w+?)s?\)$")  # a label that says how much is in the job: "... (7 cells)"
+from cluster.ray.sizes import JOBS, size_of
 
 
 def start_dispatcher(api: RayApi, record: RayFiles, submission: Batch) -> None:
@@ -23,7 +21,10 @@ def start_dispatcher(api: RayApi, record: RayFiles, submission: Batch) -> None:
 
 def _metadata(folder: Path, submission: Batch) -> dict[str, str]:
     """What the dashboard's Jobs page shows of a submission."""
-    sizes = [_SIZE.search(request.label) for request in submission.requests]
-    units = {size[2] for size in sizes if size}
-    n_units = {f"{unit}s": str(sum(int(size[1]) for size in sizes if size and size[2] == unit)) for unit in units}
-    return {"job_name": submission.sweep, "jobs": str(len(submission.requests)), **n_units, "folder": str(folder)}
+    if not submission.requests:  # a look at the nodes, no sweep
+        return {"job_name": f"doctor of {submission.sweep}", "folder": str(folder)}
+    amounts: Counter[str] = Counter()
+    for n, unit in map(size_of, submission.requests):
+        amounts[unit] += n
+    counted = {JOBS: len(submission.requests)} | {unit: n for unit, n in amounts.items() if unit != JOBS}
+    return {"job_name": submission.sweep, **{unit: str(n) for unit, n in counted.items()}, "folder": str(folder)}

@@ -51,11 +51,14 @@ class CommandFailed(Exception):
 
 def run_job(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """First where the job runs (`node`, `node_id`, `gpu`), then how it ended (`exit_code`, or `unfit`: this node cannot
-    run it).
+    run it). Or nothing but `declined`, where the dispatcher has withdrawn it since it was queued.
 
-    `job` holds `argv`, `log`, `env`, `programs` (what a node must have) and `grace_s`: what a cancelled command has
-    between SIGTERM and SIGKILL.
+    `job` holds `argv`, `log`, `env`, `programs` (what a node must have), `withdrawn` (the mark that says so) and
+    `grace_s`: what a cancelled command has between SIGTERM and SIGKILL.
     """
+    if os.path.exists(job["withdrawn"]):
+        yield {"declined": True}
+        return
     context = ray.get_runtime_context()
     node_id = context.get_node_id()
     gpu = ",".join(context.get_accelerator_ids().get("GPU", []))
