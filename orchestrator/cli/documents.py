@@ -100,6 +100,7 @@ def job_document(job: JobStatus) -> dict[str, Any]:
         "state": str(job.state),
         "detail": job.detail,
         "is_lost": job.is_lost,
+        "is_starting": job.is_starting,
         "node": job.node,
         "gpu": job.gpu,
         "attempt": job.attempts[-1].number if job.attempts else 0,

@@ -205,8 +205,10 @@ def status_line(status: SweepStatus) -> str:
     counts = ", ".join(f"{status.counts[state]} {state.label}" for state in CellState if status.counts[state])
     if status.is_quiet:
         return f"{status.name}: {counts}"
-    running = sum(job.state == "RUNNING" for job in status.jobs)
-    return f"{status.name}: {counts}; {running} jobs running; about {duration(status.eta_s)} left"
+    starting = sum(job.is_starting for job in status.jobs)
+    running = sum(job.state == "RUNNING" for job in status.jobs) - starting
+    begin = f", {starting} starting" if starting else ""
+    return f"{status.name}: {counts}; {running} jobs running{begin}; about {duration(status.eta_s)} left"
 
 
 def jobs_table(jobs: Sequence[JobStatus]) -> Table:
@@ -243,6 +245,8 @@ def _shown_state(job: JobStatus) -> str:
     progress = job.progress
     if not job.holds_cells and progress and progress.state is AttemptState.INTERRUPTED:
         return "stopped, checkpoint kept"
+    if job.is_starting:
+        return "STARTING"
     return "LOST" if job.is_lost else str(job.state)
 
 

@@ -27,7 +27,7 @@ def jobs_matching(
 
     def matches(job: JobStatus) -> bool:
         keys = [key for key in keys_of(job.name) if key in places and status.cells[key].state.is_held]
-        return all(chosen.matches(places[key]) for key in keys)
+        return not chosen.conditions or (bool(keys) and all(chosen.matches(places[key]) for key in keys))
 
     return [job for job in status.jobs if job.holds_cells and matches(job)]
 

@@ -79,7 +79,8 @@ class StatusReader:
             if index != before:
                 settled = self._settled(index)
                 jobs, notes, watch = self._job_statuses(submissions, settled)
-        cells = self._cells(index, settled, jobs)
+        chain = self._chain(index, settled)
+        cells = self._cells(chain, settled, jobs)
         to_come_s = sum(max(job.eta_s, 0.0) * job.n_gpus for job in jobs if job.holds_cells)
         return SweepStatus(
             name=self._folder.root.name,
@@ -90,7 +91,7 @@ class StatusReader:
             gpu_hours_to_come=to_come_s / 3600,
             eta_s=_remaining_s(jobs),
             torn=tuple(self.store.torn()),
-            notes=(*notes, *self._chain(index, settled).notes),
+            notes=(*notes, *chain.notes),
             watch=tuple(watch),
             counts=Counter(cell.state for cell in cells.values()),
         )
@@ -117,7 +118,7 @@ class StatusReader:
 
     def _cells(
         self,
-        index: Mapping[tuple[str, str], RowState],
+        chain: Chain,
         settled: Mapping[str, CellStatus],
         jobs: Iterable[JobStatus],
     ) -> dict[str, CellStatus]:
@@ -132,14 +133,15 @@ class StatusReader:
                     continue
                 if job.holds_cells:
                     state = CellState.RUNNING if key in running else CellState.WAITING
-                    cells[key] = CellStatus(state=state, reason=job.detail, job=job.name)
+                    reason = "its job is starting: it loads the model" if job.is_starting else job.detail
+                    cells[key] = CellStatus(state=state, reason=reason, job=job.name)
                 elif key not in settled:
                     cells[key] = left_over(job)
         for strand in self._grid.strands:
             for cell in strand.cells if strand.inapplicable else ():
                 if cells[cell.key].state in (CellState.MISSING, CellState.FAILED):
                     cells[cell.key] = CellStatus(state=CellState.INAPPLICABLE, reason=strand.inapplicable)
-        for key, reason in self._chain(index, settled).left_out.items():
+        for key, reason in chain.left_out.items():
             if cells[key].state is CellState.MISSING:
                 cells[key] = CellStatus(state=CellState.LEFT_OUT, reason=reason)
         return cells

@@ -69,6 +69,12 @@ class JobStatus:
         return not self.is_lost and not self.state.is_finished()
 
     @property
+    def is_starting(self) -> bool:
+        """Whether its process runs, and no cell is in its hands yet: it loads the model, or its environment."""
+        last = self.attempts[-1].progress if self.attempts else None
+        return self.state is JobState.RUNNING and (last is None or not last.has_begun)
+
+    @property
     def has_begun(self) -> bool:
         """Whether a cell of it was ever in a worker's hands."""
         return self.n_settled > 0 or any(one.progress and one.progress.has_begun for one in self.attempts)

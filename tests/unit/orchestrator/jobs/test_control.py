@@ -6,11 +6,19 @@ import errno
 
 import pytest
 
-from cluster.backend import Control
+from cluster.backend import Control, JobState
 from orchestrator.backends.submissions import read_submissions, withdraw
 from orchestrator.errors import StorageError
 from tests.unit.orchestrator.conftest import LoadSweep
-from tests.unit.orchestrator.fake_cluster import Death, World, _Fake, killed_in_submit
+from tests.unit.orchestrator.fake_cluster import (
+    Death,
+    World,
+    _Fake,
+    jobs_of,
+    killed_in_submit,
+    set_state,
+    write_shard,
+)
 
 
 def test_cancel_reaches_jobs_whose_submitter_died(load: LoadSweep, world: World) -> None:
@@ -59,3 +67,16 @@ def test_a_withdrawal_that_is_cut_short_leaves_a_record_that_can_be_read(
         with pytest.raises(Death):
             withdraw(sweep.folder, intent)
     assert load().submit().n_cells == 8
+
+
+def test_a_job_without_unfinished_cells_matches_no_condition(load: LoadSweep, world: World) -> None:
+    """Its cells are done and it ends by itself: a hold or a cancel of some cells does not mean it."""
+    sweep = load()
+    sweep.submit()
+    first, second = jobs_of(sweep)
+    write_shard(first)
+    set_state(world, first.job, JobState.RUNNING)
+    experiment = second.cohorts[0].experiment
+    assert [job.name for job in sweep.jobs([f"experiment={first.cohorts[0].experiment}"])] == []
+    assert [job.name for job in sweep.jobs([f"experiment={experiment}"])] == [second.job]
+    assert [job.name for job in sweep.jobs()] == [first.job, second.job]

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cluster.backend import ClusterUnavailable, HandleStatus, JobState
 from orchestrator.backends.submissions import read_submissions, save
-from orchestrator.cli.render import faults_view
+from orchestrator.cli.render import faults_view, status_line, status_view
 from orchestrator.status.cell_state import CellState
 from orchestrator.sweep import Sweep
 from tests.unit.orchestrator.conftest import LoadSweep
@@ -59,6 +59,33 @@ def test_cells_in_flight_are_running(sweep: Sweep, world: World) -> None:
     write_progress(job, AttemptState.RUNNING, running=keys[:2])
     cells = sweep.status().cells
     assert [cells[key].state for key in keys] == [CellState.RUNNING] * 2 + [CellState.WAITING] * 2
+
+
+def test_a_job_that_loads_its_model_is_starting(sweep: Sweep, world: World) -> None:
+    """Its process runs, before and after it has written its first heartbeat; once it trains it runs."""
+    job, _ = jobs_of(sweep)
+    set_state(world, job.job, JobState.RUNNING)
+
+    def shown() -> tuple[bool, str]:
+        found = sweep.status()
+        text = Console(width=200)
+        with text.capture() as said:
+            text.print(status_view(found))
+        line = next(line for line in said.get().splitlines() if line.startswith(job.job))
+        return next(one for one in found.jobs if one.name == job.job).is_starting, line
+
+    assert shown()[0]
+    write_progress(job, AttemptState.RUNNING, phase="start")
+    is_starting, line = shown()
+    assert is_starting
+    assert "STARTING" in line
+    assert "1 starting" in status_line(sweep.status())
+    key = job.cohorts[0].cells[0].key
+    assert sweep.status().cells[key].reason == "its job is starting: it loads the model"
+    write_progress(job, AttemptState.RUNNING, phase="train")
+    is_starting, line = shown()
+    assert not is_starting
+    assert "RUNNING" in line
 
 
 @pytest.mark.parametrize(
