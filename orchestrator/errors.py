@@ -6,6 +6,7 @@ SweepError
 |- SweepConflict    the sweep of that name was planned from other science; the message shows the difference
 |- SweepBusy        another process is submitting this sweep right now, or jobs may still run: ask again later
 |- StorageError     the disk is full or read-only; what was there is as it was
+|- BudgetReached    the sweep's GPU-hours are spent or reserved (exit code 1): raise the budget, or leave it
 `- RepeatedBug      the same bug ended several attempts (exit code 1): mend it, or force
 """
 
@@ -36,6 +37,10 @@ class SweepBusy(SweepError):
 
 class StorageError(SweepError):
     """A file could not be written; the old one is still whole."""
+
+
+class BudgetReached(SweepError):
+    """Nothing new may begin: the budget of GPU-hours is spent, or reserved by jobs that wait or run."""
 
 
 class RepeatedBug(SweepError):

@@ -24,12 +24,13 @@ from cluster.backend import Control, Finding
 from orchestrator import folder as sweep_folder
 from orchestrator.backends.opening import open_configured
 from orchestrator.backends.submissions import read_submissions
-from orchestrator.errors import SpecError, SweepBusy, SweepNotFound
+from orchestrator.errors import BudgetReached, SpecError, SweepBusy, SweepNotFound
 from orchestrator.export.mib import Exported, MibNames, export_mib
-from orchestrator.grid.expand import Grid, expand
+from orchestrator.grid.expand import Grid, expand, matching_keys
 from orchestrator.grid.file import read_grid
 from orchestrator.grid.model import pinned
 from orchestrator.jobs.beforehand import unchecked
+from orchestrator.jobs.budget import set_budget
 from orchestrator.jobs.control import jobs_matching, pass_on, set_limit
 from orchestrator.jobs.faults import Fault, faults_of
 from orchestrator.jobs.retry import Mode, repeated_faults, select
@@ -93,25 +94,40 @@ class Sweep:
         plan = planner.plan(self.status())
         return replace(plan, notes=(*plan.notes, *unchecked(self.spec, self.folder, on, plan.jobs))) if on else plan
 
-    def submit(self, *, on: str = "local", reuse: Sequence[str | Path] = (), auto: bool = False) -> Receipt:
+    def submit(
+        self,
+        *,
+        on: str = "local",
+        reuse: Sequence[str | Path] = (),
+        auto: bool = False,
+        where: Sequence[str] = (),
+    ) -> Receipt:
         """Hand the cells that are in no job and have no row to the backend `on`, and return.
 
-        `reuse`: sweeps whose rows of the same cells count here as well. `auto`: a follow-up job resumes the sweep
-        while something is worth another try (SLURM).
-        Raises: SpecError, SweepBusy, StorageError, ClusterError.
+        `reuse`: sweeps whose rows of the same cells count here as well. `where`: only the cells that match. `auto`: a
+        follow-up job resumes the sweep while something is worth another try (SLURM).
+        Raises: SpecError, SweepBusy, BudgetReached, StorageError, ClusterError.
         """
         with sweep_folder.written(self.folder, self.spec, self.grid):
             for source in reuse:
                 other = sweep_folder.find(source, self.folder.root.parent, ())
                 sweep_folder.reuse_rows(self.folder, self.grid, other.folder)
             self._sender.confirm(read_submissions(self.folder))
-            return self._sender.send(on, Mode.SUBMIT, auto=auto)
+            return self._sender.send(on, Mode.SUBMIT, auto=auto, where=where)
 
-    def resume(self, *, on: str = "", mode: Mode = Mode.RESUME, auto: bool = False, force: bool = False) -> Receipt:
+    def resume(
+        self,
+        *,
+        on: str = "",
+        mode: Mode = Mode.RESUME,
+        auto: bool = False,
+        force: bool = False,
+        where: Sequence[str] = (),
+    ) -> Receipt:
         """Hand over again what is missing or failed, and nothing that runs, waits or is done.
 
         `on`: default the backend of the last submission. `mode` AUTO: only what is worth another try without a person
-        (`orchestrator.jobs.retry`). `force`: also after a bug that was seen often. `auto`: see `submit`.
+        (`orchestrator.jobs.retry`). `force`: also after a bug that was seen often. `auto`, `where`: see `submit`.
         Raises: RepeatedBug, SweepBusy, StorageError, SweepNotFound (never submitted), ClusterError.
         """
         known = read_submissions(self.folder)
@@ -127,15 +143,22 @@ class Sweep:
         with self._in_place():
             self._sender.confirm(known)
             backend = on or (known[-1].backend if known else "local")
-            return self._sender.send(backend, mode, auto=auto, force=force)
+            return self._sender.send(backend, mode, auto=auto, force=force, where=where)
 
-    def run(self, *, on: str = "local", reuse: Sequence[str | Path] = (), poll_s: float = 2.0) -> SweepStatus:
+    def run(
+        self,
+        *,
+        on: str = "local",
+        reuse: Sequence[str | Path] = (),
+        poll_s: float = 2.0,
+        where: Sequence[str] = (),
+    ) -> SweepStatus:
         """The last status after submitting and waiting until nothing runs; what is worth another try is tried again.
 
         Raises: as `submit`, and RepeatedBug.
         """
-        self.submit(on=on, reuse=reuse)
-        return deque(self.watch(poll_s=poll_s, heal=True), maxlen=1).pop()
+        self.submit(on=on, reuse=reuse, where=where)
+        return deque(self.watch(poll_s=poll_s, heal=True, where=where), maxlen=1).pop()
 
     # While it runs ------------------------------------------------------------------------------------------------
 
@@ -143,8 +166,9 @@ class Sweep:
         """What is known of every cell and job now: one question to each backend that has jobs of the sweep."""
         return self._reader.read()
 
-    def watch(self, *, poll_s: float = 2.0, heal: bool = False) -> Iterator[SweepStatus]:
-        """The status every `poll_s` seconds until no job waits or runs; with `heal`, what is worth it is tried again.
+    def watch(self, *, poll_s: float = 2.0, heal: bool = False, where: Sequence[str] = ()) -> Iterator[SweepStatus]:
+        """The status every `poll_s` seconds until no job waits or runs; with `heal`, what is worth it of the cells that
+        match `where` is tried again.
 
         Raises: RepeatedBug (with `heal`; the jobs that wait are cancelled first).
         """
@@ -154,7 +178,7 @@ class Sweep:
             if heal and repeated_faults(status):
                 self.cancel()
                 select(status, self._reader.keys_of, Mode.AUTO)  # raises with the bug's name
-            if status.is_quiet and not (heal and self._healed()):
+            if status.is_quiet and not (heal and self._healed(where)):
                 self._learn(status)
                 return
             time.sleep(poll_s)
@@ -177,6 +201,11 @@ class Sweep:
         Raises: ClusterError. SweepNotFound before anything was submitted.
         """
         return set_limit(self.folder, n_jobs)
+
+    def limit_gpu_hours(self, gpu_hours: float | None) -> None:
+        """Let nothing new begin once the sweep has spent this many GPU-hours, over all backends and submissions; None:
+        it may spend as many as it takes. Raises: StorageError."""
+        set_budget(self.folder, gpu_hours)
 
     def log(self, job: str) -> Path:
         """The log of a job, all its attempts in it. Raises: SweepNotFound naming the jobs that there are."""
@@ -346,15 +375,22 @@ class Sweep:
             return sweep_folder.written(self.folder, self.spec, self.grid)
         return sweep_folder.made(self.folder)
 
-    def _healed(self) -> bool:
+    def is_settled(self, status: SweepStatus, where: Iterable[str] = ()) -> bool:
+        """Whether nothing is left to do for the cells that match `where`. Raises: SpecError."""
+        only = matching_keys(self.grid, where)
+        return status.is_done if only is None else all(status.cells[key].state.is_settled for key in only)
+
+    def _healed(self, where: Sequence[str]) -> bool:
         """Whether there is something to wait for: jobs that were handed over again, here or by somebody else.
 
         The sweep is read from its folder again: another command may have grown it since this one began to wait.
         """
         try:
-            return Sweep.load(self.folder.root).resume(mode=Mode.AUTO).submission is not None
+            return Sweep.load(self.folder.root).resume(mode=Mode.AUTO, where=where).submission is not None
         except SweepBusy:
             return True
+        except BudgetReached:
+            return False
 
     def _learn(self, status: SweepStatus) -> None:
         """Gather the rows, and write down what they teach the next plan, and which file is which cell's alignment."""

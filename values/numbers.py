@@ -33,6 +33,7 @@ JobLimit = Annotated[int, Field(ge=0, le=MAX_COUNT, strict=True)]  # jobs at onc
 WarningSeconds = Annotated[int, Field(ge=10, le=65_535, strict=True)]  # sbatch(1), --signal: 16 bits
 
 Hours = Annotated[float, Field(gt=0, le=24 * 28, allow_inf_nan=False)]
+GpuHours = Annotated[float, Field(gt=0, le=1e7, allow_inf_nan=False)]  # of a whole sweep
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 SecondsOrNone = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, le=MAX_COUNT, allow_inf_nan=False)]  # for a resource of Ray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from cluster.ray.options import RayJobBlock
 from cluster.ray.reading import QUIET_S, give_orders, poll, set_limit
 from cluster.ray.record import Batch, Phase, RayFiles
 from cluster.slurm.commands import Refused, ask, require
-from cluster.slurm.options import parse_options
+from cluster.slurm.options import SlurmOptions, parse_options, with_environment
 from cluster.slurm.queue import Queue
 from cluster.slurm.site import Site
 from values.numbers import Nodes
@@ -71,8 +72,9 @@ class RaySlurmCluster(AbstractCluster, AvoidsNodes):
             return {}
         installed_ray()
         require("sbatch")
-        site = Site.ask(self._slurm)
-        site.check(self._record.folder, (), self._slurm)
+        slurm = with_environment(self._slurm, os.environ)
+        site = Site.ask(slurm)
+        site.check(self._record.folder, (), slurm)
         for request in requests:
             if request.n_gpus > self._slurm.n_gpus:
                 raise ClusterUsageError(
@@ -81,7 +83,7 @@ class RaySlurmCluster(AbstractCluster, AvoidsNodes):
         submission = self._record.add(token, requests, self._options)
         with only_sender(self._job_path(submission.name).with_suffix(".lock"), token):
             if self._slurm_job(submission.name) is None:
-                create_json(self._job_path(submission.name), {"slurm_job": self._send(submission.name, site)})
+                create_json(self._job_path(submission.name), {"slurm_job": self._send(submission.name, site, slurm)})
         return submission.handles()
 
     def wake(self) -> None:
@@ -112,7 +114,7 @@ class RaySlurmCluster(AbstractCluster, AvoidsNodes):
 
     def doctor(self) -> list[Finding]:
         """See AbstractCluster."""
-        site = Site.ask(self._slurm)
+        site = Site.ask(with_environment(self._slurm, os.environ))
         allowed_s, wanted_s = site.max_time_s, self._slurm.time_s
         n_nodes = len(site.nodes)
         return [
@@ -139,7 +141,7 @@ class RaySlurmCluster(AbstractCluster, AvoidsNodes):
         found = get_record(self._job_path(name), dict[str, str])
         return found["slurm_job"] if found else None
 
-    def _send(self, name: str, site: Site) -> str:
+    def _send(self, name: str, site: Site, slurm: SlurmOptions) -> str:
         """The id of the SLURM job of this name: the one that SLURM has, or a new one."""
         known = self._queue.find(name)
         if known:
@@ -147,16 +149,16 @@ class RaySlurmCluster(AbstractCluster, AvoidsNodes):
         script = self._record.root / "slurm" / f"{name}.sh"
         script.parent.mkdir(parents=True, exist_ok=True)
         task = shlex.join([sys.executable, "-P", "-m", "cluster.ray.allocation", str(self._record.path(name))])
-        cpus = self._slurm.sbatch.get("cpus-per-task", "1")
+        cpus = slurm.sbatch.get("cpus-per-task", "1")
         srun = (
             f"srun --ntasks={self._n_nodes} --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=1 --wait=60"
         )
-        script.write_text("\n".join(["#!/bin/bash", *self._slurm.setup, f"exec {srun} {task}", ""]), encoding="utf-8")
-        minutes = self._slurm.time_minutes(self._slurm.time_s, site.max_time_s)
+        script.write_text("\n".join(["#!/bin/bash", *slurm.setup, f"exec {srun} {task}", ""]), encoding="utf-8")
+        minutes = slurm.time_minutes(slurm.time_s, site.max_time_s)
         options = {
-            **self._slurm.sbatch,
-            **site.exclude(self._slurm),
-            **self._slurm.gres(self._slurm.n_gpus),
+            **slurm.sbatch,
+            **site.exclude(slurm),
+            **slurm.gres(slurm.n_gpus),
             "job-name": name,
             "nodes": str(self._n_nodes),
             "ntasks-per-node": "1",

@@ -89,7 +89,10 @@ class Sending:
 
     def _next_chunk(self, first: int) -> Chunk:
         """The array that begins with request number `first`, as large as SLURM allows. Raises: as send."""
-        room, limit = self.site.room()
+        try:
+            room, limit = self.site.room()
+        except (Refused, ClusterUnavailable) as error:
+            raise self._nothing_sent(f"how many jobs it takes is not known: {error}") from None
         if room <= 0:
             raise self._full(f"{limit} is reached")
         n_gpus = self.requests[first].n_gpus

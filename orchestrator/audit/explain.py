@@ -11,9 +11,8 @@ from typing import Any, Final
 from orchestrator.audit.evidence import Evidence, Row, planned_cells
 from orchestrator.audit.nearest import Comparison, Other, nearest, others_in
 from orchestrator.errors import RepeatedBug, SpecError, StorageError, SweepNotFound
-from orchestrator.grid.expand import cell_fields, wanted_settings
+from orchestrator.grid.expand import cell_fields, matching_keys, wanted_settings
 from orchestrator.jobs.retry import Mode, ends_of, select
-from orchestrator.spec.filters import CellFilter
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import JobStatus, SweepStatus
 from orchestrator.sweep import Sweep
@@ -137,10 +136,8 @@ class _Explainer:
 
     def matching(self, where: Sequence[str]) -> list[str]:
         """The planned cells that match. Raises: SpecError."""
-        chosen = CellFilter.from_options(where)
-        fields = {key: cell_fields(strand, cell) for key, (strand, cell, _) in self._planned.items()}
-        chosen.check_values(fields.values())
-        return [key for key, values in fields.items() if chosen.matches(values)]
+        only = matching_keys(self._sweep.grid, where) or frozenset()
+        return [key for key in self._planned if key in only]
 
     def explained(self, key: str) -> Explanation:
         """What is known of one cell."""

@@ -87,13 +87,13 @@ def main() -> None:
     """Run the command line; what the orchestrator or a backend raises becomes a message and an exit code."""
     from cluster.backend import ClusterError
     from orchestrator.cli.output import guarded
-    from orchestrator.errors import RepeatedBug, SweepError
+    from orchestrator.errors import BudgetReached, RepeatedBug, SweepError
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         with guarded():
             app(prog_name="causalsweep")  # whichever way it was started: the completion asks for it by this name
-    except RepeatedBug as error:
+    except (RepeatedBug, BudgetReached) as error:
         _end(f"stopped: {error}", 1)
     except (SweepError, ClusterError) as error:
         _end(f"error: {error}", 2)

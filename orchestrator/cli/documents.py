@@ -64,6 +64,7 @@ def receipt_document(receipt: Receipt) -> dict[str, Any]:
         "handles": dict(submission.handles) if submission else {},
         "message": submission.message if submission else "",
         "followup": submission.followup if submission else "",
+        "notes": list(receipt.notes),
         "watch": list(receipt.watch),
     }
 
@@ -80,6 +81,7 @@ def status_document(status: SweepStatus) -> dict[str, Any]:
         "cells": {"total": len(status.cells)} | {str(state): status.counts[state] for state in CellState},
         "gpu_hours_used": status.gpu_hours_used,
         "gpu_hours_to_come": status.gpu_hours_to_come,
+        "max_gpu_hours": status.max_gpu_hours,
         "eta_s": status.eta_s,
         "jobs": [job_document(job) for job in status.jobs],
         "torn": [{"path": str(shard.path), "problem": shard.problem} for shard in status.torn],

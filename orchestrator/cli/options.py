@@ -36,6 +36,14 @@ Where: TypeAlias = Annotated[
         help="Only these: layer=0..3, site=head_output, experiment!=a,b; may be repeated.",
     ),
 ]
+WhereToRun: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="KEY=VALUE",
+        help="Run only these cells: layer=0..3, experiment!=a,b; may be repeated. The others stay as they are.",
+    ),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Reuse: TypeAlias = Annotated[

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.status.cell_state import CellState
+from workers.files.failure import FailureClass
 from workers.files.place import BLOCK_OUTPUT
 from workers.files.progress import AttemptState
 
@@ -121,6 +122,7 @@ def receipt_view(receipt: Receipt, name: str) -> Group:
     lines = [f"{name}: {receipt.n_cells:,} cells in {len(submission.handles):,} jobs submitted to {receipt.backend}"]
     lines += [submission.message] if submission.message else []
     lines += [f"follow-up job {submission.followup} will retry what may succeed"] if submission.followup else []
+    lines += [f"note: {note}" for note in receipt.notes]
     return Group(*lines, *receipt.watch, f"watch: causalsweep status {name} --watch")
 
 
@@ -186,6 +188,7 @@ def _failed_jobs(status: SweepStatus) -> list[Text | str]:
 def _hours(status: SweepStatus) -> str:
     on_cpu = all(job.progress is None or job.progress.gpu_name == "cpu" for job in status.jobs)
     line = f"{'worker-hours' if on_cpu else 'GPU-hours'}: {status.gpu_hours_used:.2f} used"
+    line += f" of {status.max_gpu_hours:g}" if status.max_gpu_hours is not None else ""
     if status.is_quiet:
         return line
     return f"{line}, about {status.gpu_hours_to_come:.2f} to come; about {duration(status.eta_s)} left"
@@ -244,7 +247,8 @@ def _shown_state(job: JobStatus) -> str:
     """The job's state for people; one that was stopped and wrote its checkpoint is not called killed or failed."""
     progress = job.progress
     if not job.holds_cells and progress and progress.state is AttemptState.INTERRUPTED:
-        return "stopped, checkpoint kept"
+        by_budget = job.failure is not None and job.failure.kind is FailureClass.BUDGET
+        return "stopped, budget spent" if by_budget else "stopped, checkpoint kept"
     if job.is_starting:
         return "STARTING"
     return "LOST" if job.is_lost else str(job.state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,7 @@ from orchestrator.cli.options import (
     Set,
     Source,
     Sweeps,
+    WhereToRun,
     bounded,
     load,
     print_json,
@@ -103,6 +105,7 @@ def submit(
     sets: Set = None,
     reuse: Reuse = None,
     auto: Auto = False,
+    where: WhereToRun = None,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
@@ -110,10 +113,11 @@ def submit(
 
     \b
     causalsweep submit sweep.yaml --on slurm --auto
+    causalsweep submit sweep.yaml --where layer=0..7
     causalsweep submit sweep.yaml --on ray --set ray.address=http://127.0.0.1:8265
     """
     sweep = load(source, sweeps, sets)
-    _print_receipt(sweep, sweep.submit(on=on, reuse=reuse or (), auto=auto), as_json)
+    _print_receipt(sweep, sweep.submit(on=on, reuse=reuse or (), auto=auto, where=where or ()), as_json)
 
 
 def resume(
@@ -122,6 +126,7 @@ def resume(
     auto: Auto = False,
     force: Annotated[bool, typer.Option("--force", help="Resume even if one bug has ended several jobs.")] = False,
     sets: Set = None,
+    where: WhereToRun = None,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
@@ -131,12 +136,14 @@ def resume(
 
     \b
     causalsweep resume demo
+    causalsweep resume demo --where experiment=left_boundary
     causalsweep resume demo --on ray --set ray.address=http://127.0.0.1:8265
     """
     from orchestrator.jobs.retry import Mode
 
     sweep = load(source, sweeps, sets)
-    receipt = sweep.resume(on=on, mode=Mode.AUTO if auto else Mode.RESUME, auto=auto, force=force)
+    mode = Mode.AUTO if auto else Mode.RESUME
+    receipt = sweep.resume(on=on, mode=mode, auto=auto, force=force, where=where or ())
     _print_receipt(sweep, receipt, as_json)
 
 
@@ -145,11 +152,13 @@ def run(
     on: On = "local",
     sets: Set = None,
     reuse: Reuse = None,
+    where: WhereToRun = None,
     poll_s: Annotated[float, typer.Option(help="Seconds between two checks of the jobs.")] = 2.0,
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Submit, show a live table, and retry what may succeed. Exit code 0 when every cell is done.
+    """Submit, show a live table, and retry what may succeed. Exit code 0 when every cell is done, or with --where
+    every one that matches.
 
     Ctrl-C once: the workers write checkpoints and stop. Ctrl-C twice: they stop at once. `run` or `resume` continues.
 
@@ -159,16 +168,16 @@ def run(
     """
     bounded("--poll-s", poll_s, "SecondsOrNone")
     sweep = load(source, sweeps, sets)
-    sweep.submit(on=on, reuse=reuse or ())
-    status = _wait(sweep, poll_s=poll_s, quiet=as_json)
+    sweep.submit(on=on, reuse=reuse or (), where=where or ())
+    status = _wait(sweep, poll_s=poll_s, quiet=as_json, where=where or ())
     if as_json:
         from orchestrator.cli.documents import status_document
 
         print_json(status_document(status))
-    sys.exit(0 if status.is_done else 1)
+    sys.exit(0 if sweep.is_settled(status, where or ()) else 1)
 
 
-def _wait(sweep: Sweep, *, poll_s: float, quiet: bool) -> SweepStatus:
+def _wait(sweep: Sweep, *, poll_s: float, quiet: bool, where: Sequence[str]) -> SweepStatus:
     """The last status, after waiting with a live view. Ctrl-C stops the jobs; a second one stops them at once."""
     from cluster.backend import Control
     from orchestrator.cli.ending import ending
@@ -179,7 +188,7 @@ def _wait(sweep: Sweep, *, poll_s: float, quiet: bool) -> SweepStatus:
     with Display(quiet=quiet) as display:
         while True:
             try:
-                for status in sweep.watch(poll_s=poll_s, heal=n_interrupts == 0):
+                for status in sweep.watch(poll_s=poll_s, heal=n_interrupts == 0, where=where):
                     display.show(status)
                 break
             except KeyboardInterrupt:

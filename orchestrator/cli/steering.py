@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -62,16 +63,50 @@ def release(
 
 def limit(
     source: Source,
-    n_jobs: Annotated[str, typer.Argument(metavar="N|none", help="The number of jobs that may run at once.")],
+    n_jobs: Annotated[str, typer.Argument(metavar="[N|none]", help="The number of jobs that may run at once.")] = "",
+    gpu_hours: Annotated[
+        str, typer.Option("--gpu-hours", metavar="H|none", help="GPU-hours that the sweep may spend in all.")
+    ] = "",
     sweeps: Sweeps = DEFAULT_SWEEPS,
     as_json: Json = False,
 ) -> None:
-    """Change how many jobs run at once, also while they run.
+    """Change how many jobs run at once, or what the sweep may spend, also while jobs run.
+
+    Once the GPU-hours are spent, over all backends and submissions, nothing new begins; what runs is finished.
 
     \b
     causalsweep limit demo 4
     causalsweep limit demo none
+    causalsweep limit demo --gpu-hours 200
     """
+    from orchestrator.errors import SpecError
+
+    if not n_jobs and not gpu_hours:
+        raise SpecError("limit: got nothing to limit; give a number of jobs, or --gpu-hours H")
+    document = _limit_hours(source, gpu_hours, sweeps, as_json) if gpu_hours else {}
+    if n_jobs:
+        document |= _limit_jobs(source, n_jobs, sweeps, as_json)
+    if as_json:
+        print_json(document)
+
+
+def _limit_hours(source: str, gpu_hours: str, sweeps: Path, as_json: bool) -> dict[str, Any]:
+    from orchestrator.errors import SpecError
+
+    try:
+        hours = None if gpu_hours == "none" else float(gpu_hours)
+    except ValueError:
+        raise SpecError(f"--gpu-hours: got {gpu_hours!r}; expected a number of hours, or `none`") from None
+    wanted = None if hours is None else bounded("--gpu-hours", hours, "GpuHours")
+    sweep = load(source, sweeps)
+    sweep.limit_gpu_hours(wanted)
+    if not as_json:
+        said = "as many GPU-hours as it takes" if wanted is None else f"at most {wanted:g} GPU-hours"
+        print(f"limit: {said} for {sweep.spec.name}, over all backends and submissions")
+    return {"gpu_hours": wanted}
+
+
+def _limit_jobs(source: str, n_jobs: str, sweeps: Path, as_json: bool) -> dict[str, Any]:
     from orchestrator.errors import SpecError
 
     if n_jobs != "none" and not re.fullmatch(r"[0-9]{1,18}", n_jobs):
@@ -79,16 +114,13 @@ def limit(
     wanted = None if n_jobs == "none" else bounded("limit", int(n_jobs), "JobLimit")
     sweep = load(source, sweeps)
     backends = sweep.limit(wanted)
-    if as_json:
-        print_json({"limit": wanted, "backends": list(backends)})
-    else:
+    if not as_json:
         number = "as many jobs as fit" if wanted is None else f"at most {wanted} jobs"
         print(f"limit: {number} of {sweep.spec.name} at once, on {' and '.join(backends)}; running jobs continue")
+    return {"limit": wanted, "backends": list(backends)}
 
 
 def _steer(source: str, action: object, where: list[str] | None, yes: bool, sweeps: object, as_json: bool) -> None:
-    from pathlib import Path
-
     from cluster.backend import Control, JobState
     from orchestrator.errors import SpecError
 

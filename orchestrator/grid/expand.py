@@ -97,6 +97,19 @@ def cell_fields(strand: Strand, cell: JobCell) -> dict[str, Any]:
     return {"model": strand.model} | shared | own_columns(cell)
 
 
+def matching_keys(grid: Grid, where: Iterable[str]) -> frozenset[str] | None:
+    """The keys of the planned cells that match `where` (`KEY=VALUE`); None, for all, without a condition.
+
+    Raises: SpecError (a condition is wrong, or names a value that no cell has).
+    """
+    chosen = CellFilter.from_options(where)
+    if not chosen.conditions:
+        return None
+    fields = {cell.key: cell_fields(strand, cell) for strand, cell in grid.cells()}
+    chosen.check_values(fields.values())
+    return frozenset(key for key, values in fields.items() if chosen.matches(values))
+
+
 def wanted_settings(settings: Sequence[Setting], experiment: str) -> list[str]:
     """The settings for which a cell of `experiment` yields a row, the main one first."""
     return [MAIN_SETTING] + [

@@ -10,9 +10,8 @@ from orchestrator.backends.opening import open_cluster
 from orchestrator.backends.origin import Origin, origin_of
 from orchestrator.backends.submissions import read_submissions
 from orchestrator.errors import StorageError, SweepNotFound
-from orchestrator.grid.expand import Grid, cell_fields
+from orchestrator.grid.expand import Grid, matching_keys
 from orchestrator.jobs.submit import hand_over_again
-from orchestrator.spec.filters import CellFilter
 from orchestrator.status.states import JobStatus, SweepStatus
 from workers.files.folder import SweepFolder
 
@@ -21,13 +20,11 @@ def jobs_matching(
     status: SweepStatus, grid: Grid, keys_of: Callable[[str], Iterable[str]], where: Iterable[str]
 ) -> list[JobStatus]:
     """The jobs that wait or run and whose unfinished cells all match `where`; a job is never cut. Raises: SpecError."""
-    chosen = CellFilter.from_options(where)
-    places = {cell.key: cell_fields(strand, cell) for strand, cell in grid.cells()}
-    chosen.check_values(places.values())
+    only = matching_keys(grid, where)
 
     def matches(job: JobStatus) -> bool:
-        keys = [key for key in keys_of(job.name) if key in places and status.cells[key].state.is_held]
-        return not chosen.conditions or (bool(keys) and all(chosen.matches(places[key]) for key in keys))
+        keys = [key for key in keys_of(job.name) if key in status.cells and status.cells[key].state.is_held]
+        return only is None or (bool(keys) and only.issuperset(keys))
 
     return [job for job in status.jobs if job.holds_cells and matches(job)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -45,11 +45,16 @@ class Selection:
 
 
 def select(
-    status: SweepStatus, keys_of: Callable[[str], Iterable[str]], mode: Mode, *, force: bool = False
+    status: SweepStatus,
+    keys_of: Callable[[str], Iterable[str]],
+    mode: Mode,
+    *,
+    force: bool = False,
+    only: Collection[str] | None = None,
 ) -> Selection:
     """What to run of the cells that are missing or failed; nothing that runs, waits or is done.
 
-    `keys_of` gives the cell keys of a job.
+    `keys_of` gives the cell keys of a job. `only`: none but these cells.
     Raises: RepeatedBug when one bug ended several jobs whose cells still lack rows, unless `force`.
     """
     if not force:
@@ -63,7 +68,7 @@ def select(
             last[key] = ends[-1][0]
     chosen: defaultdict[int, set[str]] = defaultdict(set)
     for key, cell in status.cells.items():
-        if _is_wanted(cell.state, mode, kinds[key], last.get(key)):
+        if (only is None or key in only) and _is_wanted(cell.state, mode, kinds[key], last.get(key)):
             chosen[sum(n for kind, n in kinds[key].items() if kind.needs_less_memory)].add(key)
     return Selection(
         by_halvings={count: frozenset(keys) for count, keys in sorted(chosen.items())},

@@ -5,13 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import platform
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
 
 from cluster.backend import (
@@ -31,11 +27,21 @@ from cluster.backend import (
 )
 from orchestrator.backends.opening import open_cluster, open_configured, options_of
 from orchestrator.backends.origin import Origin, origin_of
-from orchestrator.backends.submissions import Stage, Submission, claim_submission, read_job, save, withdraw
+from orchestrator.backends.submissions import (
+    Stage,
+    Submission,
+    claim_submission,
+    read_job,
+    read_submissions,
+    save,
+    withdraw,
+)
 from orchestrator.errors import SpecError, StorageError, SweepBusy
-from orchestrator.grid.expand import Grid
+from orchestrator.grid.expand import Grid, matching_keys
 from orchestrator.grid.model import check_runnable, chosen_models, model_folder
+from orchestrator.jobs.budget import affordable, keep_spec_budget
 from orchestrator.jobs.inapplicable import write_inapplicable
+from orchestrator.jobs.provenance import changed_since, provenance
 from orchestrator.jobs.retry import Mode, Selection, select
 from orchestrator.plan.machines import machines
 from orchestrator.plan.packing import PlannedJob
@@ -64,6 +70,7 @@ class Receipt:
     submission: Submission | None  # None: there was nothing to run
     n_cells: int
     watch: tuple[str, ...] = ()  # where else to look on
+    notes: tuple[str, ...] = ()  # what the user should know of it
 
 
 class Sender:
@@ -72,21 +79,26 @@ class Sender:
     def __init__(self, spec: SweepSpec, folder: SweepFolder, grid: Grid, reader: StatusReader) -> None:
         self._spec, self._folder, self._grid, self._reader = spec, folder, grid, reader
 
-    def send(self, backend: str, mode: Mode, *, auto: bool = False, force: bool = False) -> Receipt:
-        """What was handed to `backend` of the cells that `mode` asks for.
+    def send(
+        self, backend: str, mode: Mode, *, auto: bool = False, force: bool = False, where: Sequence[str] = ()
+    ) -> Receipt:
+        """What was handed to `backend` of the cells that `mode` asks for and that match `where`.
 
-        Raises: RepeatedBug, SpecError, SweepBusy, StorageError, ClusterError.
+        Raises: RepeatedBug, BudgetReached, SpecError, SweepBusy, StorageError, ClusterError.
         """
         options = options_of(self._spec, backend)
         cluster = open_configured(self._spec, backend, self._folder)
         if auto and not isinstance(cluster, FollowsUp):
             raise SpecError(f"--auto: {backend} has no follow-up jobs; `causalsweep run` waits, and tries again itself")
         planner = Planner(self._spec, self._folder, self._grid, machines(self._spec, backend, self._folder))
+        only = matching_keys(self._grid, where)
+        keep_spec_budget(self._folder, self._spec.jobs.max_gpu_hours)
+        changed = changed_since(self._folder, read_submissions(self._folder))
         submission = self._claimed(backend, options, mode)
         try:
             write_inapplicable(self._folder, self._spec, self._grid)
             status = self._reader.read()
-            selection = select(status, self._reader.keys_of, mode, force=force)
+            selection = select(status, self._reader.keys_of, mode, force=force, only=only)
             if selection.n_cells == 0:
                 if mode is not Mode.SUBMIT:
                     self._check_seen(status)
@@ -97,14 +109,18 @@ class Sender:
                 options = cluster.avoiding(options, selection.excluded_hosts)
                 cluster = open_cluster(backend, self._folder, options)
                 submission = replace(submission, options=options)
-            jobs = build_jobs(planner, submission, selection, over(status))
+            planned = build_jobs(planner, submission, selection, over(status))
+            jobs = affordable(self._folder, status, planned)
         except BaseException:
             withdraw(self._folder, submission)
             raise
         submission = hand_over(self._folder, cluster, submission, jobs)
         if auto and isinstance(cluster, FollowsUp):
-            submission = follow_up(self._folder, cluster, submission)
-        return Receipt(backend=backend, submission=submission, n_cells=selection.n_cells, watch=cluster.watch)
+            submission = follow_up(self._folder, cluster, submission, where)
+        n_cells = sum(job.n_cells for job, _ in jobs)
+        left = f"{selection.n_cells - n_cells:,} cells are left out: the rest of the budget is reserved by these jobs"
+        notes = tuple(filter(None, (changed, left if len(jobs) < len(planned) else "")))
+        return Receipt(backend=backend, submission=submission, n_cells=n_cells, watch=cluster.watch, notes=notes)
 
     def _models_of(self, selection: Selection) -> set[str]:
         """The names of the models that have cells in the selection."""
@@ -171,9 +187,9 @@ def build_jobs(
     choices = chosen_models(planner.spec, planner.grid.models)
     found = {name: choices[name] for name in {job.model for job, _ in planned}}
     located = {name: replace(model, path=str(model_folder(model))) for name, model in found.items()}
-    provenance = _provenance()
+    made_by = provenance()
     return [
-        (_job_file(planner, submission.job_name(index), job=job, times=times, model=model, provenance=provenance), job)
+        (_job_file(planner, submission.job_name(index), job=job, times=times, model=model, provenance=made_by), job)
         for index, (job, times) in enumerate(planned, start=1)
         for model in (located[job.model],)
     ]
@@ -241,9 +257,13 @@ def hand_over_again(folder: SweepFolder, cluster: AbstractCluster, submission: S
         raise
 
 
-def follow_up(folder: SweepFolder, cluster: FollowsUp, submission: Submission) -> Submission:
-    """The submission with a job behind it that resumes the sweep once its jobs have ended. Raises: ClusterError."""
-    command = ("resume", str(folder.root), "--on", submission.backend, "--auto")
+def follow_up(folder: SweepFolder, cluster: FollowsUp, submission: Submission, where: Sequence[str] = ()) -> Submission:
+    """The submission with a job behind it that resumes the cells that match `where` once its jobs have ended.
+
+    Raises: ClusterError.
+    """
+    only = tuple(word for condition in where for word in ("--where", condition))
+    command = ("resume", str(folder.root), "--on", submission.backend, "--auto", *only)
     request = JobRequest(
         name=f"r{submission.number}-auto",
         label=f"resume {folder.root.name}",
@@ -299,14 +319,3 @@ def _submit(
             f"{folder.submissions}: the jobs are submitted, but their ids cannot be written: {error}\n"
             f"make room, then `causalsweep resume {folder.root.name}` finds them"
         ) from error
-
-
-def _provenance() -> dict[str, Any]:
-    """The version of this code that planned the jobs."""
-    sha = ""
-    project = Path(__file__).parents[2]
-    if (project / ".git").exists():
-        command = ["git", "-C", str(project), "rev-parse", "--short=12", "HEAD"]
-        sha = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    versions = {"causalsweep": metadata.version("causalsweep"), "python": platform.python_version()}
-    return {"git_sha": sha, "versions": versions}

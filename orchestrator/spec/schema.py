@@ -42,6 +42,7 @@ from values.numbers import (
     Confidence,
     Count,
     CountOrNone,
+    GpuHours,
     Gpus,
     Hours,
     Nodes,
@@ -212,6 +213,7 @@ class JobsSection(Section):
     target_h: Hours = 1.5
     gpus: Gpus = 1
     lost_after_s: Seconds = 300.0
+    max_gpu_hours: GpuHours | None = None  # over all backends and submissions; None: as many as it takes
 
 
 class RunSection(Section):

@@ -25,6 +25,7 @@ from orchestrator.status.coarse_to_fine import left_out
 from orchestrator.status.job_state import judged, left_over
 from orchestrator.status.states import Attempt, CellStatus, JobStatus, SweepStatus
 from orchestrator.store.store import RowState, Store
+from workers.files.budget import Budget, read_budget, why_reached
 from workers.files.folder import SweepFolder
 from workers.files.job import MAIN_SETTING, Setting
 from workers.files.progress import PROGRESS_FORMAT, AttemptState, Progress, attempts_in
@@ -81,20 +82,30 @@ class StatusReader:
                 jobs, notes, watch = self._job_statuses(submissions, settled)
         chain = self._chain(index, settled)
         cells = self._cells(chain, settled, jobs)
+        used_h, budget = sum(_used_s(job) for job in jobs) / 3600, self._budget(notes)
         to_come_s = sum(max(job.eta_s, 0.0) * job.n_gpus for job in jobs if job.holds_cells)
         return SweepStatus(
             name=self._folder.root.name,
             folder=str(self._folder.root),
             cells=cells,
             jobs=tuple(jobs),
-            gpu_hours_used=sum(_used_s(job) for job in jobs) / 3600,
+            gpu_hours_used=used_h,
             gpu_hours_to_come=to_come_s / 3600,
+            max_gpu_hours=budget.gpu_hours if budget else None,
             eta_s=_remaining_s(jobs),
             torn=tuple(self.store.torn()),
-            notes=(*notes, *chain.notes),
+            notes=(*notes, *_spent(self._folder, budget, used_h), *chain.notes),
             watch=tuple(watch),
             counts=Counter(cell.state for cell in cells.values()),
         )
+
+    def _budget(self, notes: list[str]) -> Budget | None:
+        """The sweep's budget; a file that cannot be read is noted: jobs then begin nothing."""
+        try:
+            return read_budget(self._folder)
+        except (OSError, ValueError) as error:
+            notes.append(f"{error}; nothing new begins until it is written anew: causalsweep limit --gpu-hours")
+            return None
 
     # Cells ------------------------------------------------------------------------------------------------------
 
@@ -288,6 +299,13 @@ def _read_job_file(folder: SweepFolder, name: str) -> JobFile:
         n_gpus=job.n_gpus,
         heartbeat_s=job.options.heartbeat_s,
     )
+
+
+def _spent(folder: SweepFolder, budget: Budget | None, used_h: float) -> list[str]:
+    """That the budget is spent, and what to do, where it is."""
+    why = why_reached(budget, used_h)
+    raise_it = f"to raise it: causalsweep limit {folder.root.name} --gpu-hours H"
+    return [f"{why}: nothing new begins, and what runs is finished; {raise_it}"] if why else []
 
 
 def _used_s(job: JobStatus) -> float:

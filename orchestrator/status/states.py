@@ -101,6 +101,7 @@ class SweepStatus:
     jobs: tuple[JobStatus, ...]
     gpu_hours_used: float
     gpu_hours_to_come: float
+    max_gpu_hours: float | None = None  # the budget
     eta_s: float  # until the waiting and running jobs end
     torn: tuple[TornShard, ...] = ()
     notes: tuple[str, ...] = ()  # what could not be seen, and what that means

@@ -19,6 +19,7 @@ EXIT_BUG: Final = 70  # EX_SOFTWARE
 EXIT_OUT_OF_MEMORY: Final = 71  # EX_OSERR
 EXIT_NODE: Final = 74  # EX_IOERR
 EXIT_INTERRUPTED: Final = 75  # EX_TEMPFAIL; a checkpoint is written: the same command resumes
+EXIT_BUDGET: Final = 77  # EX_NOPERM: the sweep's budget is spent; no backend starts it again by itself
 EXIT_SETUP: Final = 78  # EX_CONFIG; a backend's word: the user's lines before the worker failed
 
 
@@ -71,6 +72,8 @@ class FailureClass(StrEnum):
     TIMEOUT = "timeout", _Policy(label="time limit", retries=20, exit_code=EXIT_INTERRUPTED, is_interruption=True)
     # again when a person asks
     CANCELLED = "cancelled", _Policy(label="cancelled", is_interruption=True)
+    # again once the budget was raised
+    BUDGET = "budget", _Policy(label="budget spent", exit_code=EXIT_BUDGET, is_interruption=True)
     BAD_INPUT = "bad_input", _Policy(label="bad input", exit_code=EXIT_BAD_INPUT)
     DIVERGED = "diverged", _Policy(label="diverged")  # one cell's loss is not finite
     BUG = "bug", _Policy(label="bug", exit_code=EXIT_BUG, stops_after=3)

@@ -2,7 +2,7 @@
 
     sweeps/NAME/  sweep.yaml   cells.parquet   tasks/SHA256.py   data/KEY.parquet   jobs/JOB.json   submissions/rN.json
                   shards/JOB-ATTEMPT.parquet   progress/JOB-ATTEMPT.json   checkpoints/   alignments/   logs/
-                  store/   report/index.html
+                  store/   report/index.html   budget.json   notify.json   notified/EVENT
 
 Every file has one writer and is replaced whole, so a reader sees the old or the new one, never a part. Readers skip
 names that begin with `_` or `.` or end in `.tmp`.
@@ -82,6 +82,11 @@ class SweepFolder:
     def cells(self) -> Path:
         """Every planned cell."""
         return self.root / "cells.parquet"
+
+    @property
+    def budget(self) -> Path:
+        """How many GPU-hours the sweep may spend."""
+        return self.root / "budget.json"
 
     @property
     def jobs(self) -> Path:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from workers.data.hub import row_name
 from workers.files.cell_identity import cell_identity
+from workers.files.code_digest import code_digest
 from workers.files.folder import replace_file
 from workers.files.job import Cohort, Job, JobCell, canonical_json
 from workers.files.metrics import IIA
@@ -58,7 +59,7 @@ class RowWriter:
             "attempt": attempt,
             "scheduler_job_id": progress.scheduler_job_id,
             "git_sha": job.provenance.get("git_sha"),
-            "versions": canonical_json(versions()),
+            "versions": canonical_json(versions() | {"code": code_digest()}),
         }
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:

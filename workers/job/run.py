@@ -33,6 +33,7 @@ from workers.files.gather import gather_after_job
 from workers.files.job import Cohort, Job, JobCell
 from workers.files.place import span_label
 from workers.files.progress import AttemptState, claim_attempt
+from workers.job.budget import BudgetSpent, BudgetWatch
 from workers.job.cohort import TaskData, Workbench, evaluate_cohort, fit_cohort, halves, save_alignments, saved_columns
 from workers.job.failures import classed, is_out_of_memory
 from workers.job.memory import cells_that_fit
@@ -65,6 +66,12 @@ def run_job(job: Job, stop: StopRequest) -> int:
     try:
         torch.set_num_threads(job.options.threads)  # after the claim: whatever it raises or kills, the attempt counts
         _JobRun(job, attempt, monitor).run()
+    except BudgetSpent as error:
+        failure = Failure(kind=FailureClass.BUDGET, message=str(error))
+        gather_after_job(job.sweep_folder)
+        monitor.close(AttemptState.INTERRUPTED, failure)
+        log.warning("%s", failure.message)
+        return failure.kind.exit_code
     except Interrupted:
         failure = monitor.interruption()
         monitor.close(AttemptState.INTERRUPTED, failure)
@@ -99,6 +106,8 @@ class _JobRun:
         self.monitor.begin(to_train, n_done_before=self.job.n_cells - n_left)
         if not work:
             return
+        budget = BudgetWatch(self.job.sweep_folder)
+        budget.check()
         check_device(self.job.options.device, self.monitor.device)
         model_path = Path(self.job.model_path)
         stream = work[0].cohort.stream
@@ -119,6 +128,7 @@ class _JobRun:
         self.bench = Workbench(self.job, language_model, tokenizer, self.monitor, cohorts=cohorts)
         left = deque(part for whole in work for part in self._fitting(whole))
         while left:
+            budget.check()
             part = left.popleft()
             try:
                 left.extendleft(reversed(self._run_cohort(part)))

@@ -22,6 +22,7 @@ from tests.unit.orchestrator.conftest import LoadSweep
 from tests.unit.orchestrator.fake_cluster import (
     Death,
     World,
+    fail,
     finish,
     job_of,
     jobs_of,
@@ -29,6 +30,7 @@ from tests.unit.orchestrator.fake_cluster import (
     killed_in_submit,
     newest_jobs,
 )
+from workers.files.failure import FailureClass
 from workers.tasks import price_tagging
 
 
@@ -355,3 +357,29 @@ def test_submit_after_a_death_confirms_what_was_handed_over(load: LoadSweep, wor
     sweep = load()
     assert sweep.submit().submission is None
     assert [submission.is_unconfirmed for submission in read_submissions(sweep.folder)] == [False]
+
+
+def test_where_hands_over_only_the_cells_that_match(load: LoadSweep, world: World) -> None:
+    """Submit, then resume, some of the cells; the others stay missing, and a later submit runs them."""
+    sweep = load()
+    assert sweep.submit(where=["layer=0"]).n_cells == 4
+    assert {cell.place.layer for job in jobs_of(sweep) for cohort in job.cohorts for cell in cohort.cells} == {0}
+    for job in jobs_of(sweep):
+        fail(world, job, FailureClass.BAD_INPUT)
+    assert sweep.resume(where=["layer=0", "position=80"]).n_cells == 2
+    assert sweep.resume(where=["layer=1", "position=80"]).n_cells == 2
+    for job in jobs_of(sweep):
+        finish(world, job)
+    status = sweep.status()
+    assert sweep.is_settled(status, ["position=80"])
+    assert not sweep.is_settled(status)
+    assert not sweep.is_settled(status, ["position=81", "layer=1"])
+    assert sweep.submit().n_cells == 2
+
+
+def test_where_names_a_value_that_no_cell_has(load: LoadSweep, world: World) -> None:
+    """Nothing is submitted, and the values that there are are named."""
+    sweep = load()
+    with pytest.raises(SpecError, match="layer"):
+        sweep.submit(where=["layer=7"])
+    assert world.tokens == {}
