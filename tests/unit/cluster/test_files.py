@@ -78,7 +78,7 @@ def test_two_that_submit_one_allocation_send_it_once(tmp_path: Path, monkeypatch
     request = JobRequest(name="a", label="a", argv=("true",), log=tmp_path / "logs" / "a.log", time_s=1.0, n_gpus=0)
     sent = []
 
-    def send(cluster: RaySlurmCluster, name: str, _site: object) -> str:
+    def send(cluster: RaySlurmCluster, name: str, _site: object, _slurm: object) -> str:
         sent.append(name)
         with pytest.raises(ClusterUnavailable, match="another process"):
             BACKENDS["ray-slurm"](tmp_path).submit([request], token="t1")
