@@ -380,7 +380,7 @@ class Sweep:
         only = matching_keys(self.grid, where)
         return status.is_done if only is None else all(status.cells[key].state.is_settled for key in only)
 
-    def _healed(self, where: Sequence[str]) -> bool:
+    def _healed(self, where: Sequence[str] = ()) -> bool:
         """Whether there is something to wait for: jobs that were handed over again, here or by somebody else.
 
         The sweep is read from its folder again: another command may have grown it since this one began to wait.
