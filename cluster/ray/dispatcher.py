@@ -321,7 +321,6 @@ class Dispatcher:
         self._gauges.export([(job.request, job.record) for job in self.jobs], running)
         self._say_why_waiting()
         if now - self._told >= TELL_S:
-            self._told = now
             self._tell(self._gauges.summary(running) or "no numbers yet")
 
     def _say_why_waiting(self) -> None:
@@ -339,6 +338,7 @@ class Dispatcher:
 
     def _tell(self, *more: str) -> None:
         """Say what became of the submission so far, for people; a look at the nodes has nothing to say."""
+        self._told = time.time()
         handle, readings = self.submission.handle, self._gauges.readings
         told = [
             telling.Told(request=job.request, record=job.record, readings=readings.get(handle(job.index), ()))
