@@ -16,6 +16,7 @@ A sweep of causalsweep: which variables of a causal model a language model keeps
 | `cells.parquet` | every planned cell: experiment, layer, position, site, seed, method |
 | `store/results.parquet` | the results: one row per cell and setting, for pandas, Polars and DuckDB |
 | `alignments/` | what each cell learned, one safetensors file a cell; `index.parquet` says which file is which cell's |
+| `traces/` | loss and IIA of each cell while it learned, and what it does on ten pairs; the report shows them |
 | `report/index.html` | maps and tables, offline; `causalsweep report {name}` writes them |
 | `logs/` | a log for each job |
 | `shards/` | the rows as each job wrote them: the store is gathered from these |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Mapping
 from typing import Any, Final
@@ -56,6 +57,21 @@ def find_alignment(folder: SweepFolder, grid: Grid, wanted: Mapping[str, Any]) -
         return load_alignment(path)
     except AlignmentError as error:
         raise SpecError(f"alignment: {error}") from error
+
+
+def with_alignment(folder: SweepFolder, grid: Grid) -> set[str]:
+    """The keys of the cells whose alignment can be loaded: they have a file, and their method ends in directions."""
+    there = {path.stem: path for path in folder.alignments.glob("*/*.safetensors")}
+    by_method: dict[str, list[str]] = {}
+    for strand, cell in grid.cells():
+        if cell.key in there:
+            by_method.setdefault(str(strand.stream.method["name"]), []).append(cell.key)
+    found: set[str] = set()
+    for keys in by_method.values():
+        with contextlib.suppress(OSError, AlignmentError):  # one file speaks for its method
+            load_alignment(there[keys[0]])
+            found |= set(keys)
+    return found
 
 
 def write_index(folder: SweepFolder, rows: pa.Table) -> None:

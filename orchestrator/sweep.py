@@ -35,7 +35,7 @@ from orchestrator.jobs.control import jobs_matching, pass_on, set_limit
 from orchestrator.jobs.faults import Fault, faults_of
 from orchestrator.jobs.retry import Mode, repeated_faults, select
 from orchestrator.jobs.submit import Receipt, Sender
-from orchestrator.learned import find_alignment, write_index
+from orchestrator.learned import find_alignment, with_alignment, write_index
 from orchestrator.plan.calibration import write_costs
 from orchestrator.plan.machines import machines
 from orchestrator.plan.plan import Plan, Planner, n_settings
@@ -48,6 +48,7 @@ from orchestrator.status.reader import StatusReader
 from orchestrator.status.states import JobStatus, SweepStatus
 from orchestrator.store.metrics import Metric
 from workers.files.folder import SweepFolder
+from workers.files.traces import read_traces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -238,8 +239,13 @@ class Sweep:
 
     def report(self, folder: Path | None = None, *, metric: Metric = Metric.IIA) -> Path:
         """The path of the HTML page, written anew with its pictures of that metric. Raises: StorageError."""
+        from orchestrator.report.traces import Traces
+
         rows, cells, target = self.results(), self.cells(), folder or self.folder.report
-        return frames.report(rows, cells, target, spec=self.spec, baselines=self._baselines, metric=metric)
+        traces = Traces(cells=read_traces(self.folder), aligned=with_alignment(self.folder, self.grid))
+        return frames.report(
+            rows, cells, target, spec=self.spec, baselines=self._baselines, metric=metric, traces=traces
+        )
 
     def compare(
         self, other: Sweep, folder: Path | None = None, *, metric: Metric = Metric.IIA

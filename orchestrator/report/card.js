@@ -89,9 +89,10 @@ function more(map, layer, position, records) {
     ["Other methods", methods, (other) => words(other.method)],
   ].filter(([, maps]) => maps.length > 1).map(([name, maps, label]) =>
     element("table", {}, element("tr", {}, element("th", {}, name)), lines(maps, label)));
-  const copy = () => navigator.clipboard?.writeText(JSON.stringify(records, null, 1));
-  return [...tables, element("div", { class: "foot" }, element("a", { href: address(map, layer, position) }, "Link to this place"), " · ",
-    element("button", { type: "button", class: "plain", onclick: copy }, "Copy its numbers"))];
+  const told = told_of(map, records);
+  const copy = () => navigator.clipboard?.writeText(JSON.stringify(records, (name, value) => (name === "trace" ? undefined : value), 1));
+  return [...curves(records), examples(told), ...tables, loading(map, layer, position, told), element("div", { class: "foot" }, element("a", { href: address(map, layer, position) }, "Link to this place"), " · ",
+    element("button", { type: "button", class: "plain", onclick: copy }, "Copy its numbers"))].filter(Boolean);
 }
 
 function hide_card() {
@@ -115,12 +116,17 @@ function walk(event, map, plot) {
   else point_at(map, plot, layer, position);
 }
 
-function card_of(map, layer, position, records) {
+// Of a place's cells the one that is spoken of: that of the chosen seed, or the best.
+function told_of(map, records) {
   const done = records.filter((record) => record.state === "done");
   const sign = data.metrics[map.metric].best === "lowest" ? -1 : 1;
   const best = done.reduce((a, b) => (a === null || sign * b.value > sign * a.value ? b : a), null);
-  const of_seed = records.find((record) => String(record.seed) === chosen.over);
-  const told = of_seed ?? best ?? records[0];
+  return records.find((record) => String(record.seed) === chosen.over) ?? best ?? records[0];
+}
+
+function card_of(map, layer, position, records) {
+  const done = records.filter((record) => record.state === "done");
+  const told = told_of(map, records);
   const unit = told.unit !== null ? `${map.unit_name} ${whole(told.unit)} · ` : "";
   const [at, token] = map.at === "" ? [map.columns[position], map.tokens[position]] : [map.at, ""];
   const place = element("div", { class: "place" }, `${map.name} · layer ${map.layers[layer]} · ${unit}position ${at} `,

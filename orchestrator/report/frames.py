@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from orchestrator.report.comparison import Comparison, Side
+    from orchestrator.report.traces import Traces
 
 # The controls of a row as shares of its pairs, and their counts, the last one first.
 CONTROL_RATES = {"iia_full": "n_correct_full", "iia_random": "n_correct_random", "iia_none": "n_correct_none"}
@@ -149,6 +150,7 @@ def report(
     spec: SweepSpec,
     baselines: Mapping[str, str],
     metric: Metric = Metric.IIA,
+    traces: Traces,
 ) -> Path:
     """The path of the HTML page in `folder`. Raises: StorageError."""
     from orchestrator.report import write_report
@@ -157,7 +159,9 @@ def report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         asked = asked_by(spec)
-        return write_report(rows, cells, folder, title=spec.name, baselines=baselines, metric=metric, asked=asked)
+        return write_report(
+            rows, cells, folder, title=spec.name, baselines=baselines, metric=metric, asked=asked, traces=traces
+        )
     except OSError as error:
         raise StorageError(f"{folder}: cannot write the report: {error.strerror}") from error
 

@@ -127,9 +127,10 @@ function csv_of(map) {
   const quoted = (value) => (value === null ? "" : /[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
   const line = (values) => values.map(quoted).join();
   const at = [...(map.model ? ["model"] : []), "experiment", "method", "setting", "site"];
+  const told = data.record.filter((name) => name !== "trace");
   const places = map.layers.flatMap((layer, y) => map.columns.flatMap((column, x) => records_at(map, y, x).map((record) =>
-    line([...at.map((name) => map[name]), layer, column, map.labels[x], ...data.record.map((name) => record[name])]))));
-  return [line([...at, "layer", map.column_name, "label", ...data.record]), ...places].join("\n") + "\n";
+    line([...at.map((name) => map[name]), layer, column, map.labels[x], ...told.map((name) => record[name])]))));
+  return [line([...at, "layer", map.column_name, "label", ...told]), ...places].join("\n") + "\n";
 }
 
 function progress(map) {

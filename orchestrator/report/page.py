@@ -39,6 +39,7 @@ from orchestrator.report.measured import measured, unplanned
 from orchestrator.report.model_curves import curves
 from orchestrator.report.provenance import provenance
 from orchestrator.report.tables import summary_of
+from orchestrator.report.traces import TracePayload, Traces
 from orchestrator.status.cell_state import MARKS
 from orchestrator.store.metrics import Metric
 from workers.files.job import MAIN_SETTING
@@ -55,7 +56,7 @@ _RATES: Final = (
 # The bundle with the charts of two axes, a third of the whole library: npm package plotly.js-cartesian-dist-min 3.7.0.
 PLOTLY: Final = "vendor/plotly-cartesian.min.js"
 _DRAWN: Final = ("symbol", "path", "is_filled", "is_dot")  # what the script is told of a state's mark
-_RECORD: Final = (*_TEXTS, *_COUNTS, *_PAIRED, *_RATES)
+_RECORD: Final = (*_TEXTS, *_COUNTS, *_PAIRED, *_RATES, "trace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,7 @@ class PageContent:
     made: datetime
     figures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     asked: Asked | None = None
+    traces: Traces = field(default_factory=Traces)
 
 
 def page_content(
@@ -81,6 +83,7 @@ def page_content(
     baselines: Mapping[str, str] | None = None,
     metric: Metric = Metric.IIA,
     asked: Asked | None = None,
+    traces: Traces | None = None,
 ) -> PageContent:
     """The content of the page of a store and its grid, without pictures. Raises: ValueError (see `write_report`)."""
     maps = heat_maps(measured(rows, grid, metric))
@@ -92,18 +95,21 @@ def page_content(
         n_unplanned=unplanned(rows, grid),
         made=datetime.now(UTC),
         asked=asked,
+        traces=traces or Traces(),
     )
 
 
 def render(content: PageContent) -> str:
     """The page's HTML."""
+    traces = TracePayload(content.traces)
     parts = {
         "title": html.escape(content.title),
         "made": content.made.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "style": state_colours() + resource("page.css"),
-        "script": "".join(map(resource, ("base.js", "card.js", "curves.js", "page.js"))),
+        "script": "".join(map(resource, ("base.js", "trace.js", "card.js", "curves.js", "page.js"))),
         "plotly": resource(PLOTLY),
-        "data": script_json(payload(content)),
+        "data": script_json(payload(content, traces)),
+        "traces": script_json(traces.document()),
         "asked_section": asked_section(content.asked),
         **page_tables(content.maps, content.summary, content.provenance, content.figures, content.n_unplanned),
     }
@@ -121,8 +127,9 @@ def script_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def payload(content: PageContent) -> dict[str, Any]:
-    """What the script draws from: plain JSON values, absent numbers as null."""
+def payload(content: PageContent, traces: TracePayload | None = None) -> dict[str, Any]:
+    """What the script draws from: plain JSON values, absent numbers as null. `traces` collects those of the cells."""
+    traces = traces or TracePayload(content.traces)
     texts: dict[str, int] = {}
     drawn = drawn_maps(content.maps)
     by_metric = {metric: [item for item in drawn if item.metric == metric] for metric in METRICS}
@@ -130,6 +137,7 @@ def payload(content: PageContent) -> dict[str, Any]:
         "record": _RECORD,
         "textual": _TEXTS,
         "main": MAIN_SETTING,
+        "sweep": content.title,
         "states": {
             state.value: {"label": state.label, **{name: getattr(mark, name) for name in _DRAWN}}
             for state, mark in MARKS.items()
@@ -147,7 +155,7 @@ def payload(content: PageContent) -> dict[str, Any]:
             if maps
         },
         "colours": {scale.name.lower(): colours(COLOURS[scale]) for scale in Scale},
-        "maps": [_map(item, texts) for item in drawn],
+        "maps": [_map(item, texts, traces) for item in drawn],
         "texts": list(texts),
         "curves": list(curves(content.summary)),
     }
@@ -173,9 +181,9 @@ def colours(name: str) -> list[str]:
     return [to_hex(matplotlib.colormaps[name](share)) for share in np.linspace(0, 1, 21)]
 
 
-def _map(item: HeatMap, texts: dict[str, int]) -> dict[str, Any]:
+def _map(item: HeatMap, texts: dict[str, int], traces: TracePayload) -> dict[str, Any]:
     choices: list[Over | int] = [*Over, *item.seeds]
-    records = _records(item, texts)
+    records = _records(item, texts, traces)
     return {
         "model": item.model,
         "experiment": item.experiment,
@@ -202,13 +210,16 @@ def _map(item: HeatMap, texts: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _records(item: HeatMap, texts: dict[str, int]) -> dict[tuple[int, int], list[list[int | float | None]]]:
+def _records(
+    item: HeatMap, texts: dict[str, int], traces: TracePayload
+) -> dict[tuple[int, int], list[list[int | float | None]]]:
     """The cells of each place, one a seed and in the seeds' order, each in the order of `_RECORD`."""
     lines = _shown(item).sort_values("seed", kind="stable")
     columns: list[list[Any]] = [
         *([texts.setdefault(_text(value), len(texts)) for value in lines[name]] for name in _TEXTS),
         *([_number(value, digits=0) for value in lines[name]] for name in (*_COUNTS, *_PAIRED)),
         *([_number(value, digits=4) for value in lines[name]] for name in _RATES),
+        [traces.number_of(key) for key in lines["cell_key"]],
     ]
     records: dict[tuple[int, int], list[list[int | float | None]]] = {}
     for layer, position, *record in zip(lines["layer"], lines[item.axis.value], *columns, strict=True):

@@ -18,6 +18,7 @@ from orchestrator.report.heatmap import Axis, HeatMap, Over, Scale, drawn_maps, 
 from orchestrator.report.model_curves import draw_models, model_lines
 from orchestrator.report.page import page_content, render
 from orchestrator.report.site_bars import draw_sites
+from orchestrator.report.traces import Traces
 from orchestrator.store.metrics import Metric
 from workers.files.folder import replace_file
 from workers.files.job import MAIN_SETTING
@@ -34,6 +35,7 @@ def write_report(
     baselines: Mapping[str, str] | None = None,
     metric: Metric = Metric.IIA,
     asked: Asked | None = None,
+    traces: Traces | None = None,
 ) -> Path:
     """The path of `index.html` in `folder`, written anew with the pictures in `folder/figures`.
 
@@ -41,12 +43,12 @@ def write_report(
     line a planned cell: cell_key, experiment, hypothesis, layer, position, token, seed, method, state, reason, job, and
     perhaps `metric`, what its method measures, and `model`, what its model is called. Its order is the order of the
     maps, and its names are those shown.
-    `baselines`, `metric`: see `summary`. `asked`: the spec and a prompt, for the page.
+    `baselines`, `metric`: see `summary`. `asked`, `traces`: the spec and a prompt, and how cells learned, for the page.
 
     Raises: OSError when the folder cannot be written; ValueError for a baseline that is no experiment, or where two
     cells of the grid would be one place and seed of one map.
     """
-    content = page_content(rows, grid, title=title, baselines=baselines, metric=metric, asked=asked)
+    content = page_content(rows, grid, title=title, baselines=baselines, metric=metric, asked=asked, traces=traces)
     drawn = _draw_all(drawn_maps(content.maps), folder) | _draw_sites(content.summary, folder)
     drawn |= _draw_models(content.summary, folder)
     content = replace(content, figures=drawn)

@@ -18,6 +18,7 @@ from matplotlib.image import imread
 from orchestrator.report.heatmap import HeatMap, Over, Scale, heat_maps, value_range
 from orchestrator.report.measured import measured
 from orchestrator.report.page import page_content, render
+from orchestrator.report.traces import Traces
 from tests.browser import Browser, browser
 from tests.fake_store import fake_grid, fake_rows
 
@@ -279,6 +280,28 @@ def test_a_click_pins_a_place_and_its_address_opens_it_again(page: Page) -> None
     assert page.window.run("return document.getElementById('card').innerText") == said
     page.window.press(ESCAPE)
     assert page.window.run("return [document.getElementById('card').hidden, location.hash]") == [True, ""]
+
+
+def test_a_pinned_place_tells_how_it_learned(window: Browser, tmp_path: Path) -> None:
+    """Two curves, the pairs with their answers, and the call that loads the alignment; no script fails."""
+    grid = fake_grid(experiments=["left_boundary"], layers=[0, 1], seeds=[1])
+    key = grid.loc[(grid["layer"] == 1) & (grid["position"] == 78), "cell_key"].iloc[0]
+    curve = {"loss_step": [10, 20], "loss": [0.7, 0.25], "iia_step": [10, 20], "iia_n_correct": [90, 180]}
+    pair = {"base": ["x 1.00 y"], "source": ["x 2.00 y"], "variable": ["P"], "label": ["Yes"]}
+    trace = {**curve, "iia_n_total": 200, **pair, "before": ["No"], "after": ["Yes"]}
+    content = page_content(fake_rows(grid), grid, title="demo", traces=Traces(cells={key: trace}, aligned={key}))
+    (tmp_path / "index.html").write_text(render(content), encoding="utf-8")
+    resize(window, 1400)
+    window.open((tmp_path / "index.html").as_uri() + "#experiment=left_boundary&layer=1&column=78")
+    window.wait_for_text("Provenance")
+    said = window.run("return document.getElementById('card').textContent")
+    for wanted in (
+        *("Loss: 0.700 after 10, 0.250 after 20 steps", "IIA on 200 validation pairs: 0.450 after 10, 0.900 after 20"),
+        *("The first 1 test pairs", "says No, under the intervention on P Yes ✓"),
+        'Sweep.load("demo").alignment(experiment="left_boundary", layer=1, position=78, seed=1',
+    ):
+        assert wanted in said
+    assert window.run("return [document.querySelectorAll('#card polyline').length, failures, refused]") == [2, [], []]
 
 
 def test_a_map_can_be_taken_along_as_numbers(page: Page) -> None:

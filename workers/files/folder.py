@@ -1,8 +1,9 @@
 """The files of a sweep's folder, and the one way to write one.
 
     sweeps/NAME/  sweep.yaml   cells.parquet   tasks/SHA256.py   data/KEY.parquet   jobs/JOB.json   submissions/rN.json
-                  shards/JOB-ATTEMPT.parquet   progress/JOB-ATTEMPT.json   checkpoints/   alignments/   logs/
-                  store/   report/index.html   budget.json   notify.json   notified/EVENT
+                  shards/JOB-ATTEMPT.parquet   progress/JOB-ATTEMPT.json   checkpoints/   alignments/
+                  traces/JOB-ATTEMPT.parquet   logs/   store/   report/index.html   budget.json   notify.json
+                  notified/EVENT
 
 Every file has one writer and is replaced whole, so a reader sees the old or the new one, never a part. Readers skip
 names that begin with `_` or `.` or end in `.tmp`.
@@ -117,6 +118,11 @@ class SweepFolder:
     def alignments(self) -> Path:
         """What cells learned."""
         return self.root / "alignments"
+
+    @property
+    def traces(self) -> Path:
+        """How cells learned, for pages and people."""
+        return self.root / "traces"
 
     @property
     def logs(self) -> Path:

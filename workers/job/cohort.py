@@ -21,7 +21,7 @@ from workers.data.sources import open_source
 from workers.data.tokenizer import Tokenizer
 from workers.engine.base import TokenBatch
 from workers.engine.model import LanguageModel, last_logits
-from workers.files.job import Cohort, Job, Setting, Stream, canonical_json
+from workers.files.job import MAIN_SETTING, Cohort, Job, Setting, Stream, canonical_json
 from workers.files.place import moved as moved_place
 from workers.job.engines import Engines
 from workers.job.evaluate import Counts, count_right, random_control
@@ -30,6 +30,7 @@ from workers.job.reading_counts import count_read
 from workers.job.rows import GateResult, cell_row, measured, utc
 from workers.job.saved import load_columns, save_columns
 from workers.job.shared import TRAIN, SharedStates
+from workers.job.traces import traces_of
 from workers.methods.alignment import CellFacts, Column, Intervention, groups_of
 from workers.methods.base import FitContext, NotApplicable, to_device
 from workers.methods.checkpoint import CheckpointFile
@@ -42,6 +43,16 @@ log = logging.getLogger(__name__)
 
 _EVALUATION_BATCH: Final = 64
 _SIZES: Final = {"test": "n_test", "validation": "n_eval"}  # the numbers of pairs of the splits that cells are tried on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """A setting's task and pairs, the counts of every cell, and how many pairs were left out, where some may be."""
+
+    data: TaskData
+    pairs: PairSet
+    counts: list[list[Counts]]
+    n_dropped: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,17 +185,26 @@ def saved_columns(bench: Workbench, cohort: Cohort) -> list[Column]:
 
 
 def evaluate_cohort(
-    bench: Workbench, cohort: Cohort, columns: Sequence[Column], settings: Iterable[Setting], started: float
+    bench: Workbench,
+    cohort: Cohort,
+    columns: Sequence[Column],
+    settings: Iterable[Setting],
+    started: float,
+    *,
+    traces: list[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
-    """The rows of every cell of the cohort on these settings. Raises: TaskError."""
+    """The rows of every cell of the cohort on these settings; `traces` are added to. Raises: TaskError."""
     n_cells = len(cohort.cells)
     metric = METHODS[cohort.stream.method["name"]].metric
     # nulls depend on the cells alone: they are the same on every setting
     controls = [None if isinstance(column.learned, AbstractReading) else random_control(column) for column in columns]
     for setting in settings:
         with bench.monitor.timed("evaluation"):
-            data, counts, n_dropped = evaluate_setting(bench, cohort, columns, setting, controls=controls)
+            found = evaluate_setting(bench, cohort, columns, setting, controls=controls)
+        data, counts, n_dropped = found.data, found.counts, found.n_dropped
         variables = data.source.variables[cohort.stream.hypothesis]
+        if setting.name == MAIN_SETTING:
+            traces += traces_of(columns, counts, found.pairs, variables=variables, tokenizer=bench.tokenizer)
         ended = time.time()
         times = {"started": utc(started), "ended": utc(ended), "gpu_seconds": (ended - started) / n_cells}
         times["peak_memory_bytes"] = bench.monitor.progress.peak_memory_bytes
@@ -207,9 +227,8 @@ def evaluate_setting(
     setting: Setting,
     *,
     controls: Sequence[Intervention | None],
-) -> tuple[TaskData, list[list[Counts]], int | None]:
-    """The setting's task, the counts of every cell on its test pairs, and how many of these were left out, where some
-    may be. Raises: TaskError."""
+) -> Evaluated:
+    """What every cell does on the setting's test pairs. Raises: TaskError."""
     stream = cohort.stream
     n_test = int(stream.data["n_test"])
     own = bench.task_data(stream.task, stream.hypothesis, n_test)
@@ -233,12 +252,13 @@ def evaluate_setting(
             micro_batch=_EVALUATION_BATCH,
             moved=lambda place: moved_place(place, moved),
         )
-        return data, count_read(states, columns, moved=moved), n_dropped
+        read = count_read(states, columns, moved=moved)
+        return Evaluated(data=data, pairs=pairs, counts=read, n_dropped=n_dropped)
     places = [place for column in columns for place in column.places(moved)]
     engine = bench.engines.engine(stream.engine, places, pairs)
     batch = to_device(pairs.by_length(), bench.language_model.device)
     counts = count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved, controls=controls)
-    return data, counts, n_dropped
+    return Evaluated(data=data, pairs=pairs, counts=counts, n_dropped=n_dropped)
 
 
 def save_alignments(bench: Workbench, cohort: Cohort, columns: Sequence[Column]) -> None:

@@ -32,7 +32,8 @@ class Counts:
 
     Right answers; `n_dummy` is the most that one answer to everything gets; `n_only_*` are the pairs that just one of
     cell and "no intervention" gets right; `n_flips` those on which the source's answer is preferred to the base's;
-    `sums` the columns of sums. `classes` has by class how many prompts are of it, are said to be, and both.
+    `sums` the columns of sums. `classes` has by class how many prompts are of it, are said to be, and both. `said` has
+    the tokens that are the most likely ones at the answers of the first pairs, `said_none` those without intervention.
     """
 
     n_total: int
@@ -46,6 +47,8 @@ class Counts:
     n_flips: int | None = None
     sums: Mapping[str, float] = field(default_factory=dict)
     classes: tuple[tuple[int, ...], ...] = ()
+    said: tuple[tuple[int, ...], ...] = ()
+    said_none: tuple[tuple[int, ...], ...] = ()
 
 
 def random_control(column: Column) -> Intervention | None:
@@ -126,6 +129,8 @@ def _counts(tallies: Mapping[str, Tally], none: Tally, n_dummy: int) -> list[Cou
     columns["n_flips"] = tallies[""].n_flips()
     sums = {f"{column}{name}": values for name, tally in tallies.items() for column, values in tally.sums()}
     shared: dict[str, Any] = {"n_total": len(none_B), "n_dummy": n_dummy, "n_correct_none": int(none_B.sum())}
+    shared["said_none"] = tuple(none.said()[0])
+    columns["said"] = [tuple(answers) for answers in tallies[""].said()]
     shared_sums = {f"{column}_none": value for column, (value,) in none.sums()}
     return [
         Counts(

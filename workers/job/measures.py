@@ -28,6 +28,7 @@ from workers.files.shard import SUMMED
 from workers.methods.base import Batch
 from workers.methods.labels import Labels
 
+N_EXAMPLES: Final = 10  # pairs of which is kept what is said of them
 _MOST_LOGITS: Final = 1 << 24  # their log-probabilities are taken at a time: 64 MiB
 
 
@@ -90,9 +91,12 @@ class Tally:
         self._right_CB: list[Tensor] = []
         self._flips_C: list[Tensor] = []
         self._values_CB: dict[str, list[Tensor]] = {}
+        self._said: list[list[tuple[int, ...]]] = []
 
     def add(self, question: Question, logits_CMV: Tensor) -> None:
         """Count what the run says of these pairs."""
+        if not self._right_CB:
+            self._said = question.labels.said(logits_CMV, n_pairs=N_EXAMPLES)
         self._right_CB.append(question.labels.are_said(logits_CMV))
         for name, value_CB in question.measures(logits_CMV).items():
             self._values_CB.setdefault(name, []).append(value_CB)
@@ -103,6 +107,10 @@ class Tally:
     def right(self) -> Tensor:
         """right_CB: whether the label is what the model says."""
         return torch.cat(self._right_CB, dim=1)
+
+    def said(self) -> list[list[tuple[int, ...]]]:
+        """Each cell's most likely tokens of the first pairs."""
+        return self._said
 
     def n_flips(self) -> list[int | None]:
         """How often each cell prefers the source's answer to the base's; None where they are not known."""

@@ -42,6 +42,7 @@ from workers.job.remaining import Work, work_of
 from workers.job.rows import GateResult, RowWriter, cell_row
 from workers.job.shared import data_of
 from workers.job.stop import StopRequest
+from workers.job.traces import TraceWriter
 from workers.job.wrong_answers import wrong_answers
 from workers.methods.alignment import Column
 from workers.methods.base import Interrupted, NotApplicable
@@ -96,6 +97,7 @@ class _JobRun:
         self.job, self.monitor = job, monitor
         self.attempt_name = job.sweep_folder.attempt_name(job.job, attempt)
         self.writer = RowWriter(job, attempt, monitor.progress)
+        self.traces = TraceWriter(job.sweep_folder, self.attempt_name)
         self._explained: set[tuple[str, str]] = set()  # tasks whose gate failed, and was explained
 
     def run(self) -> None:
@@ -162,7 +164,8 @@ class _JobRun:
         try:
             columns = self._columns(work, checkpoint)
             self.monitor.update(phase="evaluate")
-            rows = list(evaluate_cohort(self.bench, cohort, columns, work.settings, started))
+            traces: list[dict[str, Any]] = []
+            rows = list(evaluate_cohort(self.bench, cohort, columns, work.settings, started, traces=traces))
         except NotApplicable as error:
             parts = self._by_kind(work)
             if len(parts) > 1:
@@ -171,6 +174,7 @@ class _JobRun:
             return []
         if not work.is_trained:
             save_alignments(self.bench, cohort, columns)
+        self.traces.add(traces)
         self.writer.add(rows)
         checkpoint.remove()
         self.monitor.cohort_done(cohort, rows, _divergences(columns))

@@ -22,6 +22,7 @@ from torch import Tensor
 from workers.engine.base import Mix
 from workers.files.job import JobCell, content_key
 from workers.files.place import AnyPlace, PlaceSet, moved
+from workers.methods.curve import CellCurve
 from workers.methods.reading import AbstractReading, Read, Run
 
 LARGEST_GROUP: Final = 128  # cells in one call of the model: heads are many, and their rows must fit into memory
@@ -257,6 +258,7 @@ class Column:
     cells: tuple[JobCell, ...]
     learned: Learned
     facts: tuple[CellFacts, ...]
+    curves: tuple[CellCurve, ...] = ()  # how each cell learned, where it did so by gradient in this attempt
 
     @property
     def positions(self) -> set[int]:

@@ -27,7 +27,7 @@ class Monitor(Protocol):
     """What a method tells the job while it works; the job writes it to the progress file."""
 
     def timed(self, name: str) -> AbstractContextManager[None]:
-        """Time spent inside counts as `name`: shared_forward, tails, rotation, evaluation, data."""
+        """Time spent inside counts as `name`: shared_forward, tails, rotation, validation, evaluation, data."""
 
     def advance(self, *, cell_steps: int, pairs: int) -> None:
         """Count further cell-steps and cell-pairs. Raises: Interrupted when the job was asked to stop."""

@@ -6,6 +6,7 @@ Shapes, by suffix: C cells, B pairs, M tokens of all labels, pair by pair, N tok
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,13 @@ class Labels:
             return is_said_CM
         n_said_CB, n_tokens_B = is_said_CM.float() @ self.of_pair_MB, self.of_pair_MB.sum(dim=0)
         return (n_said_CB == n_tokens_B) & (n_tokens_B > 0)
+
+    def said(self, logits_CMV: Tensor, *, n_pairs: int) -> list[list[tuple[int, ...]]]:
+        """The most likely token at each token of the labels of the first `n_pairs` pairs: one list a cell."""
+        first = self.first_B.tolist()[: n_pairs + 1]
+        ends = [*first, len(self.token_M)] if len(first) <= n_pairs else first
+        said_CM = logits_CMV[:, : ends[-1]].argmax(dim=-1).tolist()
+        return [[tuple(said_M[start:end]) for start, end in pairwise(ends)] for said_M in said_CM]
 
     def cross_entropy(self, logits_CMV: Tensor) -> Tensor:
         """entropy_CB: the mean over the label's tokens."""

@@ -86,7 +86,7 @@ class StepSettings(MethodSettings):
     epochs: Count = 3
     batch_size: Count = 64
     warmup: ShareBelowOne = 0.1  # share of the steps in which the learning rates rise from 0
-    eval_every: CountOrNone = 0  # steps between evaluations in training; 0: none
+    eval_every: CountOrNone = 0  # steps between evaluations on all validation pairs; 0: as `workers.methods.curve` says
 
 
 class TrainingSettings(StepSettings):

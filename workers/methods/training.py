@@ -40,6 +40,7 @@ from workers.methods.alignment import (
 )
 from workers.methods.base import Batch, FitContext, Interrupted, rows_of, to_device
 from workers.methods.checkpoint import Checkpoint
+from workers.methods.curve import Curves, Schedule
 from workers.methods.rotation import AbstractRotation, ParametrizedRotation, TangentRotation
 
 ROTATIONS: Final[Mapping[str, type[Any]]] = {"suffix": TangentRotation, "reference": ParametrizedRotation}
@@ -156,6 +157,14 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step = 0
         self.tail_loss = [torch.zeros(len(column.cells), device=context.device) for column in self.columns]
+        schedule = Schedule.of(
+            n_steps=self.n_steps,
+            batch_size=self.batch_size,
+            n_validation=len(context.validation),
+            every=settings["eval_every"],
+        )
+        sizes = [len(column.cells) for column in self.columns]
+        self.curves = Curves(sizes, schedule, self.n_steps, context.device)
 
     def _parameter_groups(self) -> Iterator[dict[str, Any]]:
         rotations = [parameter for column in self.columns for parameter in column.rotation.parameters]
@@ -198,6 +207,7 @@ class Training:
         if self.step >= self.n_steps - self.n_tail_steps:
             for total_C, loss_C in zip(self.tail_loss, losses, strict=True):
                 total_C += loss_C / self.n_tail_steps
+        self.curves.add_losses(self.step, losses)
         self.step += 1
 
     def _backward(self, column: _ColumnTraining, forward: AbstractForward, part: Batch, n_pairs: int) -> Tensor:
@@ -222,6 +232,7 @@ class Training:
             if column.masks.parameter is not None:
                 tensors[f"mask.{index}"] = column.masks.parameter.detach()
             tensors |= {f"column.{index}.{name}": tensor for name, tensor in column.rotation.state().items()}
+        tensors |= self.curves.state()
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": tensor for name, tensor in state.items()}
         started = time.perf_counter()
@@ -240,6 +251,7 @@ class Training:
             column.rotation.restore(
                 {name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)}
             )
+        self.curves.restore(tensors)
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("adam."):
@@ -262,8 +274,9 @@ class Training:
                 facts=tuple(
                     self._facts(loss, *widths) for loss, widths in zip(loss_C.tolist(), column.widths(), strict=True)
                 ),
+                curves=self.curves.of_group(group),
             )
-            for column, loss_C in zip(self.columns, self.tail_loss, strict=True)
+            for group, (column, loss_C) in enumerate(zip(self.columns, self.tail_loss, strict=True))
         ]
 
     def _facts(self, loss: float, boundary: tuple[float, ...], n_dimensions: int) -> CellFacts:
@@ -297,11 +310,10 @@ def train(
     training = _resumed(context, make_masks, make_rotations)
     monitor, n_cells = context.monitor, len(context.cohort.cells)
     monitor.resumed(cell_steps=training.step * n_cells)
-    eval_every = context.settings["eval_every"]
     for batch in _batches_from(training):
         training.train_step(batch)
-        if eval_every and training.step % eval_every == 0:
-            with monitor.timed("evaluation"):
+        if training.curves.is_due(training.step):
+            with monitor.timed("validation"):
                 monitor.report(_validation_iia(training))
         try:
             monitor.advance(cell_steps=n_cells, pairs=len(batch) * n_cells)
@@ -332,14 +344,15 @@ def _resumed(context: FitContext, make_masks: MakeMasks, make_rotations: MakeRot
 
 @torch.no_grad()
 def _validation_iia(training: Training) -> Mapping[str, float]:
-    """The best cell's IIA on the validation pairs, and the mean over cells."""
-    context = training.context
-    pairs = to_device(context.validation.by_length(), context.device)
+    """The best cell's IIA on the validation pairs, and the mean over cells; each cell's goes into the curves."""
+    context, n_pairs = training.context, training.curves.schedule.n_pairs
+    pairs = to_device(context.validation.take(slice(n_pairs)).by_length(), context.device)
     correct: list[Tensor] = [torch.zeros(len(column.cells), device=context.device) for column in training.columns]
-    for start in range(0, len(pairs), context.micro_batch):
+    for start in range(0, n_pairs, context.micro_batch):
         part = rows_of(pairs, start, start + context.micro_batch)
         forward = context.engine.forward(part.base, part.source)
         for column, n_correct_C in zip(training.columns, correct, strict=True):
             n_correct_C += part.labels.are_said(column.logits(forward, part.variable_B, training.share)).sum(dim=1)
-    shares = torch.cat(correct) / len(pairs)
+    training.curves.add_correct(training.step, correct)
+    shares = torch.cat(correct) / n_pairs
     return {"iia": float(shares.max()), "iia_mean": float(shares.mean())}

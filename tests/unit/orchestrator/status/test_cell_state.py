@@ -40,7 +40,7 @@ def test_a_state_that_shares_a_mark_names_one_that_has_it() -> None:
 
 def test_the_page_gets_the_states_as_data() -> None:
     """Neither the script nor the styles list the states: the colours are made from the enum, for both themes."""
-    for file in ("base.js", "page.js", "card.js", "comparison.js", "page.css"):
+    for file in ("base.js", "page.js", "card.js", "trace.js", "comparison.js", "page.css"):
         listed = [state for state in MARKS if re.search(rf"\b{state.value}\b\s*:", resource(file))]
         assert listed == [], file
     for mark in MARKS.values():
