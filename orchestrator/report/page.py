@@ -137,7 +137,6 @@ def payload(content: PageContent, traces: TracePayload | None = None) -> dict[st
         "record": _RECORD,
         "textual": _TEXTS,
         "main": MAIN_SETTING,
-        "sweep": content.title,
         "states": {
             state.value: {"label": state.label, **{name: getattr(mark, name) for name in _DRAWN}}
             for state, mark in MARKS.items()

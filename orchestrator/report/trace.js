@@ -49,7 +49,7 @@ function examples(told) {
   const pairs = trace_of(told)?.examples ?? [];
   if (!pairs.length) return null;
   const hits = pairs.filter((pair) => pair.after === pair.label).length;
-  return element("details", { class: "pairs" }, element("summary", {}, `The first ${pairs.length} test pairs, as trained: ${hits} give the label`),
+  return element("details", { class: "pairs" }, element("summary", {}, `${pairs.length} test pairs, as trained: ${hits} give the label`),
     pairs.map(one_pair));
 }
 
@@ -86,7 +86,7 @@ function loading(map, layer, position, told) {
   const named = { experiment: map.experiment, layer: map.layers[layer], position: place, seed: told.seed, method: map.method, site: map.site,
     ...(told.unit === null ? {} : { unit: told.unit }) };
   const given = Object.entries(named).map(([name, value]) => `${name}=${JSON.stringify(value)}`).join(", ");
-  const command = `from causalsweep import Sweep\nalignment = Sweep.load(${JSON.stringify(data.sweep)}).alignment(${given})`;
+  const command = `from causalsweep import Sweep\nalignment = Sweep.load(${JSON.stringify(document.title)}).alignment(${given})`;
   const copy = () => navigator.clipboard?.writeText(command);
   return element("div", {}, element("pre", { class: "command" }, command),
     element("button", { type: "button", class: "plain", onclick: copy }, "Copy what loads its alignment"));

@@ -297,7 +297,7 @@ def test_a_pinned_place_tells_how_it_learned(window: Browser, tmp_path: Path) ->
     said = window.run("return document.getElementById('card').textContent")
     for wanted in (
         *("Loss: 0.700 after 10, 0.250 after 20 steps", "IIA on 200 validation pairs: 0.450 after 10, 0.900 after 20"),
-        *("The first 1 test pairs", "says No, under the intervention on P Yes ✓"),
+        *("1 test pairs, as trained: 1 give the label", "says No, under the intervention on P Yes ✓"),
         'Sweep.load("demo").alignment(experiment="left_boundary", layer=1, position=78, seed=1',
     ):
         assert wanted in said

@@ -26,9 +26,9 @@ TRACE_SCHEMA: Final = pa.schema(
         pa.field("loss_step", _STEPS),  # the last step of each part of the training
         pa.field("loss", pa.list_(pa.float32())),  # mean of the steps of that part; of what a method learns by gradient
         pa.field("iia_step", _STEPS),  # after how many steps
-        pa.field("iia_n_correct", _STEPS),  # of the first `iia_n_total` validation pairs
+        pa.field("iia_n_correct", _STEPS),  # among the first `iia_n_total` validation pairs
         pa.field("iia_n_total", pa.int32()),
-        # The first test pairs, in the order of the test.
+        # Ten test pairs, the first ones in the order of the test.
         pa.field("base", _TEXTS),
         pa.field("source", _TEXTS),
         pa.field("variable", _TEXTS),  # which one is interchanged

@@ -47,7 +47,8 @@ _SIZES: Final = {"test": "n_test", "validation": "n_eval"}  # the numbers of pai
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """A setting's task and pairs, the counts of every cell, and how many pairs were left out, where some may be."""
+    """A setting's task, its pairs in the order in which they were tried, the counts of every cell, and how many pairs
+    were left out, where some may be."""
 
     data: TaskData
     pairs: PairSet
@@ -256,7 +257,8 @@ def evaluate_setting(
         return Evaluated(data=data, pairs=pairs, counts=read, n_dropped=n_dropped)
     places = [place for column in columns for place in column.places(moved)]
     engine = bench.engines.engine(stream.engine, places, pairs)
-    batch = to_device(pairs.by_length(), bench.language_model.device)
+    pairs = pairs.by_length()
+    batch = to_device(pairs, bench.language_model.device)
     counts = count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved, controls=controls)
     return Evaluated(data=data, pairs=pairs, counts=counts, n_dropped=n_dropped)
 

@@ -33,7 +33,7 @@ class Schedule:
 
     @classmethod
     def of(cls, *, n_steps: int, batch_size: int, n_validation: int, every: int) -> Schedule:
-        """Every so many steps on all pairs where the user says so; else within the budget."""
+        """Every `every` steps on all pairs where the user says so; else within the budget."""
         if every:
             return cls(steps=tuple(range(every, n_steps + 1, every)), n_pairs=n_validation)
         affordable = int(BUDGET / _FORWARD_SHARE * n_steps * batch_size)  # pairs, over all points
@@ -76,7 +76,7 @@ class Curves:
             total_CK[:, part] += loss_C
 
     def is_due(self, n_steps_done: int) -> bool:
-        """Whether IIA is to be measured after so many steps."""
+        """Whether IIA is to be measured after this number of steps."""
         return n_steps_done in self.schedule.steps
 
     def add_correct(self, n_steps_done: int, correct: Sequence[Tensor]) -> None:

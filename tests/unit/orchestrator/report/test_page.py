@@ -70,7 +70,7 @@ def test_texts_of_users_and_workers_are_only_texts() -> None:
     )
     html = page_of(rows, grid, title=HOSTILE)
     assert "<img" not in html
-    assert html.count("<script") == 3
+    assert html.count("<script") == 4
     assert data_of(html)["maps"][0]["experiment"] == HOSTILE
 
 
