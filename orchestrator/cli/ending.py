@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.cli.layouts import best_place
 from orchestrator.cli.render import duration, skipped_lines, status_line
 from orchestrator.status.cell_state import CellState
-from orchestrator.store.statistics import wilson_interval
+from orchestrator.store.statistics import CONFIDENCE, wilson_interval
+from workers.files.gate import Verdict, count_interval
 from workers.files.job import MAIN_SETTING
 from workers.files.metrics import METRICS
 from workers.files.place import BLOCK_OUTPUT
@@ -77,11 +78,18 @@ def _gate(sweep: Sweep, status: SweepStatus) -> Iterator[str]:
         if (model, row["task"], n_correct, n_total) in seen or not n_total:
             continue
         seen.add((model, row["task"], n_correct, n_total))
-        low, high = wilson_interval(n_correct, n_total)
-        threshold = sweep.spec.gate.task_accuracy
-        yield (
-            f"  {model}{row['task']}: {n_correct:,} of {n_total:,} prompts right, {n_correct / n_total:.3f} "
-            f"(95 % interval {low:.3f} to {high:.3f}); gate.task_accuracy is {threshold}"
-        )
+        right = _accuracy(row, n_correct, n_total)
+        yield f"  {model}{right}; gate.task_accuracy is {sweep.spec.gate.task_accuracy}"
     notes = [note for job in status.jobs if job.progress for note in job.progress.notes if note.startswith(GATE_NOTE)]
     yield from (f"  {note.removeprefix(GATE_NOTE)}" for note in dict.fromkeys(notes))
+
+
+def _accuracy(row: Mapping[str, Any], n_correct: int, n_total: int) -> str:
+    """How often the model is right, with the interval of all prompts where only some were asked."""
+    verdict, more = Verdict.of(str(row["reason"])), ""
+    low, high = wilson_interval(n_correct, n_total)
+    if verdict and verdict.n_seen and verdict.n_all:
+        least, most = count_interval(n_correct, n_total, verdict.n_all, error=1 - CONFIDENCE)
+        low, high, more = least / verdict.n_all, most / verdict.n_all, f", of {verdict.n_all:,} that there are"
+    share = f"{n_correct / n_total:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    return f"{row['task']}: {n_correct:,} of {n_total:,} prompts right{more}, {share}"

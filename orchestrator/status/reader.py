@@ -27,6 +27,7 @@ from orchestrator.status.states import Attempt, CellStatus, JobStatus, SweepStat
 from orchestrator.store.store import RowState, Store
 from workers.files.budget import Budget, read_budget, why_reached
 from workers.files.folder import SweepFolder
+from workers.files.gate import Verdict
 from workers.files.job import MAIN_SETTING, Setting
 from workers.files.progress import PROGRESS_FORMAT, AttemptState, Progress, attempts_in
 
@@ -119,7 +120,7 @@ class StatusReader:
             if main.status == "skipped":
                 if main.task_accuracy is None:  # it was not the gate
                     settled[cell.key] = CellStatus(state=CellState.INAPPLICABLE, reason=main.reason, job=main.job)
-                elif main.task_accuracy < self._gate:  # else the gate was lowered since
+                elif main.task_accuracy < self._gate and _still_holds(main.reason, self._gate):  # else it was lowered
                     settled[cell.key] = CellStatus(state=CellState.SKIPPED, reason=main.reason, job=main.job)
             elif main.status == "failed":
                 settled[cell.key] = CellStatus(state=CellState.FAILED, reason=main.reason, job=main.job)
@@ -320,3 +321,9 @@ def _remaining_s(jobs: Iterable[JobStatus]) -> float:
     n_running = sum(job.state is JobState.RUNNING for job in held)
     last_s = max((job.wait_s + job.eta_s for job in held), default=0.0)
     return max(last_s, sum(job.eta_s for job in held) / max(n_running, 1))
+
+
+def _still_holds(reason: str, gate: float) -> bool:
+    """Whether a cell that the gate skipped is below this gate too: a first look decides for no lower one."""
+    verdict = Verdict.of(reason)
+    return verdict is None or verdict.holds_for(gate)

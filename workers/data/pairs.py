@@ -221,6 +221,15 @@ class PromptSet:
         rest_BN = answer_BN[:, 1:] if answer_BN.shape[1] > 1 else None
         return cls(prompts=getattr(pairs, side), label_B=answer_BN[:, 0], rest_BN=rest_BN)
 
+    def take(self, rows: NDArray[np.int64]) -> PromptSet:
+        """The prompts in `rows`."""
+        return PromptSet(
+            prompts=self.prompts.take(rows),
+            label_B=self.label_B[rows],
+            rest_BN=None if self.rest_BN is None else self.rest_BN[rows],
+            inputs=tuple(self.inputs[row] for row in rows.tolist()) if self.inputs else (),
+        )
+
     @property
     def label_BN(self) -> Ids:  # noqa: N802
         """All tokens of the answers."""

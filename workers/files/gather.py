@@ -204,7 +204,8 @@ def chosen_rows(table: pa.Table) -> pa.ChunkedArray:
             "cell_key": table["cell_key"],
             "setting": table["setting"],
             "rank": pc.if_else(pc.equal(status, "done"), 0, pc.if_else(has_reason, 1, 2)),
-            "ended": pc.fill_null(table["ended"].cast(pa.int64()), 0),
+            # the first measurement counts; without one, what became of the cell last
+            "ended": pc.multiply(pc.fill_null(table["ended"].cast(pa.int64()), 0), pc.if_else(has_reason, -1, 1)),
             "job": table["job"],
             "attempt": table["attempt"],
             "row": pa.array(np.arange(table.num_rows)),

@@ -25,18 +25,20 @@ from workers.files.job import MAIN_SETTING, Cohort, Job, Setting, Stream, canoni
 from workers.files.place import moved as moved_place
 from workers.job.engines import Engines
 from workers.job.evaluate import Counts, count_right, random_control
+from workers.job.gate import gate_result
 from workers.job.monitor import JobMonitor
 from workers.job.reading_counts import count_read
 from workers.job.rows import GateResult, cell_row, measured, utc
 from workers.job.saved import load_columns, save_columns
 from workers.job.shared import TRAIN, SharedStates
 from workers.job.traces import traces_of
-from workers.methods.alignment import CellFacts, Column, Intervention, groups_of
+from workers.methods.alignment import CellFacts, Column, Intervention, Steering, groups_of
 from workers.methods.base import FitContext, NotApplicable, to_device
 from workers.methods.checkpoint import CheckpointFile
 from workers.methods.labels import Labels
 from workers.methods.reading import AbstractReading
 from workers.methods.settings import METHODS, settings_object
+from workers.methods.steering import ONE_TOKEN
 from workers.tasks import TaskError
 
 log = logging.getLogger(__name__)
@@ -93,16 +95,20 @@ class Workbench:
         """The model in the form that its engine takes."""
         return self.engines.model
 
-    def task_data(self, settings: Mapping[str, Any], hypothesis: str, n_prompts: int) -> TaskData:
-        """The source of these settings, its gate measured on `n_prompts` prompts. Raises: TaskError."""
+    def task_data(
+        self, settings: Mapping[str, Any], hypothesis: str, n_prompts: int, *, threshold: float = 0.0
+    ) -> TaskData:
+        """The source of these settings, its gate measured on `n_prompts` prompts; on fewer where it is sure that the
+        model is below `threshold`. Raises: TaskError."""
         name = canonical_json(dict(settings))
         if name not in self._sources:
             self._sources[name] = open_source(settings, self.tokenizer, self.job.sweep_folder)
         source = self._sources[name]
         gate = canonical_json([name, source.gate_group(hypothesis), n_prompts])
-        if gate not in self._gates:
-            right_B = self.answers_right(source.prompts(hypothesis, n_prompts=n_prompts))
-            self._gates[gate] = GateResult(n_correct=int(right_B.sum()), n_total=len(right_B))
+        found = self._gates.get(gate)
+        if found is None or not (found.is_whole or threshold):
+            prompts = source.prompts(hypothesis, n_prompts=n_prompts)
+            self._gates[gate] = gate_result(prompts, self.answers_right, threshold=threshold)
         return TaskData(source=source, gate=self._gates[gate])
 
     def pairs(
@@ -240,6 +246,10 @@ def evaluate_setting(
         pairs, n_dropped = bench.pairs(stream, {**stream.task, **setting.task}, setting.split, size, keep)
     except (TaskError, NotApplicable) as error:
         raise TaskError(f"setting {setting.name!r}: {error}") from error
+    if pairs.rest and isinstance(columns[0].learned, Steering):  # to the first token alone, which is another answer
+        if setting.name == MAIN_SETTING:
+            raise NotApplicable(ONE_TOKEN)
+        raise TaskError(f"setting {setting.name!r}: {ONE_TOKEN}")
     own_layout, layout = (source.layout(stream.hypothesis) for source in (own.source, data.source))
     positions = sorted(set().union(*(column.positions for column in columns)))
     moved = moved_positions(own_layout, layout, positions, setting.name)

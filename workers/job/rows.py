@@ -28,10 +28,17 @@ from workers.methods.settings import method_label
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """How well the model itself does the task: right answers among fresh prompts."""
+    """How well the model itself does the task: right answers among fresh prompts. `n_all` is how many prompts there
+    are: a model that is far below the gate is not asked all of them."""
 
     n_correct: int
     n_total: int
+    n_all: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all prompts were asked."""
+        return self.n_total == self.n_all
 
     @property
     def accuracy(self) -> float | None:

@@ -29,6 +29,7 @@ from workers.files.failure import (
     Failure,
     FailureClass,
 )
+from workers.files.gate import fails, reason
 from workers.files.gather import gather_after_job
 from workers.files.job import Cohort, Job, JobCell
 from workers.files.place import span_label
@@ -154,11 +155,11 @@ class _JobRun:
     def _run_cohort(self, work: Work) -> list[Work]:
         """Run the cohort; what comes back is to be run in its place."""
         cohort, started = work.cohort, time.time()
-        gate = self._data(cohort).gate
-        if gate.accuracy is not None and gate.accuracy < self.job.gate_task_accuracy:
-            reason = f"task accuracy {gate.accuracy:.4f} is below the gate's {self.job.gate_task_accuracy:.4f}"
+        gate, threshold = self._data(cohort).gate, self.job.gate_task_accuracy
+        if fails(gate.n_correct, gate.n_total, gate.n_all, threshold=threshold):
+            why = reason(gate.n_correct, gate.n_total, gate.n_all, threshold=threshold)
             self._say_wrong_answers(cohort)
-            self._skip(work, reason, gate)
+            self._skip(work, why, gate)
             return []
         checkpoint = CheckpointFile(self.job.sweep_folder.checkpoints, cohort.key(), self.attempt_name)
         try:
@@ -230,8 +231,8 @@ class _JobRun:
         self.monitor.update(notes=(*known, *new))
 
     def _data(self, cohort: Cohort) -> TaskData:
-        stream = cohort.stream
-        return self.bench.task_data(stream.task, stream.hypothesis, int(stream.data["n_test"]))
+        stream, threshold = cohort.stream, self.job.gate_task_accuracy
+        return self.bench.task_data(stream.task, stream.hypothesis, int(stream.data["n_test"]), threshold=threshold)
 
     def _smaller(self, work: Work, error: Exception) -> list[Work]:
         """The same cells in less memory: half the micro-batch, then half the cohort. Raises: `error` in the end."""

@@ -22,6 +22,8 @@ Shapes, by suffix: C cells at one position, N training prompts, D width of the s
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,8 @@ from workers.methods.activations import fit_on_activations
 from workers.methods.alignment import CellFacts, CellGroup, Column, PairSteering, Steering
 from workers.methods.base import FitContext, NotApplicable
 
+ONE_TOKEN: Final = "steering with `contrast: answers` needs answers of one token (`match: first` takes one)"
+
 
 def fit(context: FitContext) -> list[Column]:
     """The cohort's cells from one pass over the training prompts. Raises: Interrupted, NotApplicable."""
@@ -37,8 +41,8 @@ def fit(context: FitContext) -> list[Column]:
     if context.settings["contrast"] == "pairs":
         context.monitor.advance(cell_steps=len(context.cohort.cells), pairs=0)
         return [_by_pairs(context, group, coefficient) for group in context.groups]
-    if context.train.rest:
-        raise NotApplicable("steering with `contrast: answers` needs answers of one token (`match: first` takes one)")
+    if context.train.rest or context.validation.rest:
+        raise NotApplicable(ONE_TOKEN)
     answer_N = _answers(context)
     answer_A = answer_N[answer_N != UNKNOWN].unique()
     if len(answer_A) < 2:

@@ -15,6 +15,7 @@ from orchestrator.cli.ending import ending
 from orchestrator.cli.render import status_view
 from tests.unit.orchestrator.conftest import LoadSweep
 from tests.unit.orchestrator.fake_cluster import World, finish, jobs_of, set_state, write_progress, write_shard
+from workers.files.gate import count_interval
 from workers.files.progress import GATE_NOTE, AttemptState
 
 ATTENTION = {
@@ -76,6 +77,22 @@ def test_a_gate_that_fails_says_by_how_much_and_what_the_model_said(load: LoadSw
     assert said.count("it says 'No', 'Yes' is right") == 1
     assert "something else" not in said
     assert "next:" not in said
+
+
+def test_a_gate_that_fails_early_says_how_many_prompts_there_are(load: LoadSweep, world: World) -> None:
+    """The interval is that of all prompts: 10 of 64 were right, in random order."""
+    load().submit()
+    for job in jobs_of(load()):
+        reason = "task accuracy 0.1562 of 64 of 1000 prompts is below the gate's 0.8000"
+        write_shard(job, status="skipped", reason=reason, task_accuracy=10 / 64, task_n_correct=10, task_n_total=64)
+        set_state(world, job.job, JobState.COMPLETED)
+    sweep = load()
+    said = ending(sweep, sweep.status(), wall_s=3.0, was_stopped=False)
+    low, high = count_interval(10, 64, 1000, error=0.05)
+    wanted = (
+        f"10 of 64 prompts right, of 1,000 that there are, 0.156 (95 % interval {low / 1000:.3f} to {high / 1000:.3f})"
+    )
+    assert wanted in said
 
 
 def test_a_stop_is_no_failure(load: LoadSweep, world: World) -> None:

@@ -243,6 +243,16 @@ def test_errors_show_how_the_log_ends(sweep: Sweep, world: World) -> None:
     assert "its log ends: OSError: No space left on device" in printed.get()
 
 
+def test_a_first_look_decides_for_no_lower_gate(sweep: Sweep, load: LoadSweep, world: World) -> None:
+    """A model that few prompts kept out is asked again under a lower gate, and stays out under the same one."""
+    for job in jobs_of(sweep):
+        reason = "task accuracy 0.3000 of 64 of 1000 prompts is below the gate's 0.8000"
+        write_shard(job, status="skipped", reason=reason, task_accuracy=0.3)
+        set_state(world, job.job, JobState.COMPLETED)
+    assert sweep.status().counts == {CellState.SKIPPED: 8}
+    assert load(gate={"task_accuracy": 0.35}).status().counts == {CellState.MISSING: 8}
+
+
 def test_skipped_cell_runs_under_a_lower_gate(sweep: Sweep, load: LoadSweep, world: World) -> None:
     """A cell that the gate kept out is skipped, until the spec's gate lets it in."""
     for job in jobs_of(sweep):

@@ -19,7 +19,7 @@ from workers.job.remaining import rows_done
 from workers.job.rows import GateResult, RowWriter, cell_row, measured
 from workers.methods.alignment import CellFacts
 
-GATE = GateResult(n_correct=90, n_total=100)
+GATE = GateResult(n_correct=90, n_total=100, n_all=100)
 COUNTS = Counts(
     n_total=100,
     n_correct=80,

@@ -139,3 +139,11 @@ def test_what_was_saved_steers_the_same_way(tmp_path: Path, contrast: str) -> No
     assert loaded.facts == column.facts
     for name in type(column.learned).__slots__:
         assert torch.equal(getattr(loaded.learned, name), getattr(column.learned, name)), name
+
+
+def test_answers_of_several_tokens_are_refused_in_validation_too(tmp_path: Path) -> None:
+    """A vector leads to one token: an answer of two that only validation pairs have is refused as well."""
+    context = context_of(tmp_path)
+    rest = {"label": np.full((len(context.validation), 1), 5)}
+    with pytest.raises(NotApplicable, match="answers of one token"):
+        steering.fit(replace(context, validation=replace(context.validation, rest=rest)))
