@@ -294,11 +294,12 @@ class Sweep:
         method: str = "",
         setting: str = "",
         model: str = "",
+        site: str = "",
         scale: str = "value",
         over: str = "maximum",
     ) -> Any:
         """Draw one map into `ax`, matplotlib's axes (default: new ones), and return them. `scale`: value, normalised or
-        excess; `over`: maximum or mean over seeds. Raises: SpecError."""
+        excess; `over`: maximum or mean over seeds. Raises: SpecError, also where several maps fit: it names them."""
         maps = pictures.chosen(
             self.results(),
             self.cells(),
@@ -306,8 +307,9 @@ class Sweep:
             methods=[method] if method else [],
             models=[model] if model else [],
             setting=setting,
+            site=site,
         )
-        return pictures.into(maps[0], ax, scale=scale, over=over)
+        return pictures.into(pictures.only(maps), ax, scale=scale, over=over)
 
     def page(self, *, height: int = 700) -> Page:
         """The report's page, written anew; a notebook shows it inline, `height` pixels high. Raises: StorageError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from orchestrator.drafting import proposal
 from orchestrator.drafting.model import NamedModel, find_model
-from orchestrator.errors import SpecError, StorageError, SweepError
+from orchestrator.errors import SpecError, StorageError
 from orchestrator.plan.plan import Plan
 from orchestrator.sweep import Sweep
 from workers.files.folder import replace_file
@@ -51,11 +52,12 @@ def draft(named: str, *, task: str = "", slurm: str = "", name: str = "", folder
         if choice.text:
             replace_file(file, choice.text)
         plan = _planned(spec, model, choice, options)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot write: {error.strerror}") from error
-    except SweepError:
+    except BaseException as error:  # whatever it was: what does not plan is not left behind
         for path in (spec, *written):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise StorageError(f"{folder}: cannot write: {error.strerror}") from error
         raise
     on = " --on slurm" if options else ""
     return Draft(

@@ -28,15 +28,22 @@ def chosen(
     methods: Sequence[str] = (),
     models: Sequence[str] = (),
     setting: str = "",
+    site: str = "",
     metric: Metric = Metric.IIA,
 ) -> list[HeatMap]:
-    """The maps of these experiments (default: all), methods, models and setting (default: as trained), those at the
-    blocks' output where there are any. Raises: SpecError."""
+    """The maps of these experiments (default: all), methods, models, setting (default: as trained) and site (default:
+    the blocks' output where there is one). Raises: SpecError."""
     from orchestrator.report.heatmap import Axis, drawn_maps, heat_maps
     from orchestrator.report.measured import measured
 
     maps = [item for item in heat_maps(measured(rows, cells, metric)) if item.axis is Axis.POSITION]
-    asked = {"experiment": experiments, "method": methods, "model": models, "setting": [setting or MAIN_SETTING]}
+    asked = {
+        "experiment": experiments,
+        "method": methods,
+        "model": models,
+        "setting": [setting or MAIN_SETTING],
+        "site": [site] if site else [],
+    }
     for name, wanted in asked.items():
         there = {getattr(item, name) for item in maps}
         for value in wanted:
@@ -49,6 +56,18 @@ def chosen(
     if not drawn_maps(maps):
         raise SpecError("figure: a set of places has no layers, so that it has no map; its numbers are in the summary")
     return at_blocks or drawn_maps(maps)
+
+
+def only(maps: Sequence[HeatMap]) -> HeatMap:
+    """The one map that there is. Raises: SpecError, which says what tells several apart."""
+    if len(maps) == 1:
+        return maps[0]
+    apart = []
+    for name in ("model", "experiment", "method", "site"):
+        values = list(dict.fromkeys(getattr(item, name) for item in maps))
+        if len(values) > 1:
+            apart.append(f"{name}= ({', '.join(map(repr, values))})")
+    raise SpecError(f"heatmap: {len(maps)} maps fit; give also {' and '.join(apart)}")
 
 
 def write(maps: Sequence[HeatMap], folder: Path, *, width_in: float, formats: Sequence[str]) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.errors import SpecError
 from tests.unit.orchestrator.conftest import LoadSweep, Run
 from tests.unit.orchestrator.fake_cluster import World, finish, jobs_of, write_shard
 
@@ -69,3 +70,12 @@ def test_an_option_of_figures_without_them_is_named(
     """The page has no width and no format: nothing is taken without a word."""
     assert run("report", "small", "--width", "14cm", "--experiment", "left_boundary") == 2
     assert "--width, --experiment: for the figures of a paper only; add --figure" in capsys.readouterr().err
+
+
+def test_a_map_that_is_not_named_is_not_guessed(finished: LoadSweep) -> None:
+    """With two experiments none is drawn silently: the error says which there are."""
+    with pytest.raises(SpecError, match=r"2 maps fit; give also experiment= \('left_boundary', 'bracket_identity'\)"):
+        finished().heatmap()
+    assert finished().heatmap("bracket_identity").get_title(loc="left") == "bracket identity"
+    with pytest.raises(SpecError, match="site: got 'mlp_output'"):
+        finished().heatmap("bracket_identity", site="mlp_output")

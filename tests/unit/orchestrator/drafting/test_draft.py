@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.drafting.draft import draft
 from orchestrator.drafting.proposal import layers_of
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, StorageError
 from orchestrator.sweep import Sweep
 
 COMMIT = "0123456789" * 4
@@ -136,3 +136,19 @@ def test_nothing_is_overwritten(demo_model: Path, tmp_path: Path) -> None:
 def test_layers_are_spread_over_the_model(n_layers: int, chosen: object) -> None:
     """First and last are among them; a small model's are all taken."""
     assert layers_of(n_layers) == chosen
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("a bug"), KeyboardInterrupt()])
+def test_whatever_goes_wrong_leaves_nothing_behind(
+    demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """A full disk, a bug or Ctrl-C while the draft is planned: neither spec nor task file stays, and init can be called
+    again."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Sweep, "plan", fails)
+    with pytest.raises((StorageError, type(error))):
+        draft(str(demo_model), folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
