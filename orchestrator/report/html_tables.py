@@ -80,6 +80,12 @@ def _by(line: Mapping[str, Any], text: str) -> str:
     return f"{line['model']}, {text}" if line["model"] else text
 
 
+def _whose(line: Mapping[str, Any]) -> str:
+    """Experiment, method and, where it is not the usual one, site."""
+    site = "" if line["site"] == BLOCK_OUTPUT else f", {shown_name(line['site'])}"
+    return f"{shown_name(line['experiment'])}, {shown_name(line['method'])}{site}"
+
+
 def _named(summary: pd.DataFrame) -> str:
     """What the numbers of these lines are called in a heading."""
     return METRICS[summary["metric"].iloc[0] if len(summary) else IIA].words
@@ -214,9 +220,7 @@ def _settings_section(summary: pd.DataFrame) -> str:
     head += [f"Mean {name}", "Variance × 100", "Correlation with own map", "Correlation with baseline"]
     lines = (
         [
-            with_detail(
-                html.escape(shown_name(line["setting"])), html.escape(_by(line, shown_name(line["experiment"])))
-            ),
+            with_detail(html.escape(shown_name(line["setting"])), html.escape(_by(line, _whose(line)))),
             with_detail(rate(line["task"]), _counts(line["task_n_correct"], line["task_n_total"])),
             _highest(line),
             _where(line),
