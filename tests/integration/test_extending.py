@@ -26,6 +26,7 @@ from workers.tasks import AbstractTask, load_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+METHODS = [{"name": "neurons", "k": [1, 8]}, "nearest_mean", "token_lookup"]
 SMALL = ["data.n_train=64", "data.n_eval=8", "data.n_test=32", "method.epochs=1", "gate.task_accuracy=0"]
 PLACE = re.compile(r"# (?P<path>[\w/]+\.(?:py|yaml))(?:, (?P<where>.+))?\n")
 
@@ -194,19 +195,25 @@ def results_of(copy: Path, folder: Path, spec: dict[str, object]) -> pd.DataFram
 
 
 def test_a_hypothesis_and_a_method_of_the_page_run_a_cell(extended: Path, tmp_path: Path, demo_model: Path) -> None:
-    """A new hypothesis, aligned by a new method with two values of its setting: two measured cells, told apart."""
+    """A new hypothesis, aligned by a new method with two values of its setting, and read by two: four measured cells,
+    told apart. A further setting is read from what was saved."""
     spec: dict[str, object] = {
         "name": "extended",
         "model": {"path": str(demo_model), "dtype": "float32"},
         "task": "price_tagging",
-        "grid": {"experiments": "right_boundary", "layers": 1, "positions": 81},
-        "method": {"name": "neurons", "k": [1, 8]},
+        "grid": {"experiments": "right_boundary", "layers": 1, "positions": 81, "methods": METHODS},
         "data": {"n_train": 64, "n_eval": 8, "n_test": 32},
     }
     rows = results_of(extended, tmp_path, spec)
-    assert dict(zip(rows["method"], rows["subspace_dim"], strict=True)) == {"neurons_k1": 1, "neurons_k8": 8}
+    dimensions = {"neurons_k1": 1, "neurons_k8": 8, "nearest_mean": 64, "token_lookup": 0}
+    assert dict(zip(rows["method"], rows["subspace_dim"], strict=True)) == dimensions
     assert set(rows["status"]) == {"done"}
     assert set(rows["hypothesis"]) == {"right_boundary"}
+    rows = results_of(extended, tmp_path, spec | {"settings": [{"name": "again", "task": {}}]})
+    again, first = rows[rows["setting"] == "again"], rows[rows["setting"] == "main"]
+    assert dict(zip(again["method"], again["n_correct"], strict=True)) == dict(
+        zip(first["method"], first["n_correct"], strict=True)
+    )
 
 
 def test_the_pages_task_can_be_built_in(extended: Path, folder: Path) -> None:
@@ -219,8 +226,11 @@ def test_the_pages_tests_pass(extended: Path, project: Path) -> None:
     """The method finds its planted truth, and the family's engines agree, with the page's own command."""
     command = commands(project)[-1]
     assert command[0] == "pytest"
-    options = ["-v", "-p", "no:cacheprovider", "tests/unit/workers/methods/test_neurons.py"]
-    said = called(*command[:-1], f"{command[-1]} or neuron", *options, cwd=extended, path=extended)
-    assert "test_the_planted_neuron_is_found PASSED" in said
+    files = [path for path, where in blocks(project) if path.startswith("tests/unit/workers/methods/") and not where]
+    assert len(files) == 3
+    of_families = f"{command[-1]} or neuron or nearest or token"
+    said = called(*command[:-1], of_families, "-v", "-p", "no:cacheprovider", *files, cwd=extended, path=extended)
+    for test in ("planted_neuron_is_found", "state_is_nearer_to_its_own_mean", "it_knows_what_the_token_says"):
+        assert re.search(rf"test_(a_|the_)?{test}\S* PASSED", said)
     for name in ("test_engine.py", "test_families.py"):
         assert re.search(rf"{name}::\w+\[.*granite.*\] PASSED", said)

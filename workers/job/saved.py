@@ -6,16 +6,17 @@
     task vector vector_VD, null_VD (a function vector: added_D, null_D)
     a reading   its fields without the axis of cells (a probe's: weight_VD, bias_V, centre_VD, cut_V)
 
-The metadata `kind` names the class; a file of an earlier version has none and is an alignment or a probe. What has
-nothing to learn (the interchange of the whole vector, the logit lens) has no file.
+The metadata `kind` names the class and `by` the method; a file of an earlier version has none and is an alignment or a
+probe. What has nothing to learn (the interchange of the whole vector, the logit lens) has no file.
 The metadata say which cell it is and where it intervenes (site, unit, width D), which variables its hypothesis aligns,
 what there is to say of it (`CellFacts`), and how many directions there were.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -46,10 +47,11 @@ from workers.methods.alignment import (
 from workers.methods.attention_pattern import AttentionPattern
 from workers.methods.checkpoint import checksum
 from workers.methods.null_probe import ProbeWithNull
-from workers.methods.settings import method_label
+from workers.methods.settings import METHODS, method_label
 from workers.methods.tuned_lens import TunedLens
 
-# What a cell may have learned, by the name that its file has. A new class gets a line here.
+# What a cell may have learned, by the name that its file has. A method's own class is found in the method's file; those
+# of files of earlier versions, which do not name the method, are all here.
 _KINDS: Final = (
     *(Alignment, FeatureAlignment, Steering, PairSteering, Replacement, Addition),
     *(Probe, ProbeWithNull, TunedLens, AttentionPattern),
@@ -127,6 +129,7 @@ def _notes(cohort: Cohort, cell: JobCell, facts: CellFacts, learned: Learned) ->
         "width": str(_width(learned)),
         "facts": canonical_json(asdict(facts)),
         "kind": type(learned).__name__,
+        "by": str(cohort.stream.method["name"]),
         "n_directions": str(_n_directions(learned)),
     }
 
@@ -157,7 +160,7 @@ def is_saved(folder: Path, cell_key: str) -> bool:
         is_whole = not written or written == checksum(canonical_json(notes), load_file(path))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return False
-    return is_whole and notes["cell_key"] == cell_key and notes.get("kind", Probe.__name__) in KINDS
+    return is_whole and notes["cell_key"] == cell_key and _kind(notes, Probe) is not None
 
 
 def load_columns(folder: Path, groups: Sequence[CellGroup], device: torch.device) -> list[Column]:
@@ -173,12 +176,20 @@ def load_columns(folder: Path, groups: Sequence[CellGroup], device: torch.device
     return columns
 
 
+def _kind(notes: Mapping[str, str], default: type[Learned]) -> Any:
+    """The class of what a file has; None where it names one that there is not."""
+    name, method = notes.get("kind", default.__name__), notes.get("by", "")
+    if name in KINDS or method not in METHODS:
+        return KINDS.get(name)
+    return getattr(importlib.import_module(f"workers.methods.{method}"), name, None)
+
+
 def _load(path: Path, device: torch.device) -> tuple[Learned, CellFacts]:
     """One cell's."""
     with safe_open(path, framework="pt") as file:
         notes = file.metadata()
     tensors = {name: tensor[None] for name, tensor in load_file(path, device=str(device)).items()}
-    kind = KINDS[notes.get("kind", Alignment.__name__ if "directions" in tensors else Probe.__name__)]
+    kind = _kind(notes, Alignment if "directions" in tensors else Probe)
     parts = {field.name: tensors[_bare(field.name)] for field in fields(kind)}
     if kind in (Alignment, FeatureAlignment):  # directions or features that no mask lets through are zero
         n_missing = int(notes["n_directions"]) - tensors["mask"].shape[2]

@@ -88,3 +88,7 @@ class AttentionPatternSettings(ReadingSettings):
     def positions(self) -> tuple[int, ...]:
         """The key's."""
         return (self.to,)
+
+    def reads(self, place: AnyPlace, n_layers: int) -> tuple[AnyPlace, ...]:
+        """No activation: weights are read in a forward of their own."""
+        return ()

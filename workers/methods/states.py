@@ -88,7 +88,9 @@ class PromptStates:
     def _states(
         self, part: TokenBatch, rows: slice, new: list[dict[AnyPlace, Tensor]]
     ) -> Callable[[Sequence[AnyPlace]], Tensor]:
-        """What gives the activations of a batch: kept ones, or those of a forward."""
+        """What gives the activations of a batch: kept ones, or those of a forward. Without places nothing is run."""
+        if not self.places:
+            return _nothing
         if self._kept is not None:
             kept = self._kept
             return lambda places: torch.stack([kept[place][rows] for place in places])
@@ -98,3 +100,8 @@ class PromptStates:
         if self._keeps:
             new.append({place: hidden.at([place])[0].clone() for place in self.places})
         return hidden.at
+
+
+def _nothing(places: Sequence[AnyPlace]) -> Tensor:
+    """Raises: ValueError; the settings of a method that reads activations name their places."""
+    raise ValueError(f"the method's settings say that it reads no activation; it asks for those at {places}")
