@@ -11,7 +11,7 @@ from workers.data.sites import width_of
 from workers.data.source import AbstractPairSource
 from workers.files.metrics import DECODING
 from workers.files.place import AnyPlace, PlaceSet
-from workers.methods.settings import METHODS, settings_object, why_no_classes
+from workers.methods.settings import METHODS, MOST_CLASSES, settings_object, why_no_classes
 
 
 def by_applicability(
@@ -21,8 +21,7 @@ def by_applicability(
 
     That a variable has one value only is left to the jobs, which see every training pair. Raises: TaskError.
     """
-    unordered = source.unordered(hypothesis) if METHODS[method["name"]].tells_classes else ()
-    always = why_no_classes(method["name"], hypothesis, unordered[0], [math.nan]) if unordered else ""
+    always = _why_no_classes(source, hypothesis, method["name"])
     n_variables = len(source.variables[hypothesis])
     settings = settings_object(method)
     found: dict[str, list[AnyPlace]] = {}
@@ -36,6 +35,16 @@ def by_applicability(
             why = _why_no_set(place, method, model)
         found.setdefault(why, []).append(place)
     return found
+
+
+def _why_no_classes(source: AbstractPairSource, hypothesis: str, method: str) -> str:
+    """Why the method cannot tell classes of some variable apart, as far as the source knows."""
+    kind = METHODS[method]
+    if not kind.tells_classes:
+        return ""
+    unknown = source.nameless(hypothesis) if kind.takes_names else source.unordered(hypothesis)
+    most = MOST_CLASSES if kind.takes_names else 0
+    return why_no_classes(method, hypothesis, unknown[0], [math.nan], most=most) if unknown else ""
 
 
 def is_apart(place: AnyPlace) -> bool:

@@ -28,23 +28,31 @@ from workers.files.shard import CLASS_COLUMNS
 
 def add_class_scores(lines: pd.DataFrame) -> None:
     """Add the columns of `CLASS_SCORES`; NaN where a line has no classes. `chance` is what guessing gives in balanced
-    accuracy: one over the number of classes."""
-    found = [_scores(*counts) for counts in lines[list(CLASS_COLUMNS)].itertuples(index=False)]
+    accuracy: the number of variables over that of their classes. `variables` has their names in each line."""
+    counts = lines[[*CLASS_COLUMNS, "variables"]].itertuples(index=False)
+    found = [_scores(total, said, correct, variables) for total, said, correct, variables in counts]
     for index, name in enumerate(CLASS_SCORES):
         lines[name] = pd.Series([scores[index] for scores in found], index=lines.index, dtype="float64")
 
 
-def _scores(total: Any, said: Any, correct: Any) -> tuple[float, ...]:
-    return class_scores(total, said, correct) if _is_counts(total) else (math.nan,) * len(CLASS_SCORES)
+def _scores(total: Any, said: Any, correct: Any, variables: Any) -> tuple[float, ...]:
+    if not _is_list(total):
+        return (math.nan,) * len(CLASS_SCORES)
+    return class_scores(total, said, correct, n_variables=len(variables) if _is_list(variables) else 1)
 
 
-def _is_counts(value: Any) -> bool:
+def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and len(value) > 0
 
 
-def class_scores(total: Sequence[int], said: Sequence[int], correct: Sequence[int]) -> tuple[float, ...]:
-    """Chance, balanced accuracy, F1 and MCC of counts by class. A class without prompts, and said of none, is left out;
-    where all prompts are of one class, or all said to be, MCC is 0."""
+def class_scores(
+    total: Sequence[int], said: Sequence[int], correct: Sequence[int], *, n_variables: int
+) -> tuple[float, ...]:
+    """Chance, balanced accuracy, F1 and MCC of counts by class, those of all variables side by side.
+
+    A class without prompts, and said of none, is left out; where all prompts are of one class, or all said to be, MCC
+    is 0.
+    """
     t, s, c = (np.asarray(counts, dtype="float64") for counts in (total, said, correct))
     there = t > 0
     balanced = float((c[there] / t[there]).mean())
@@ -53,4 +61,4 @@ def class_scores(total: Sequence[int], said: Sequence[int], correct: Sequence[in
     n = t.sum()
     spread = (n**2 - (s**2).sum()) * (n**2 - (t**2).sum())
     mcc = float((c.sum() * n - (t * s).sum()) / math.sqrt(spread)) if spread > 0 else 0.0
-    return 1 / int(there.sum()), balanced, f1, mcc
+    return n_variables / int(there.sum()), balanced, f1, mcc

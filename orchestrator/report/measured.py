@@ -33,7 +33,7 @@ _COUNTS: Final = ["n_correct", "n_total", *_CONTROLLED, "task_n_correct", "task_
 _NOT_OF_READINGS: Final = ["n_correct_none", "n_correct_full", "n_only_cell", "n_only_none", "none", "full"]
 _STORE: Final = [
     *("cell_key", "setting", "status", "reason", "metric", "dummy_accuracy", "subspace_dim", "loss", "steps"),
-    *("gpu_seconds", "gpu_name", "host", "job", "attempt", *_COUNTS, *CLASS_COLUMNS),
+    *("gpu_seconds", "gpu_name", "host", "job", "attempt", *_COUNTS, *CLASS_COLUMNS, "variables"),
 ]
 
 
@@ -70,7 +70,7 @@ def measured(rows: pd.DataFrame, grid: pd.DataFrame, metric: Metric = Metric.IIA
     _add_scales(lines)
     add_class_scores(lines)
     _add_tests(lines)
-    return lines.drop(columns=["status", "reason_of_row", "job_of_row", *CLASS_COLUMNS])
+    return lines.drop(columns=["status", "reason_of_row", "job_of_row", "variables", *CLASS_COLUMNS])
 
 
 def planned_from(rows: pd.DataFrame) -> pd.DataFrame:

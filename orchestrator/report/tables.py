@@ -10,6 +10,7 @@ import pandas as pd
 
 from orchestrator.report.heatmap import PLACE, HeatMap, Over, heat_maps, site_maps
 from orchestrator.report.measured import measured, planned_from
+from orchestrator.status.cell_state import CellState
 from orchestrator.store.metrics import CONTROLS, Metric
 from orchestrator.store.statistics import Correlation, correlation
 from workers.files.job import MAIN_SETTING
@@ -19,6 +20,7 @@ _OF_THE_BEST = [
     *("layer", "position", "token", "seed", "low", "high", "n_correct", "n_total", "normalised", *CONTROLS),
     *("dummy", "task", "task_n_correct", "task_n_total", "p_holm", "unit", *CLASS_SCORES),
 ]
+_NOT_RUN = (CellState.SKIPPED.value, CellState.LEFT_OUT.value)  # a map calls inapplicable cells skipped
 _UNMEASURED = Correlation(r=math.nan, n=0)
 
 
@@ -68,7 +70,17 @@ def summary_of(maps: Sequence[HeatMap], *, baselines: Mapping[str, str] | None =
         for item in maps
         if item.setting == MAIN_SETTING
     }
-    return pd.DataFrame([_line(item, mains, (baselines or {}).get(item.experiment, experiments[0])) for item in maps])
+    shown = _worth_a_line(maps)
+    return pd.DataFrame([_line(item, mains, (baselines or {}).get(item.experiment, experiments[0])) for item in shown])
+
+
+def _worth_a_line(maps: Sequence[HeatMap]) -> list[HeatMap]:
+    """The maps without those of sites at which a method has nothing to run, where it has something elsewhere."""
+    is_idle = [bool(item.cells["state"].isin(_NOT_RUN).all()) for item in maps]
+    busy = {(item.experiment, item.method) for item, idle in zip(maps, is_idle, strict=True) if not idle}
+    return [
+        item for item, idle in zip(maps, is_idle, strict=True) if not idle or (item.experiment, item.method) not in busy
+    ]
 
 
 def _line(item: HeatMap, mains: Mapping[tuple[str, str, str, str], dict[Any, float]], baseline: str) -> dict[str, Any]:

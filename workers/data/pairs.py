@@ -22,6 +22,7 @@ from workers.data.answers import Ids, answer_matrix, n_tokens
 from workers.data.layout import PromptLayout, encode_prompts
 from workers.data.token_ids import Prompts
 from workers.data.tokenizer import Tokenizer
+from workers.data.values import value_id, value_ids
 from workers.files.job import content_key
 from workers.tasks.base import AbstractTask, TaskError
 from workers.tasks.blame import blamed, place_of
@@ -36,7 +37,8 @@ Draw = Callable[[random.Random], Mapping[str, Any]]
 class PairSet:
     """B pairs of prompts. `variable_B[i]` says which of the hypothesis's variables pair i interchanges.
 
-    Of each answer the first token is given; `rest` has the further ones of answers of several tokens, rest_BN filled up
+    `value_id_B` tells values apart that are no numbers (`workers.data.values`); None where `value_B` has them all. Of
+    each answer the first token is given; `rest` has the further ones of answers of several tokens, rest_BN filled up
     with `UNKNOWN`, by name: `label`, `base_answer`, `source_answer`. A name is missing where all are one token.
     """
 
@@ -48,9 +50,15 @@ class PairSet:
     base_answer_B: NDArray[np.int64] | None = None  # token ids of the prompts' own right answers, or UNKNOWN
     source_answer_B: NDArray[np.int64] | None = None
     rest: Mapping[str, Ids] = field(default_factory=dict)
+    value_id_B: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.label_B)
+
+    @property
+    def values(self) -> NDArray[np.int64]:
+        """id_B: which value the variable has in the base run; NO_VALUE where that is not known."""
+        return value_ids(self.value_B) if self.value_id_B is None else self.value_id_B
 
     def answers(self, name: str) -> Ids | None:
         """answer_BN, all tokens of `label`, `base_answer` or `source_answer`; None where the pairs have none."""
@@ -78,6 +86,7 @@ class PairSet:
             base_answer_B=None if self.base_answer_B is None else self.base_answer_B[rows],
             source_answer_B=None if self.source_answer_B is None else self.source_answer_B[rows],
             rest={name: rest_BN[rows] for name, rest_BN in self.rest.items()},
+            value_id_B=None if self.value_id_B is None else self.value_id_B[rows],
         )
 
 
@@ -129,7 +138,8 @@ def make_pairs(
         source=source,
         label_B=first["label"],
         variable_B=np.array(variables, dtype=np.int64),
-        value_B=np.array(values, dtype=np.float64),
+        value_B=np.array([as_number(value) for value in values], dtype=np.float64),
+        value_id_B=np.array([value_id(value) for value in values], dtype=np.int64),
         base_answer_B=first["base_answer"],
         source_answer_B=first["source_answer"],
         rest=rest,
@@ -163,7 +173,7 @@ def _check_matters(task: AbstractTask, hypothesis: Hypothesis, variable: str, rn
 
 def _draw_pair(
     task: AbstractTask, hypothesis: Hypothesis, rng: random.Random, draw: Draw, *, want_first: bool
-) -> tuple[Mapping[str, Any], Mapping[str, Any], Any, int, float]:
+) -> tuple[Mapping[str, Any], Mapping[str, Any], Any, int, Any]:
     """Base, source, counterfactual outcome, which variable is interchanged, and its value in the base run."""
     answers = list(task.answers)
     model, names = hypothesis.model, hypothesis.variables
@@ -177,7 +187,7 @@ def _draw_pair(
             )
         met = outcome == answers[0] if len(answers) == 2 else outcome != model.run(base)[model.output]
         if met == want_first:
-            return base, source, outcome, variable, as_number(model.run(base)[names[variable]])
+            return base, source, outcome, variable, model.run(base)[names[variable]]
     side = "label" if len(answers) == 2 else "kind of pair (answer changed or kept)"
     raise TaskError(
         f"{_named(task, hypothesis)}: {_MAX_DRAWS} draws gave one {side} only; the sampling must reach both"

@@ -95,6 +95,13 @@ class AbstractPairSource(ABC):
         """The variables of the hypothesis that are known to have values without an order. Raises: TaskError."""
         return ()
 
+    def nameless(self, hypothesis: str) -> tuple[str, ...]:
+        """The variables of the hypothesis that are known to have values that cannot be told apart everywhere.
+
+        Raises: TaskError.
+        """
+        return ()
+
     def n_available(self, hypothesis: str) -> Mapping[str, int]:
         """The number of pairs in each split, where it is limited."""
         return {}

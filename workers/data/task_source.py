@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -13,6 +13,7 @@ from workers.data.layout import PromptLayout, encode_prompts, read_layout
 from workers.data.pairs import Draw, PairSet, PromptSet, as_number, check_drawable, make_pairs, make_prompts
 from workers.data.source import AbstractPairSource, Example, Keep
 from workers.data.tokenizer import Tokenizer
+from workers.data.values import NO_VALUE, value_id
 from workers.files.folder import SweepFolder, replace_file
 from workers.tasks import AbstractTask, TaskError
 from workers.tasks.blame import blamed
@@ -56,10 +57,17 @@ class TaskSource(AbstractPairSource):
 
     def unordered(self, hypothesis: str) -> tuple[str, ...]:
         """Those that had a value that is no number in one of some draws. Raises: TaskError."""
+        return self._with_a_value(hypothesis, lambda value: math.isnan(as_number(value)))
+
+    def nameless(self, hypothesis: str) -> tuple[str, ...]:
+        """Those that had a value that is neither number nor text in one of some draws. Raises: TaskError."""
+        return self._with_a_value(hypothesis, lambda value: value_id(value) == NO_VALUE)
+
+    def _with_a_value(self, hypothesis: str, is_one: Callable[[Any], bool]) -> tuple[str, ...]:
         rng, one = random.Random(0), self.task.hypotheses[hypothesis]
         with blamed(self.task):
             runs = [one.model.run(self.task.sample(rng)) for _ in range(_N_DRAWS)]
-        return tuple(name for name in one.variables if any(math.isnan(as_number(run[name])) for run in runs))
+        return tuple(name for name in one.variables if any(is_one(run[name]) for run in runs))
 
     def check(self, hypothesis: str, splits: Sequence[str]) -> None:
         """Nothing, where balanced pairs can be drawn and each variable matters. Raises: TaskError."""

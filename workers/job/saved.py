@@ -46,6 +46,7 @@ from workers.methods.alignment import (
 )
 from workers.methods.attention_pattern import AttentionPattern
 from workers.methods.checkpoint import checksum
+from workers.methods.class_probe import ClassProbe
 from workers.methods.null_probe import ProbeWithNull
 from workers.methods.settings import METHODS, method_label
 from workers.methods.tuned_lens import TunedLens
@@ -54,7 +55,7 @@ from workers.methods.tuned_lens import TunedLens
 # of files of earlier versions, which do not name the method, are all here.
 _KINDS: Final = (
     *(Alignment, FeatureAlignment, Steering, PairSteering, Replacement, Addition),
-    *(Probe, ProbeWithNull, TunedLens, AttentionPattern),
+    *(Probe, ProbeWithNull, ClassProbe, TunedLens, AttentionPattern),
 )
 KINDS: Final[dict[str, Any]] = {kind.__name__: kind for kind in _KINDS}
 
@@ -146,6 +147,8 @@ def _width(learned: Learned) -> int:
         return learned.encoder_CDF.shape[1]
     if isinstance(learned, Alignment):
         return learned.directions_CDK.shape[1]
+    if isinstance(learned, ClassProbe):
+        return learned.weight_CKD.shape[2]
     return learned.weight_CVD.shape[2] if isinstance(learned, Probe) else 0
 
 

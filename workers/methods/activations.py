@@ -1,23 +1,20 @@
 """Fitting on hidden states: one shared forward of the training prompts serves every layer and position of a cohort.
 
-Shapes, by suffix: C cells at one position, B prompts, N training prompts, D width of their sites, V variables.
+Shapes, by suffix: C cells at one position, B prompts, N training prompts, D width of their sites.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.files.place import AnyPlace
 from workers.methods.alignment import Alignment, CellFacts, Column, Learned, joined, together
 from workers.methods.base import FitContext, NotApplicable
 from workers.methods.reading import AbstractReading
-from workers.methods.settings import why_no_classes
 
 # hidden_ND of one cell -> what it learns (of one cell, C = 1) and what there is to say of it
 FitCell = Callable[[Tensor], tuple[Learned, CellFacts]]
@@ -77,48 +74,3 @@ def read_all(context: FitContext, groups: Sequence[Sequence[AnyPlace]]) -> list[
             found_CNW[:, rows] = run.at(places)
         context.monitor.advance(cell_steps=0, pairs=len(run) * n_cells)
     return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Classes:
-    """The two classes of each variable: its value in the base run lies above `cut_V` or not.
-
-    `member_VN` says which training pairs tell of a variable: those that interchange it.
-    """
-
-    cut_V: Tensor
-    above_N: Tensor
-    member_VN: Tensor
-
-
-def classes_of(context: FitContext) -> Classes:
-    """The classes of the hypothesis's variables on the training pairs, as even as can be.
-
-    Raises: NotApplicable for a variable whose values have no order, or that has one value only.
-    """
-    train = context.train
-    cuts = []
-    for index, name in enumerate(context.variables):
-        values = train.value_B[train.variable_B == index]
-        seen = np.unique(values).tolist()
-        if why := why_no_classes(context.settings["name"], context.cohort.stream.hypothesis, name, seen):
-            raise NotApplicable(why)
-        cuts.append(even_cut(values))
-    cut_V = np.array(cuts)
-    member_VN = train.variable_B == np.arange(len(cuts))[:, None]
-    return Classes(
-        cut_V=torch.from_numpy(cut_V).to(context.device),
-        above_N=torch.from_numpy(train.value_B > cut_V[train.variable_B]).to(context.device),
-        member_VN=torch.from_numpy(member_VN).to(context.device),
-    )
-
-
-def even_cut(values: NDArray[np.float64]) -> float:
-    """The cut, midway between two neighbouring values, that parts `values` most evenly; of equals the lowest.
-
-    0.5 for truth values; the median, or next to it, for numbers.
-    """
-    distinct, counts = np.unique(values, return_counts=True)
-    n_below = counts.cumsum()[:-1]
-    at = int(np.abs(2 * n_below - len(values)).argmin())
-    return float(distinct[at] + distinct[at + 1]) / 2

@@ -20,9 +20,10 @@ class MethodSettings(BaseModel):
     `sites`: those that the method works at; none: all of them. `metric`: what its numbers are, a key of
     `workers.files.metrics.METRICS`. `changes_model`: it intervenes, so that it is evaluated by running tails; a reading
     changes nothing and runs none. `fits`: what a cell costs before it is evaluated. `label_keys`: settings that tell
-    the cells of one grid apart, so that they are part of the method's label. `tells_classes`: it parts a variable's
-    values in two, so that they need an order. `whole_vector`: it takes a vector over as it is. `subspace_of_each`: it
-    can learn a subspace of each place of a set.
+    the cells of one grid apart, so that they are part of the method's label. `tells_classes`: it tells classes of a
+    variable's values apart: two, for which they need an order, or with `takes_names` as many as there are. `later`:
+    settings that came after the method; at their default they are no part of a cell key. `whole_vector`: it takes a
+    vector over as it is. `subspace_of_each`: it can learn a subspace of each place of a set.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -33,6 +34,8 @@ class MethodSettings(BaseModel):
     label_keys: ClassVar[tuple[str, ...]] = ()
     sites: ClassVar[tuple[str, ...]] = ()
     tells_classes: ClassVar[bool] = False
+    takes_names: ClassVar[bool] = False
+    later: ClassVar[tuple[str, ...]] = ()
     whole_vector: ClassVar[bool] = False
     subspace_of_each: ClassVar[bool] = False
 
@@ -55,3 +58,15 @@ class MethodSettings(BaseModel):
     def reads(self, place: AnyPlace, n_layers: int) -> tuple[AnyPlace, ...]:
         """The places whose activations a cell at `place` reads."""
         return (place,)
+
+
+class ClassSettings(MethodSettings):
+    """A variable's classes. With `classes: cut` a number is above the cut or not, and a value that is no number is a
+    class of its own; with `each` every value is a class."""
+
+    tells_classes = True
+    takes_names = True
+    later: ClassVar[tuple[str, ...]] = ("classes",)
+    label_keys: ClassVar[tuple[str, ...]] = ("classes",)
+
+    classes: Literal["cut", "each"] = "cut"

@@ -1,10 +1,11 @@
 """Logistic regression with a penalty, solved to its one optimum: what probes are fitted by.
 
-Shapes, by suffix: N examples, F features.
+Shapes, by suffix: N examples, F features, K classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,17 +36,67 @@ def standardised(features_NF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def fit_classifier(features_NF: Tensor, above_N: Tensor, *, penalty: float, max_steps: int) -> Classifier:
-    """The minimum of the mean cross-entropy + penalty / 2 * |w|^2, w on standardised features.
-
-    Source: the objective is convex and has one minimum; L-BFGS with a strong Wolfe line search (Nocedal, Wright,
-    "Numerical Optimization", chapter 7) finds it.
-    """
+    """The minimum of the mean cross-entropy + penalty / 2 * |w|^2, w on standardised features."""
     x_NF, centre_F, scale_F = standardised(features_NF)
     target_N = above_N.double()
     weight_F = torch.zeros(x_NF.shape[1], dtype=torch.float64, device=x_NF.device, requires_grad=True)
     bias = torch.zeros((), dtype=torch.float64, device=x_NF.device, requires_grad=True)
+
+    def entropy() -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(x_NF @ weight_F + bias, target_N)
+
+    steps = _minimise(entropy, weight_F, bias, penalty=penalty, max_steps=max_steps)
+    with torch.no_grad():
+        return Classifier(
+            weight_F=(weight_F / scale_F).float(),
+            bias=bias.detach().float(),
+            centre_F=centre_F.float(),
+            loss=float(entropy()),
+            steps=steps,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multinomial:
+    """Says the class of the highest weight . (features - centre) + bias. `loss` is the mean cross-entropy."""
+
+    weight_KF: Tensor
+    bias_K: Tensor
+    centre_F: Tensor
+    loss: float
+    steps: int
+
+
+def fit_multinomial(
+    features_NF: Tensor, class_N: Tensor, *, n_classes: int, penalty: float, max_steps: int
+) -> Multinomial:
+    """The minimum of the mean cross-entropy of K classes + penalty / 2 * |W|^2, W on standardised features."""
+    x_NF, centre_F, scale_F = standardised(features_NF)
+    weight_KF = torch.zeros(n_classes, x_NF.shape[1], dtype=torch.float64, device=x_NF.device, requires_grad=True)
+    bias_K = torch.zeros(n_classes, dtype=torch.float64, device=x_NF.device, requires_grad=True)
+
+    def entropy() -> Tensor:
+        return nn.functional.cross_entropy(x_NF @ weight_KF.T + bias_K, class_N)
+
+    steps = _minimise(entropy, weight_KF, bias_K, penalty=penalty, max_steps=max_steps)
+    with torch.no_grad():
+        return Multinomial(
+            weight_KF=(weight_KF / scale_F).float(),
+            bias_K=bias_K.detach().float(),
+            centre_F=centre_F.float(),
+            loss=float(entropy()),
+            steps=steps,
+        )
+
+
+def _minimise(entropy: Callable[[], Tensor], weight: Tensor, bias: Tensor, *, penalty: float, max_steps: int) -> int:
+    """The steps taken; weight and bias, which `entropy` is of, are then at the minimum with the penalty.
+
+    Source: the objective is convex and has one minimum; L-BFGS with a strong Wolfe line search (Nocedal, Wright,
+    "Numerical Optimization", chapter 7) finds it.
+    """
     solver = torch.optim.LBFGS(
-        [weight_F, bias],
+        [weight, bias],
         max_iter=max_steps,
         max_eval=2 * max_steps,
         tolerance_grad=1e-8,
@@ -53,22 +104,12 @@ def fit_classifier(features_NF: Tensor, above_N: Tensor, *, penalty: float, max_
         line_search_fn="strong_wolfe",
     )
 
-    def entropy() -> Tensor:
-        return nn.functional.binary_cross_entropy_with_logits(x_NF @ weight_F + bias, target_N)
-
     def objective() -> Tensor:
         solver.zero_grad()
-        value = entropy() + 0.5 * penalty * weight_F.square().sum()
+        value = entropy() + 0.5 * penalty * weight.square().sum()
         value.backward()
         return value
 
     with torch.enable_grad():
         solver.step(objective)
-    with torch.no_grad():
-        return Classifier(
-            weight_F=(weight_F / scale_F).float(),
-            bias=bias.detach().float(),
-            centre_F=centre_F.float(),
-            loss=float(entropy()),
-            steps=int(solver.state[weight_F]["n_iter"]),
-        )
+    return int(solver.state[weight]["n_iter"])

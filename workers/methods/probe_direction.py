@@ -1,7 +1,8 @@
 """Probe direction: interchange along the weights of a linear probe of the variable.
 
 For each variable, over the base prompts of the training pairs that interchange it: the logistic regression of
-`linear_probe`, and w = weights / |weights| in the space of the hidden states.
+`linear_probe`, and w = weights / |weights| in the space of the hidden states. Of a variable with several classes it is
+the subspace of the weights of all classes, less their mean.
 
 Unit: IIA, the share of pairs. Control of its own: a random direction. It asks whether what a probe reads is also what
 the model uses: `linear_probe` says how well the variable can be read there, and this whether the reading's direction is
@@ -20,7 +21,7 @@ from torch import Tensor
 from workers.methods.alignment import Column
 from workers.methods.base import FitContext
 from workers.methods.directions import fit_directions
-from workers.methods.logistic import fit_classifier
+from workers.methods.logistic import fit_classifier, fit_multinomial
 
 
 def fit(context: FitContext) -> list[Column]:
@@ -30,4 +31,9 @@ def fit(context: FitContext) -> list[Column]:
     def weights(hidden_ND: Tensor, above_N: Tensor) -> Tensor:
         return fit_classifier(hidden_ND, above_N, penalty=penalty, max_steps=max_steps).weight_F
 
-    return fit_directions(context, weights)
+    def weights_of_all(hidden_ND: Tensor, class_N: Tensor) -> Tensor:
+        n_classes = int(class_N.max()) + 1
+        found = fit_multinomial(hidden_ND, class_N, n_classes=n_classes, penalty=penalty, max_steps=max_steps)
+        return (found.weight_KF - found.weight_KF.mean(dim=0)).T
+
+    return fit_directions(context, weights, find_all=weights_of_all)

@@ -7,7 +7,7 @@ from typing import Final
 from values.numbers import Count, CountOrNone, Positive
 from workers.files.metrics import DECODING
 from workers.files.place import BLOCK_OUTPUT, AnyPlace, Place, single
-from workers.methods.base_settings import MethodSettings
+from workers.methods.base_settings import ClassSettings, MethodSettings
 
 BLOCK_PARTS: Final = ("block_input", "attention_output", "mlp_output")  # the stream before a block, what it adds
 RESIDUAL: Final = (BLOCK_OUTPUT, "block_input", "block_mid")  # the sites that hold the residual stream
@@ -45,15 +45,18 @@ class TunedLensSettings(_LensSettings):
     learning_rate: Positive = 1e-3
 
 
-class ReadingVectorSettings(ReadingSettings):
-    """A reading vector: nothing to set."""
+class ReadingVectorSettings(ClassSettings):
+    """A reading vector, or one for each of several `classes` against the rest."""
+
+    metric = DECODING
+    changes_model = False
+
+
+class SkillNeuronsSettings(ReadingSettings):
+    """The most predictive neuron: nothing to set."""
 
     metric = DECODING
     tells_classes = True
-
-
-class SkillNeuronsSettings(ReadingVectorSettings):
-    """The most predictive neuron: nothing to set."""
 
 
 class LogitAttributionSettings(ReadingSettings):

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from workers.data.sae_file import SaeError, digest_of, files_of, read_sae
-from workers.methods.activations import classes_of, fit_on_activations
+from workers.methods.activations import fit_on_activations
 from workers.methods.alignment import CellFacts, Column, FeatureAlignment
 from workers.methods.base import FitContext, NotApplicable
+from workers.methods.classes import classes_of
 from workers.methods.settings import why_not
 from workers.methods.sparse_probe import best_neurons
 

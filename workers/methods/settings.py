@@ -19,7 +19,7 @@ from values.problems import right
 from workers.files.job import content_key
 from workers.files.metrics import DECODING
 from workers.files.place import AnyPlace
-from workers.methods.base_settings import MethodError, MethodSettings
+from workers.methods.base_settings import ClassSettings, MethodError, MethodSettings
 from workers.methods.reading_settings import (
     AttentionPatternSettings,
     LogitAttributionSettings,
@@ -31,15 +31,14 @@ from workers.methods.reading_settings import (
 
 _LABEL_LETTERS: Final = 8  # a word's, in a label
 _LABEL_LIST: Final = 32  # letters of a list in a label, before its hash stands for it
+MOST_CLASSES: Final = 256  # values of one variable that a method tells apart
 _TYPES: Final[Mapping[str, str]] = {"int_type": "int", "float_type": "float"}
 
 
-class DifferenceOfMeansSettings(MethodSettings):
-    """Difference of means: nothing to set."""
+class DifferenceOfMeansSettings(ClassSettings):
+    """Difference of means: the subspace in which the means of the `classes` lie."""
 
     subspace_of_each = True
-
-    tells_classes = True
 
 
 class InterchangeSettings(MethodSettings):
@@ -57,22 +56,18 @@ class KmeansSettings(MethodSettings):
     tells_classes = True
 
 
-class LdaSettings(MethodSettings):
-    """The linear discriminant; the covariance is shrunk by `shrinkage` towards its mean variance."""
+class LdaSettings(ClassSettings):
+    """The linear discriminants of the `classes`; the covariance is shrunk by `shrinkage` towards its mean variance."""
 
     subspace_of_each = True
-
-    tells_classes = True
 
     shrinkage: OpenShare = 0.01
 
 
-class ProbeDirectionSettings(MethodSettings):
+class ProbeDirectionSettings(ClassSettings):
     """The weights of a linear probe with these settings (`LinearProbeSettings`)."""
 
     subspace_of_each = True
-
-    tells_classes = True
 
     penalty: Positive = 1e-3
     max_steps: Count = 200
@@ -226,13 +221,12 @@ class PcaSettings(MethodSettings):
         return wide if self.k > width else ""
 
 
-class LinearProbeSettings(MethodSettings):
-    """A logistic regression: `penalty` times half the squared weights of standardised activations is added to the mean
-    loss, which is lowered in at most `max_steps` steps."""
+class LinearProbeSettings(ClassSettings):
+    """A logistic regression on the `classes`: `penalty` times half the squared weights of standardised activations is
+    added to the mean loss, which is lowered in at most `max_steps` steps."""
 
     metric = DECODING
     changes_model = False
-    tells_classes = True
 
     penalty: Positive = 1e-3
     max_steps: Count = 200
@@ -241,7 +235,7 @@ class LinearProbeSettings(MethodSettings):
 class SparseProbeSettings(LinearProbeSettings):
     """A logistic regression on the `k` neurons that tell the classes best apart one by one."""
 
-    label_keys = ("k",)
+    label_keys = ("k", "classes")
 
     k: Count = 1
 
@@ -288,7 +282,9 @@ def method_settings(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         settings = METHODS[name].model_validate(dict(overrides))
     except ValidationError as error:
         raise MethodError(_first_problem(error, name)) from None
-    return {"name": name} | settings.model_dump()
+    values, kind = settings.model_dump(), METHODS[name]
+    unchanged = [key for key in kind.later if values[key] == kind.model_fields[key].default]
+    return {"name": name} | {key: value for key, value in values.items() if key not in unchanged}
 
 
 def settings_object(settings: Mapping[str, Any]) -> MethodSettings:
@@ -308,13 +304,19 @@ def places_read(settings: Mapping[str, Any], places: Iterable[AnyPlace], n_layer
     return list(dict.fromkeys(one for place in places for one in method.reads(place, n_layers)))
 
 
-def why_no_classes(method: str, hypothesis: str, variable: str, values: Collection[float]) -> str:
-    """Why a method that tells two classes of a variable apart cannot, by the values that it was seen to have; empty
-    where it can. NaN stands for a value that is no number."""
-    why = "has values that are no numbers, and so no order" if any(map(math.isnan, values)) else ""
-    if not why and len(set(values)) < 2:
+def why_no_classes(method: str, hypothesis: str, variable: str, values: Collection[float], *, most: int = 0) -> str:
+    """Why a method that tells classes of a variable apart cannot, by the values that it was seen to have; empty where
+    it can. With `most` each value is a class, and there must not be more. NaN stands for a value that is no number, or
+    then for one that is neither number nor text."""
+    why = ""
+    if any(map(math.isnan, values)):
+        why = "has values that are no numbers" + (" and no texts" if most else ", and so no order")
+    elif len(set(values)) < 2:
         why = "has one value only on the training pairs"
-    return why and f"{method} needs two classes: variable {variable!r} of hypothesis {hypothesis!r} {why}"
+    elif most and len(set(values)) > most:
+        why = f"has {len(set(values)):,} values on the training pairs; expected {most} or less"
+    needed = "classes" if most else "two classes"
+    return why and f"{method} needs {needed}: variable {variable!r} of hypothesis {hypothesis!r} {why}"
 
 
 def method_variants(name: str, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -330,7 +332,8 @@ def method_variants(name: str, overrides: Mapping[str, Any]) -> list[dict[str, A
 def method_label(settings: Mapping[str, Any]) -> str:
     """How a method of these settings is called in rows, filters and maps: `das_k4`."""
     name = str(settings["name"])
-    return "_".join([name, *filter(None, (_labelled(key, settings[key]) for key in METHODS[name].label_keys))])
+    told = (_labelled(key, settings[key]) for key in METHODS[name].label_keys if key in settings)
+    return "_".join([name, *filter(None, told)])
 
 
 def _labelled(key: str, value: Any) -> str:

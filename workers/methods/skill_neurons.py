@@ -26,9 +26,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.methods.activations import classes_of, fit_on_activations
+from workers.methods.activations import fit_on_activations
 from workers.methods.alignment import CellFacts, Column
 from workers.methods.base import FitContext
+from workers.methods.classes import classes_of
 from workers.methods.null_probe import ProbeWithNull, generator_of
 
 

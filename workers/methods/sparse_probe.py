@@ -1,6 +1,7 @@
 """Sparse probe: can the variable be read off k neurons? A logistic regression on k coordinates of the hidden state.
 
-The k neurons are those whose class means lie furthest apart, in units of the neuron's own deviation over all prompts.
+The k neurons are those whose class means lie furthest apart, in units of the neuron's own deviation over all prompts:
+of several classes, those with the largest variance between the classes' means.
 Decoding accuracy, as for the linear probe: decodable is not causal. At the site `mlp_neurons` the coordinates are the
 MLP's neurons.
 
@@ -34,18 +35,23 @@ def fit(context: FitContext) -> list[Column]:
     if why := why_not(context.settings, width=width, n_variables=context.n_variables):
         raise NotApplicable(why)
 
-    def best(hidden_ND: Tensor, above_N: Tensor) -> tuple[Tensor, Tensor]:
-        return best_neurons(hidden_ND, above_N, k), above_N
+    def best(hidden_ND: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor]:
+        return best_neurons(hidden_ND, label_N, k), label_N
 
-    def any_others(hidden_ND: Tensor, above_N: Tensor) -> tuple[Tensor, Tensor]:
+    def any_others(hidden_ND: Tensor, label_N: Tensor) -> tuple[Tensor, Tensor]:
         order = torch.randperm(hidden_ND.shape[1], generator=generator_of(context, "random neurons"))
-        return order[:k].sort().values.to(hidden_ND.device), above_N
+        return order[:k].sort().values.to(hidden_ND.device), label_N
 
     return fit_probes(context, best, null=any_others)
 
 
-def best_neurons(hidden_ND: Tensor, above_N: Tensor, k: int) -> Tensor:
-    """neurons_K in ascending order; of equally good ones those with lower indices."""
+def best_neurons(hidden_ND: Tensor, label_N: Tensor, k: int) -> Tensor:
+    """neurons_K in ascending order; of equally good ones those with lower indices. Labels are truth values, or the
+    numbers of several classes."""
     x_ND, _, _ = standardised(hidden_ND)
-    distance_D = (x_ND[above_N].mean(dim=0) - x_ND[~above_N].mean(dim=0)).abs()
+    if label_N.dtype == torch.bool:
+        distance_D = (x_ND[label_N].mean(dim=0) - x_ND[~label_N].mean(dim=0)).abs()
+    else:
+        members = [label_N == label for label in label_N.unique()]
+        distance_D = sum(x_ND[member_N].mean(dim=0).square() * member_N.double().mean() for member_N in members)
     return distance_D.argsort(descending=True, stable=True)[:k].sort().values

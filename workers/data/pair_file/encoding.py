@@ -18,9 +18,10 @@ from workers.data.pair_file.reading import FileError, Row, digest_of, read_rows
 from workers.data.pair_file.rows import PairRow, RowError, pair_row
 from workers.data.pair_file.settings import SPLITS, PairFileSettings
 from workers.data.pair_file.table import PairBlock, PairTable, joined
-from workers.data.pairs import parted
+from workers.data.pairs import as_number, parted
 from workers.data.token_ids import TokenRows
 from workers.data.tokenizer import NoTokenError, Tokenizer
+from workers.data.values import value_id
 
 _NO_SPLIT: Final = -1
 
@@ -109,7 +110,8 @@ class _Reader:
                 source_answer_B=first["source_answer"],
                 rest=rest,
                 variable_B=np.array([known.variables[pair.variable] for pair in pairs]),
-                value_B=np.array([pair.value for pair in pairs]),
+                value_B=np.array([as_number(pair.value) for pair in pairs]),
+                value_id_B=np.array([value_id(pair.value) for pair in pairs], dtype=np.int64),
                 split_B=np.array([SPLITS.index(pair.split) if pair.split else _NO_SPLIT for pair in pairs]),
                 row_B=np.array([row.number for row in rows]),
             )

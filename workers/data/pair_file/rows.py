@@ -34,7 +34,7 @@ class PairRow:
     label: str
     hypothesis: str
     variable: str
-    value: float
+    value: float | str | None  # None where the row has none
     base_answer: str
     source_answer: str
     base_positions: Mapping[str, Character]
@@ -70,7 +70,7 @@ def pair_row(raw: Mapping[str, Any], settings: PairFileSettings) -> PairRow:
         label=label,
         hypothesis=hypothesis,
         variable=variable or hypothesis,
-        value=_number(row["value"]),
+        value=_value(row["value"]),
         base_answer=_text(row, "base_answer", ""),
         source_answer=_text(row, "source_answer", ""),
         base_positions=of_base,
@@ -178,9 +178,12 @@ def _split(name: str) -> str:
     return split
 
 
-def _number(value: Any) -> float:
-    """A number as one; a text (of a CSV) too where it is one; NaN for anything else: it has no order."""
+def _value(value: Any) -> float | str | None:
+    """A number as one; a text (of a CSV) too where it is one, else as it is; None for anything else, and for ""."""
     try:
-        return float(value) if isinstance(value, (bool, int, float, str)) else math.nan
+        number = float(value) if isinstance(value, (bool, int, float, str)) else math.nan
     except ValueError:
-        return math.nan
+        number = math.nan
+    if math.isnan(number):
+        return value if isinstance(value, str) and value else None
+    return number

@@ -134,6 +134,7 @@ class FileSource(AbstractPairSource):
             label_B=block.label_B[rows],
             variable_B=block.variable_B[rows],
             value_B=block.value_B[rows],
+            value_id_B=block.value_id_B[rows],
             base_answer_B=block.base_answer_B[rows],
             source_answer_B=block.source_answer_B[rows],
             rest={name: rest_BN[rows] for name, rest_BN in block.rest.items()},

@@ -23,6 +23,7 @@ from workers.data.layout import EncodedPrompts
 from workers.data.pair_file.settings import SPLITS
 from workers.data.pairs import with_rest
 from workers.data.token_ids import TokenRows
+from workers.data.values import value_ids
 from workers.files.folder import replace_file
 from workers.tasks.base import TaskError
 
@@ -32,7 +33,7 @@ TABLE_VERSION: Final = 1
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairBlock:
     """B pairs of one hypothesis. `split_B` indexes `SPLITS`; `row_B` is the pair's number in the file, from 0; `rest`
-    has the further tokens of answers of several, as in `workers.data.pairs.PairSet`."""
+    has the further tokens of answers of several, as in `workers.data.pairs.PairSet`, and so does `value_id_B`."""
 
     hypothesis: str
     variables: tuple[str, ...]
@@ -43,6 +44,7 @@ class PairBlock:
     source_answer_B: NDArray[np.int64]
     variable_B: NDArray[np.int64]
     value_B: NDArray[np.float64]
+    value_id_B: NDArray[np.int64]
     split_B: NDArray[np.int64]
     row_B: NDArray[np.int64]
     rest: Mapping[str, Ids] = field(default_factory=dict)
@@ -60,7 +62,7 @@ class PairBlock:
 
     def to_arrow(self, schema: pa.Schema) -> pa.Table:
         """A row a pair, with the columns of `schema`; the places of a prompt's names as a list, `last` left out."""
-        columns: dict[str, pa.Array] = {name: pa.array(getattr(self, name)) for name in _NUMBERS}
+        columns: dict[str, pa.Array] = {name: pa.array(getattr(self, name)) for name in (*_NUMBERS, "value_id_B")}
         for side in ("base", "source"):
             encoded: EncodedPrompts = getattr(self, side)
             columns[side] = _lists(encoded.rows)
@@ -88,6 +90,8 @@ _SCHEMA: Final = pa.schema(
 ANSWERS: Final = ("label", "base_answer", "source_answer")
 _SEVERAL: Final = 2  # the version of a table with answers of several tokens, whose schema has these columns more
 _SEVERAL_SCHEMA: Final = pa.schema([*_SCHEMA, *(pa.field(f"{name}_rest", _IDS) for name in ANSWERS)])
+_NAMED: Final = 3  # likewise of one in which a variable has a value that is a text
+_NAMED_SCHEMA: Final = _SEVERAL_SCHEMA.append(pa.field("value_id_B", pa.int64()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +103,11 @@ class PairTable:
     def save(self, path: Path) -> None:
         """Write the table to `path`. Raises: OSError."""
         blocks = list(self.blocks.values())
-        has_several = any(block.rest for block in blocks)
-        version, schema = (_SEVERAL, _SEVERAL_SCHEMA) if has_several else (TABLE_VERSION, _SCHEMA)
+        version, schema = TABLE_VERSION, _SCHEMA
+        if any(block.rest for block in blocks):
+            version, schema = _SEVERAL, _SEVERAL_SCHEMA
+        if any((block.value_id_B != value_ids(block.value_B)).any() for block in blocks):
+            version, schema = _NAMED, _NAMED_SCHEMA
         notes = {"table_version": str(version), "hypotheses": json.dumps([block.to_json() for block in blocks])}
         buffer = io.BytesIO()
         options = {"compression": "zstd", "write_page_checksum": True}
@@ -116,9 +123,9 @@ class PairTable:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 notes = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
-                if notes.get("table_version") not in (str(TABLE_VERSION), str(_SEVERAL)):
+                if notes.get("table_version") not in [str(one) for one in (TABLE_VERSION, _SEVERAL, _NAMED)]:
                     found = notes.get("table_version")
-                    raise TaskError(f"{path}: version {found!r} of a table of pairs; expected {_SEVERAL} or less")
+                    raise TaskError(f"{path}: version {found!r} of a table of pairs; expected {_NAMED} or less")
                 found = json.loads(notes["hypotheses"])
                 blocks = [_block(one, file.read_row_group(index)) for index, one in enumerate(found)]
         except FileNotFoundError:
@@ -134,6 +141,8 @@ class PairTable:
 
 def _block(notes: Mapping[str, Any], table: pa.Table) -> PairBlock:
     numbers: dict[str, Any] = {name: table[name].combine_chunks().to_numpy() for name in _NUMBERS}
+    has_ids = "value_id_B" in table.column_names
+    value_id_B = table["value_id_B"].combine_chunks().to_numpy() if has_ids else value_ids(numbers["value_B"])
     sides = {}
     for side in ("base", "source"):
         places = _token_rows(table[f"{side}_places"]).ids.reshape(table.num_rows, -1).astype(np.int64)
@@ -145,6 +154,7 @@ def _block(notes: Mapping[str, Any], table: pa.Table) -> PairBlock:
         base=sides["base"],
         source=sides["source"],
         rest=_rest(table),
+        value_id_B=value_id_B,
         **numbers,
     )
 
@@ -192,5 +202,6 @@ def joined(parts: Sequence[PairBlock]) -> PairBlock:
         variables=max((part.variables for part in parts), key=len),
         base=EncodedPrompts.joined([part.base for part in parts]),
         source=EncodedPrompts.joined([part.source for part in parts]),
+        value_id_B=np.concatenate([part.value_id_B for part in parts]),
         **numbers,
     )

@@ -268,13 +268,26 @@ class Named(AbstractTask):
 """
 
 
-def test_a_probe_of_a_variable_of_names_is_inapplicable(load: Callable[..., Sweep], tmp_path: Path) -> None:
-    """Names have no order, so that there are no two classes; DAS of the same variable runs."""
+def test_what_needs_two_classes_of_a_variable_of_names_is_inapplicable(
+    load: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    """Names have no order, so that there is no cut; a probe has a class for each, and DAS needs none."""
     (tmp_path / "named.py").write_text(NAMES)
+    methods = ["skill_neurons", "linear_probe", "das"]
+    grid = {"experiments": ["named"], "layers": [0], "positions": "last", "methods": methods}
+    plan = load(task={"file": "named.py"}, grid=grid).plan()
+    assert (plan.n_to_run, plan.n_inapplicable) == (2, 1)
+    assert "skill_neurons needs two classes: variable 'N' of hypothesis 'named' has values that are no" in plan.notes[0]
+
+
+def test_a_probe_of_values_without_a_text_is_inapplicable(load: Callable[..., Sweep], tmp_path: Path) -> None:
+    """A set has no text that is the same in every process, so that its classes could not be told apart."""
+    text = NAMES.replace('"high" if digit > 4 else "low"', "{digit > 4}").replace('N == "high"', "True in N")
+    (tmp_path / "named.py").write_text(text)
     grid = {"experiments": ["named"], "layers": [0], "positions": "last", "methods": ["linear_probe", "das"]}
     plan = load(task={"file": "named.py"}, grid=grid).plan()
     assert (plan.n_to_run, plan.n_inapplicable) == (1, 1)
-    assert "linear_probe needs two classes: variable 'N' of hypothesis 'named' has values that are no" in plan.notes[0]
+    assert "linear_probe needs classes: variable 'N' of hypothesis 'named' has values that are no" in plan.notes[0]
 
 
 def test_an_attention_that_is_not_installed_is_noted_in_the_plan(load: Callable[..., Sweep], model: Path) -> None:

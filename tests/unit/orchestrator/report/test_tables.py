@@ -117,6 +117,20 @@ def test_a_sweep_without_results_has_lines_without_numbers() -> None:
     assert summary(fake_rows(grid).iloc[:0]).empty
 
 
+def test_a_site_at_which_a_method_has_nothing_to_run_has_no_line() -> None:
+    """Where it has something elsewhere; a method that has nothing anywhere keeps its lines."""
+    sites = (("block_output", (None,)), ("mlp_output", (None,)))
+    grid = fake_grid(experiments=EXPERIMENTS[:1], layers=[0], seeds=[1], methods=["das", "pca"], sites=sites)
+    nothing = (grid["site"] == "mlp_output") | (grid["method"] == "pca")
+    grid["state"] = grid["state"].mask(nothing, "left_out")
+    table = summary(fake_rows(grid), grid)
+    assert list(zip(table["method"], table["site"], strict=True)) == [
+        ("das", "block_output"),
+        ("pca", "block_output"),
+        ("pca", "mlp_output"),
+    ]
+
+
 def test_the_summary_is_plain_json() -> None:
     """The command line can print it: pandas turns every column into JSON values, absent numbers into null."""
     grid = fake_grid(layers=[0, 30], seeds=[1])

@@ -16,10 +16,12 @@ import pytest
 
 from tests.unit.workers.data.small_tokenizers import byte_level, save
 from workers.data.answers import UNKNOWN
+from workers.data.pair_file.table import PairTable
 from workers.data.pairs import PairSet, PromptSet
 from workers.data.source import AbstractPairSource, Keep
 from workers.data.sources import open_source
 from workers.data.tokenizer import Tokenizer
+from workers.data.values import value_id
 from workers.files.folder import SweepFolder
 from workers.tasks import TaskError
 
@@ -305,6 +307,26 @@ def test_kept_pairs_are_those_that_the_model_answers_so(tmp_path: Path, tokenize
         assert kept.source_answer_B is not None
         assert ((kept.base_answer_B == john) == wanted).all()
         assert ((kept.source_answer_B == john) == wanted).all()
+
+
+@pytest.mark.parametrize("has_names", [False, True])
+def test_names_are_told_apart_and_kept_in_the_sweeps_table(
+    tmp_path: Path, tokenizer: Tokenizer, has_names: bool
+) -> None:
+    """A text that is a number is one; equal names are equal. A table without names is as earlier versions have it."""
+    values = ["Anna", "2.5", 2.5, "Anna", None, "Bob"] if has_names else [1, "2.5", 2.5, 1, None, True]
+    rows = [row(index, split="train", value=value) for index, value in enumerate(values)]
+    source, folder = opened(as_jsonl(tmp_path / "pairs.jsonl", rows), tokenizer), SweepFolder(tmp_path / "sweep")
+    source.carry(folder)
+    wanted = [
+        value_id(value)
+        for value in (["Anna", 2.5, 2.5, "Anna", None, "Bob"] if has_names else [1, 2.5, 2.5, 1, None, 1])
+    ]
+    assert source.pairs("pairs", n_pairs=9, split="train", seed=1).values.tolist() == wanted
+    (table,) = (tmp_path / "sweep").rglob("*.parquet")
+    assert PairTable.load(table).blocks["pairs"].value_id_B.tolist() == wanted
+    notes = pq.read_schema(table).metadata
+    assert notes[b"table_version"] == (b"3" if has_names else b"1")
 
 
 def test_values_are_numbers_or_have_no_order(tmp_path: Path, tokenizer: Tokenizer) -> None:

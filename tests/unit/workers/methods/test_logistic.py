@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from workers.methods.logistic import fit_classifier, standardised
+from workers.methods.logistic import fit_classifier, fit_multinomial, standardised
 
 
 def test_the_gradient_vanishes_at_the_solution() -> None:
@@ -35,6 +35,23 @@ def test_the_solution_is_scikit_learns(penalty: float) -> None:
     weight = found.weight_F.double().numpy() * features.std(axis=0)
     assert weight == pytest.approx(expected.coef_[0], abs=2e-5)
     assert found.bias.item() == pytest.approx(expected.intercept_[0], abs=2e-5)
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 0.1])
+def test_the_multinomial_solution_is_scikit_learns(penalty: float) -> None:
+    """Of three classes: the same weights, and the same biases up to what all of them share."""
+    rng = np.random.default_rng(5)
+    features = rng.normal(-1.0, [2.0, 0.5, 4.0], (300, 3))
+    scores = features @ rng.normal(0, 1, (3, 3)) + rng.gumbel(0, 1, (300, 3))
+    classes = scores.argmax(axis=1)
+    options = {"n_classes": 3, "penalty": penalty, "max_steps": 1000}
+    found = fit_multinomial(torch.from_numpy(features), torch.from_numpy(classes), **options)
+    x = (features - features.mean(axis=0)) / features.std(axis=0)
+    expected = LogisticRegression(C=1 / (len(x) * penalty), tol=1e-10, max_iter=10_000).fit(x, classes)
+    weight = found.weight_KF.double().numpy() * features.std(axis=0)
+    bias = found.bias_K.double().numpy()
+    assert weight == pytest.approx(expected.coef_, abs=5e-5)
+    assert bias - bias.mean() == pytest.approx(expected.intercept_ - expected.intercept_.mean(), abs=5e-5)
 
 
 def test_one_truth_value_gives_the_log_odds() -> None:

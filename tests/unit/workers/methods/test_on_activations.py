@@ -23,9 +23,9 @@ from workers.engine.suffix import SuffixEngine
 from workers.job.evaluate import Counts, count_right
 from workers.job.reading_counts import count_read
 from workers.methods import difference_of_means, interchange, linear_probe, pca, sparse_probe
-from workers.methods.activations import classes_of, even_cut
 from workers.methods.alignment import Alignment, Column, Probe
 from workers.methods.base import FitContext, NotApplicable, to_device
+from workers.methods.classes import classes_of, even_cut
 from workers.methods.reading import AbstractReading
 from workers.methods.states import HiddenStates
 
