@@ -51,8 +51,8 @@ from workers.methods.null_probe import ProbeWithNull
 from workers.methods.settings import METHODS, method_label
 from workers.methods.tuned_lens import TunedLens
 
-# What a cell may have learned, by the name that its file has. A method's own class is found in the method's file; those
-# of files of earlier versions, which do not name the method, are all here.
+# What a cell may have learned, by the name that its file has. A method's own class is found in the method's file.
+# Files of earlier versions do not name the method: the classes that they may have are all here.
 _KINDS: Final = (
     *(Alignment, FeatureAlignment, Steering, PairSteering, Replacement, Addition),
     *(Probe, ProbeWithNull, ClassProbe, TunedLens, AttentionPattern),

@@ -75,7 +75,7 @@ class Values:
     class_N: Tensor
 
     def by_variable(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Of each variable: which prompts tell of it (member_N), the class of these, counted from 0, and how many
+        """For each variable, which prompts tell of it (member_N), the class of these, counted from 0, and how many
         classes there are."""
         for variable in range(int(self.variable_K.max()) + 1):
             of_it_K = (self.variable_K == variable).nonzero()[:, 0]

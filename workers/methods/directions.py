@@ -28,7 +28,7 @@ from workers.methods.classes import classes_of, tells_values, values_of
 FindDirection = Callable[[Tensor, Tensor], Tensor]
 # (hidden_ND, class_N) of them, classes counted from 0 -> directions_DK of any lengths and angles, one a class
 FindDirections = Callable[[Tensor, Tensor], Tensor]
-_LEAST_SHARE: Final = 1e-6  # of the largest one: what of directions is taken to be rounding
+_LEAST_SHARE: Final = 1e-6  # a smaller share of the largest singular value is rounding
 
 
 def fit_directions(context: FitContext, find: FindDirection, *, find_all: FindDirections | None = None) -> list[Column]:

@@ -12,7 +12,7 @@ from orchestrator.report.class_scores import add_class_scores, class_scores
 
 @pytest.mark.parametrize("n_classes", [2, 5])
 def test_the_scores_are_scikit_learns(n_classes: int) -> None:
-    """Of an uneven classifier of classes of uneven size."""
+    """An uneven classifier, and classes of uneven size."""
     rng = np.random.default_rng(0)
     truth = rng.choice(n_classes, 500, p=np.arange(1, n_classes + 1) / np.arange(1, n_classes + 1).sum())
     said = np.where(rng.random(500) < 0.6, truth, rng.integers(0, n_classes, 500))

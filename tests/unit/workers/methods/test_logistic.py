@@ -39,7 +39,7 @@ def test_the_solution_is_scikit_learns(penalty: float) -> None:
 
 @pytest.mark.parametrize("penalty", [1e-3, 0.1])
 def test_the_multinomial_solution_is_scikit_learns(penalty: float) -> None:
-    """Of three classes: the same weights, and the same biases up to what all of them share."""
+    """Three classes: the same weights, and the same biases up to what all of them share."""
     rng = np.random.default_rng(5)
     features = rng.normal(-1.0, [2.0, 0.5, 4.0], (300, 3))
     scores = features @ rng.normal(0, 1, (3, 3)) + rng.gumbel(0, 1, (300, 3))
