@@ -237,8 +237,8 @@ def test_cells_in_training_stay_together(make_job: Callable[..., Job]) -> None:
 
 
 def test_a_variable_without_order_is_skipped_for_good(make_job: Callable[..., Job]) -> None:
-    """A probe of the bracket's identity, a pair: rows with the reason, and no gate's figure to lower."""
-    job = make_job("a", "j1", method="linear_probe")
+    """Skill neurons of the bracket's identity, a pair: rows with the reason, and no gate's figure to lower."""
+    job = make_job("a", "j1", method="skill_neurons")
     stream = replace(job.cohorts[0].stream, hypothesis="bracket_identity")
     rows = run(replace(job, cohorts=(replace(job.cohorts[0], stream=stream),)))
     assert {(row["status"], row["n_total"], row["task_accuracy"]) for row in rows} == {("skipped", None, None)}
