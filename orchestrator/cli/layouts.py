@@ -66,7 +66,7 @@ def summary_views(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, La
         yield "", *_summary_view(causal, f"max {'IIA' if name is Metric.IIA else name}")
     for metric, lines in readings.groupby("metric", sort=False):
         meaning = METRICS[str(metric)]
-        yield f"{meaning.label} (nothing was changed in the model)", *_reading_view(lines, meaning)
+        yield f"{meaning.label} ({meaning.changed})", *_reading_view(lines, meaning)
 
 
 def _reading_view(summary: pd.DataFrame, metric: Meaning) -> tuple[pd.DataFrame, Layout]:

@@ -12,7 +12,8 @@ prefix, computed once a job), and for each cell forward and backward through wha
 
 and each cell's rotation costs some d^3 operations a step, d the width of its site. A site inside block l costs that
 block once more, for the position's token or for all tokens from it on (`workers.data.sites.OwnBlock`). Cells of one
-position run in one call, whatever their layer and site. A reading changes nothing in the model and runs no tails.
+position run in one call, whatever their layer and site. A reading changes nothing in the model and runs no tails; one
+that cuts edges of the attention runs the whole model, once for each cell and once for its null.
 """
 
 from __future__ import annotations
@@ -188,11 +189,13 @@ class CostModel:
         trains = self._fits(strand) == "by gradient"  # else no tail and no rotation before it is evaluated
         tail_pairs = (test_pairs if self._method(strand).changes_model else 0) + (2 * pairs if trains else 0)
         tail_s = tail_pairs * block / rate
+        n_own = self._method(strand).own_forwards * test_pairs / _EVALUATIONS  # whole forwards of each cell
+        own_s = n_own * block * strand.n_tokens * model.n_layers / rate
         sites = {}
         for place in _kinds(strand):
             own_block = OwnBlock.TOKENS if isinstance(place, PlaceSet) else SITES[place.site].own_block
             step_s = device.cell_s + (self._basis_s(strand, place, batch) if trains else 0.0)
-            cell_s = tail_pairs * head / rate + steps * step_s + (tail_s if own_block is OwnBlock.TOKEN else 0.0)
+            cell_s = tail_pairs * head / rate + steps * step_s + (tail_s if own_block is OwnBlock.TOKEN else 0.0) + own_s
             sites[_kind(place)] = _SiteRates(
                 cell_s=self._scale_at(place) * cell_s,
                 own_tail_s=self._scale_at(place) * tail_s if own_block is OwnBlock.TOKENS else 0.0,

@@ -21,8 +21,8 @@ class Meaning:
 
     `title` names it on axes and in tables. It is a share, `n_correct` of `n_total`, unless `measure` names what it is
     the mean of over `n_total` pairs or prompts, in `unit`. `changes_model`: it is an intervention's, else a reading's.
-    `best` says which end of a map is of interest. `null` is its own control (the columns that
-    end in `_random`). `about` is what a reading's numbers say, and do not say.
+    `best` says which end of a map is of interest. `null` is its own control (the columns that end in `_random`).
+    `changed` is what was changed in a reading's run. `about` is what a reading's numbers say, and do not say.
     """
 
     title: str
@@ -32,6 +32,7 @@ class Meaning:
     measure: str = ""
     unit: str = ""
     best: str = "highest"
+    changed: str = "nothing was changed in the model"
 
     @property
     def label(self) -> str:
@@ -85,6 +86,15 @@ METRICS: Final[dict[str, Meaning]] = {
         unit="share of the query's attention",
         null="equal attention to every token in sight",
         about="How much a head attends to a position. A head may attend to what it makes no use of.",
+    ),
+    "knockout": Meaning(
+        title="Relative change of the answer's probability",
+        measure="relative_change",
+        best="lowest",
+        null="as many random other edges",
+        changed="edges of the attention were cut",
+        about="How much less likely the answer becomes when the last token cannot attend to a position. What another "
+        "token passes on is not in it.",
     ),
     # Of interventions too, chosen instead of IIA when results are shown (`orchestrator.store.metrics`).
     **{

@@ -34,7 +34,7 @@ SUM_COLUMNS: Final = tuple(
     for power in ("", "_sq")
 )
 # Likewise what readings measure, for the cell and for its own null.
-READ: Final = ("entropy", "attention")
+READ: Final = ("entropy", "attention", "relative_change")
 READ_COLUMNS: Final = tuple(
     f"sum_{measure}{power}{control}" for control in ("", "_random") for measure in READ for power in ("", "_sq")
 )
@@ -112,6 +112,7 @@ _SINCE: Final[Mapping[str, int]] = {
     **{axis.name: axis.since for axis in AXES},
     **dict.fromkeys(("place", "n_dropped", "n_flips", *SUM_COLUMNS), 2),
     **dict.fromkeys((*READ_COLUMNS, *CLASS_COLUMNS), 3),
+    **dict.fromkeys((name for name in READ_COLUMNS if "relative_change" in name), 4),
 }
 _FILLED: Final[Mapping[str, object]] = {axis.name: axis.default for axis in AXES if axis.since > 1}
 SHARD_SCHEMA_VERSION: Final = max(_SINCE.values())

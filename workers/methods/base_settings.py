@@ -23,7 +23,8 @@ class MethodSettings(BaseModel):
     the cells of one grid apart, so that they are part of the method's label. `tells_classes`: it tells classes of a
     variable's values apart: two, for which they need an order, or with `takes_names` as many as there are. `later`:
     settings that came after the method; at their default they are no part of a cell key. `whole_vector`: it takes a
-    vector over as it is. `subspace_of_each`: it can learn a subspace of each place of a set.
+    vector over as it is. `subspace_of_each`: it can learn a subspace of each place of a set. `own_forwards`: how often
+    each cell runs the whole model on every test prompt.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -38,6 +39,7 @@ class MethodSettings(BaseModel):
     later: ClassVar[tuple[str, ...]] = ()
     whole_vector: ClassVar[bool] = False
     subspace_of_each: ClassVar[bool] = False
+    own_forwards: ClassVar[int] = 0
 
     @property
     def positions(self) -> tuple[int, ...]:

@@ -95,3 +95,26 @@ class AttentionPatternSettings(ReadingSettings):
     def reads(self, place: AnyPlace, n_layers: int) -> tuple[AnyPlace, ...]:
         """No activation: weights are read in a forward of their own."""
         return ()
+
+
+class AttentionKnockoutSettings(ReadingSettings):
+    """Attention knockout: in a `window` of layers around the cell's, the last token attends neither to the cell's
+    position nor to those in `also`, by index or name."""
+
+    metric = "knockout"
+    fits = "not at all"
+    sites = (BLOCK_OUTPUT, "head_output")
+    label_keys = ("window", "also")
+    own_forwards = 2  # the cell's, and that of its null
+
+    window: Count = 10
+    also: list[CountOrNone] = []  # noqa: RUF012 (pydantic copies a default)
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The further ones."""
+        return tuple(self.also)
+
+    def reads(self, place: AnyPlace, n_layers: int) -> tuple[AnyPlace, ...]:
+        """No activation: what is read is the answer, of forwards of its own."""
+        return ()

@@ -21,6 +21,7 @@ from workers.files.metrics import DECODING
 from workers.files.place import AnyPlace
 from workers.methods.base_settings import ClassSettings, MethodError, MethodSettings
 from workers.methods.reading_settings import (
+    AttentionKnockoutSettings,
     AttentionPatternSettings,
     LogitAttributionSettings,
     LogitLensSettings,
@@ -268,6 +269,7 @@ METHODS: dict[str, type[MethodSettings]] = {
     "skill_neurons": SkillNeuronsSettings,
     "logit_attribution": LogitAttributionSettings,
     "attention_pattern": AttentionPatternSettings,
+    "attention_knockout": AttentionKnockoutSettings,
 }
 
 

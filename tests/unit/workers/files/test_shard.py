@@ -68,6 +68,18 @@ def test_schema_2_is_read_to_the_last_bit() -> None:
     assert all(read[name].null_count == 8 for name in (*READ_COLUMNS, *CLASS_COLUMNS))
 
 
+def test_schema_3_is_read_to_the_last_bit() -> None:
+    """It lacks the change of the answer's probability."""
+    path = DATA / "schema_3" / "r1-0001-0001.parquet"
+    written, read = pq.read_table(path), read_shard(path)
+    assert written.schema.metadata[b"schema_version"] == b"3"
+    assert isinstance(read, pa.Table)
+    assert read.select(written.column_names).to_pydict() == written.to_pydict()
+    new = set(SHARD_SCHEMA.names) - set(written.column_names)
+    assert new == {name for name in READ_COLUMNS if "relative_change" in name}
+    assert all(read[name].null_count == len(read) for name in new)
+
+
 def test_every_measure_has_its_square_and_its_controls() -> None:
     """Four measures, their squares, and both for each of three controls."""
     assert len(SUM_COLUMNS) == len(set(SUM_COLUMNS)) == 32
