@@ -195,7 +195,8 @@ class CostModel:
         for place in _kinds(strand):
             own_block = OwnBlock.TOKENS if isinstance(place, PlaceSet) else SITES[place.site].own_block
             step_s = device.cell_s + (self._basis_s(strand, place, batch) if trains else 0.0)
-            cell_s = tail_pairs * head / rate + steps * step_s + (tail_s if own_block is OwnBlock.TOKEN else 0.0) + own_s
+            cell_s = own_s + tail_pairs * head / rate + steps * step_s
+            cell_s += tail_s if own_block is OwnBlock.TOKEN else 0.0
             sites[_kind(place)] = _SiteRates(
                 cell_s=self._scale_at(place) * cell_s,
                 own_tail_s=self._scale_at(place) * tail_s if own_block is OwnBlock.TOKENS else 0.0,

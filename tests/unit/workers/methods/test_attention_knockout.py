@@ -109,7 +109,7 @@ def test_what_is_not_read_changes_nothing_and_random_edges_stand_beside(tmp_path
 
 
 def test_a_window_holds_the_layers_around_the_cells_own(tmp_path: Path, pairs: PairSet) -> None:
-    """Of two blocks, a window of two at block 1 begins at block 0; one of an even number has one more before it."""
+    """A window of two at block 1 of two begins at block 0: one of an even number has one more before it."""
     ((wide,), (narrow,)) = (
         counts_of(tmp_path, pairs, Place(layer=1, position=AT_Z), window=window) for window in (2, 1)
     )
