@@ -34,6 +34,7 @@ METHODS = {
     "das": {"epochs": 2, "batch_size": 32, "rotation_lr": 1e-2, "k": 2},
     "difference_of_means": {},
     "linear_probe": {"max_steps": 20},
+    "skill_neurons": {},
     "interchange": {},
 }
 
