@@ -22,15 +22,16 @@ from workers.data.tokenizer import Tokenizer
 from workers.engine.base import TokenBatch
 from workers.engine.model import LanguageModel, last_logits
 from workers.files.job import MAIN_SETTING, Cohort, Job, Setting, Stream, canonical_json
+from workers.files.place import AnyPlace
 from workers.files.place import moved as moved_place
 from workers.job.engines import Engines
-from workers.job.evaluate import Counts, count_right, random_control
+from workers.job.evaluate import Counts, FullSwap, count_right, random_control
 from workers.job.gate import gate_result
 from workers.job.monitor import JobMonitor
 from workers.job.reading_counts import count_read
 from workers.job.rows import GateResult, cell_row, measured, utc
 from workers.job.saved import load_columns, save_columns
-from workers.job.shared import TRAIN, SharedStates
+from workers.job.shared import TRAIN, SharedStates, data_of
 from workers.job.traces import traces_of
 from workers.methods.alignment import CellFacts, Column, Intervention, Steering, groups_of
 from workers.methods.base import FitContext, NotApplicable, to_device
@@ -82,6 +83,7 @@ class Workbench:
         self.job, self.tokenizer, self.monitor = job, tokenizer, monitor
         self.engines = Engines(job, language_model, self._say)
         self.states = SharedStates(cohorts, self.engines, monitor)
+        self.full_swaps: dict[str, dict[AnyPlace, FullSwap]] = {}  # by data and setting, for all methods
         self._sources: dict[str, AbstractPairSource] = {}
         self._gates: dict[str, GateResult] = {}
         self._solved: dict[str, NDArray[np.bool_]] = {}
@@ -266,10 +268,19 @@ def evaluate_setting(
         read = count_read(states, columns, moved=moved)
         return Evaluated(data=data, pairs=pairs, counts=read, n_dropped=n_dropped)
     places = [place for column in columns for place in column.places(moved)]
+    test_data = canonical_json([data_of(cohort), setting.task, setting.split, setting.keep])
     engine = bench.engines.engine(stream.engine, places, pairs)
     pairs = pairs.by_length()
     batch = to_device(pairs, bench.language_model.device)
-    counts = count_right(engine, columns, batch, micro_batch=_EVALUATION_BATCH, moved=moved, controls=controls)
+    counts = count_right(
+        engine,
+        columns,
+        batch,
+        micro_batch=_EVALUATION_BATCH,
+        moved=moved,
+        controls=controls,
+        full_swaps=bench.full_swaps.setdefault(test_data, {}),
+    )
     return Evaluated(data=data, pairs=pairs, counts=counts, n_dropped=n_dropped)
 
 

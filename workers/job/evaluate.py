@@ -13,13 +13,14 @@ Shapes, by suffix: C cells at one position, B pairs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from workers.engine.base import AbstractEngine
+from workers.files.place import AnyPlace
 from workers.job.measures import Question, Tally
 from workers.methods.alignment import Alignment, Column, Intervention, WholeVector, control_apart, n_blocks
 from workers.methods.base import Batch, rows_of
@@ -61,6 +62,14 @@ def random_control(column: Column) -> Intervention | None:
     return column.learned.control(keys)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullSwap:
+    """What the swap of the whole vector at one place does on some pairs: it depends on nothing that a method learns."""
+
+    n_correct: int
+    sums: Mapping[str, float]
+
+
 def count_right(
     engine: AbstractEngine,
     columns: Sequence[Column],
@@ -69,42 +78,53 @@ def count_right(
     micro_batch: int,
     moved: Mapping[int, int] | None = None,
     controls: Sequence[Intervention | None] | None = None,
+    full_swaps: MutableMapping[AnyPlace, FullSwap] | None = None,
 ) -> list[list[Counts]]:
     """The counts of each cell of each column that intervenes, on `pairs`; `moved` has the columns' positions in these
     prompts, where they are others than in the task's own; `controls` their random controls, where they were drawn
-    already."""
+    already. `full_swaps` has what is known of these pairs already, and takes what is found."""
     moved = moved or {position: position for column in columns for position in column.positions}
     controls = [random_control(column) for column in columns] if controls is None else controls
-    runs = [_runs(column, control) for column, control in zip(columns, controls, strict=True)]
-    return count_correct(engine, runs, pairs, moved, micro_batch=micro_batch)
+    known = {} if full_swaps is None else full_swaps
+    runs = [
+        _runs(column, column.places(moved), control, known) for column, control in zip(columns, controls, strict=True)
+    ]
+    none = tally_all(engine, runs, pairs, micro_batch=micro_batch)
+    n_dummy = int(pairs.label_BN.unique(dim=0, return_counts=True)[1].max())
+    for run in runs:
+        if "_full" in run.tallies:
+            known.update(zip(run.places, _full_swaps(run.tallies["_full"]), strict=True))
+    return [_counts(run, none, n_dummy, [known[place] for place in run.places]) for run in runs]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Runs:
-    """A column and what is interchanged at its places: `tallies` by the control's name, the cells' own under ""."""
+    """A column's places and what is interchanged there: `tallies` by the control's name, the cells' own under ""."""
 
-    column: Column
+    places: Sequence[AnyPlace]
     swapped: Mapping[str, Intervention]
     tallies: Mapping[str, Tally]
 
 
-def _runs(column: Column, control: Intervention | None) -> _Runs:
-    """The column's own intervention and its controls; where it swaps the whole vector, that is a control of its own."""
+def _runs(
+    column: Column, places: Sequence[AnyPlace], control: Intervention | None, known: Container[AnyPlace]
+) -> _Runs:
+    """The column's own intervention and its controls; where it swaps the whole vector, that is a control of its own.
+    The swap of the whole vector is left out where it is `known` of every place."""
     assert not isinstance(column.learned, AbstractReading)
     swapped: dict[str, Intervention] = {"": column.learned}
-    if not isinstance(column.learned, WholeVector):
+    is_full = isinstance(column.learned, WholeVector)
+    if not is_full and not all(place in known for place in places):
         swapped["_full"] = WholeVector()
     if control is not None:
         swapped["_random"] = control
     tallies = {name: Tally() for name in swapped}
-    return _Runs(column=column, swapped=swapped, tallies={"_full": tallies[""], **tallies})
+    return _Runs(places=places, swapped=swapped, tallies=tallies | ({"_full": tallies[""]} if is_full else {}))
 
 
 @torch.no_grad()
-def count_correct(
-    engine: AbstractEngine, runs: Sequence[_Runs], pairs: Batch, moved: Mapping[int, int], *, micro_batch: int
-) -> list[list[Counts]]:
-    """The counts of columns that intervene."""
+def tally_all(engine: AbstractEngine, runs: Sequence[_Runs], pairs: Batch, *, micro_batch: int) -> Tally:
+    """Fill the tallies of `runs`. Returns that of no intervention."""
     none = Tally()
     for start in range(0, len(pairs), micro_batch):
         part = rows_of(pairs, start, start + micro_batch)
@@ -112,18 +132,28 @@ def count_correct(
         question = Question.of(part, forward.base_logits())
         none.add(question, question.plain_MV[None])
         for run in runs:
-            places = run.column.places(moved)
             for name, learned in run.swapped.items():
-                run.tallies[name].add(question, forward.intervene(places, learned.mix(part.variable_B, part.label_B)))
-    n_dummy = int(pairs.label_BN.unique(dim=0, return_counts=True)[1].max())
-    return [_counts(run.tallies, none, n_dummy) for run in runs]
+                logits_CMV = forward.intervene(run.places, learned.mix(part.variable_B, part.label_B))
+                run.tallies[name].add(question, logits_CMV)
+    return none
 
 
-def _counts(tallies: Mapping[str, Tally], none: Tally, n_dummy: int) -> list[Counts]:
+def _full_swaps(tally: Tally) -> list[FullSwap]:
+    """One a place."""
+    sums = dict(tally.sums())
+    return [
+        FullSwap(n_correct=n_correct, sums={column: values[index] for column, values in sums.items()})
+        for index, n_correct in enumerate(tally.right().sum(dim=1).tolist())
+    ]
+
+
+def _counts(run: _Runs, none: Tally, n_dummy: int, full: Sequence[FullSwap]) -> list[Counts]:
+    tallies = {name: tally for name, tally in run.tallies.items() if name != "_full"}
     cell_CB, none_B = tallies[""].right(), none.right()[0]
     columns: dict[str, list[Any]] = {
         f"n_correct{name}": tally.right().sum(dim=1).tolist() for name, tally in tallies.items()
     }
+    columns["n_correct_full"] = [swap.n_correct for swap in full]
     columns["n_only_cell"] = (cell_CB & ~none_B).sum(dim=1).tolist()
     columns["n_only_none"] = (~cell_CB & none_B).sum(dim=1).tolist()
     columns["n_flips"] = tallies[""].n_flips()
@@ -136,7 +166,9 @@ def _counts(tallies: Mapping[str, Tally], none: Tally, n_dummy: int) -> list[Cou
         Counts(
             **shared,
             **{name: values[index] for name, values in columns.items()},
-            sums=shared_sums | {name: values[index] for name, values in sums.items()},
+            sums=shared_sums
+            | {f"{column}_full": value for column, value in full[index].sums.items()}
+            | {name: values[index] for name, values in sums.items()},
         )
         for index in range(len(cell_CB))
     ]

@@ -22,10 +22,10 @@ from workers.engine.base import AbstractEngine, AbstractForward, Mix
 from workers.engine.model import LanguageModel, wrap_model
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
-from workers.files.place import Place
+from workers.files.place import AnyPlace, Place
 from workers.files.shard import SUM_COLUMNS
 from workers.job import evaluate
-from workers.job.evaluate import Counts, count_right, random_control
+from workers.job.evaluate import Counts, FullSwap, count_right, random_control
 from workers.methods.alignment import Alignment, CellFacts, Column, WholeVector
 from workers.methods.base import to_device
 
@@ -255,3 +255,25 @@ def test_a_control_that_is_given_is_not_drawn_again(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(evaluate, "random_control", refuse)
     assert count_right(engine, [column], pairs, micro_batch=8, controls=[control]) == drawn
+
+
+def test_the_swap_of_the_whole_vector_is_run_once_for_all_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of these pairs at a place is taken over, and the numbers are those of a run of its own."""
+    model, pairs = tiny_model("llama"), to_device(answered_pairs(8), CPU)
+    half = column_of(Alignment(torch.eye(32)[None], torch.full((1, 1, 32), 0.5)))
+    engine = SuffixEngine(model, places=at(POINT, LAYER))
+    forwards: list[Counted] = []
+
+    def forward(*batches: Any) -> Counted:
+        forwards.append(Counted(SuffixEngine.forward(engine, *batches)))
+        return forwards[-1]
+
+    monkeypatch.setattr(engine, "forward", forward)
+    known: dict[AnyPlace, FullSwap] = {}
+    alone = count_right(engine, [half], pairs, micro_batch=8)
+    whole = count_right(engine, [column_of(WholeVector())], pairs, micro_batch=8, full_swaps=known)
+    after = count_right(engine, [half], pairs, micro_batch=8, full_swaps=known)
+    assert [one.n_calls for one in forwards] == [3, 1, 2]
+    assert after == alone
+    assert after[0][0].n_correct_full == whole[0][0].n_correct
+    assert set(known) == set(at(POINT, LAYER))
