@@ -167,38 +167,66 @@ def make_engine(model: LanguageModel, pairs: PairSet, places: Sequence[Place], n
     return SuffixEngine(model, places=places, prefix_P=prefix_P)
 
 
-def time_pyvene(
-    model: LanguageModel, pairs: PairSet, point: Point, *, batch_size: int, micro_batch: int = 0
-) -> StepClock:
-    """The clock of a training of one cell by pyvene, as its Boundless DAS tutorial writes it."""
+def by_pyvene(model: LanguageModel, layer: int, method: str) -> Any:
+    """pyvene's model with its intervention of that name at a block's output."""
     import pyvene
 
-    layer, position = point
+    kinds = {
+        "interchange": pyvene.VanillaIntervention,
+        "das": pyvene.LowRankRotatedSpaceIntervention,
+        "boundless_das": pyvene.BoundlessRotatedSpaceIntervention,
+    }
+    representation = pyvene.RepresentationConfig(layer, "block_output", "pos", 1, low_rank_dimension=1)
     config = pyvene.IntervenableConfig(
-        model_type=type(model.model),
-        representations=[pyvene.RepresentationConfig(layer, "block_output", "pos", 1)],
-        intervention_types=pyvene.BoundlessRotatedSpaceIntervention,
+        model_type=type(model.model), representations=[representation], intervention_types=kinds[method]
     )
-    intervenable = pyvene.IntervenableModel(config, model.model)
+    return pyvene.IntervenableModel(config, model.model)
+
+
+@torch.no_grad()
+def swap_by_pyvene(model: LanguageModel, pairs: PairSet, point: Point) -> torch.Tensor:
+    """What one cell's swapped vector makes the model say, by pyvene: said_B."""
+    layer, position = point
+    batch = to_device(pairs, model.device)
+    _, output = by_pyvene(model, layer, "interchange")(
+        {"input_ids": batch.base.ids_BT}, [{"input_ids": batch.source.ids_BT}], {"sources->base": position}
+    )
+    said_B: torch.Tensor = output.logits[:, -1].argmax(dim=-1)
+    return said_B
+
+
+def time_pyvene(
+    model: LanguageModel,
+    pairs: PairSet,
+    point: Point,
+    *,
+    batch_size: int,
+    micro_batch: int = 0,
+    method: str = "boundless_das",
+) -> StepClock:
+    """The clock of a training of one cell by pyvene, as its tutorials write it."""
+    layer, position = point
+    is_boundless = method == "boundless_das"
+    intervenable = by_pyvene(model, layer, method)
     intervention: Any = next(iter(intervenable.interventions.values())).to(model.device)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": intervention.rotate_layer.parameters(), "lr": 1e-3},
-            {"params": [intervention.intervention_boundaries], "lr": 1e-2},
-        ]
-    )
+    learned = [{"params": intervention.rotate_layer.parameters(), "lr": 1e-3}]
+    if is_boundless:
+        learned.append({"params": [intervention.intervention_boundaries], "lr": 1e-2})
+    optimizer = torch.optim.Adam(learned)
     batches = to_device(pairs, model.device)
     clock = StepClock(model.device)
     clock.mark()
     for start in range(0, len(pairs), batch_size):
-        intervention.set_temperature(torch.tensor(50.0, device=model.device))
+        if is_boundless:
+            intervention.set_temperature(torch.tensor(50.0, device=model.device))
         for first in range(start, start + batch_size, micro_batch or batch_size):
             part = rows_of(batches, first, first + (micro_batch or batch_size))
             _, output = intervenable(
                 {"input_ids": part.base.ids_BT}, [{"input_ids": part.source.ids_BT}], {"sources->base": position}
             )
             loss = torch.nn.functional.cross_entropy(output.logits[:, -1].float(), part.label_B)
-            loss = loss + intervention.intervention_boundaries.sum()
+            if is_boundless:
+                loss = loss + intervention.intervention_boundaries.sum()
             (loss * len(part) / batch_size).backward()
         optimizer.step()
         intervenable.set_zero_grad()

@@ -100,10 +100,9 @@ def interchange(model: LanguageModel, pairs: PairSet, places: Sequence[Place]) -
 
 def training(model: LanguageModel, pairs: PairSet, places: Sequence[Place]) -> Callable[[], None]:
     """A step of `boundless_das` at these places."""
-    points = [(place.layer, place.position) for place in places]
 
     def run() -> None:
-        time_fit(model, pairs, points, "suffix", batch_size=len(pairs))
+        time_fit(model, pairs, places, "suffix", batch_size=len(pairs))
 
     return run
 
