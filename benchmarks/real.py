@@ -9,16 +9,17 @@
 interpolation. The three take turns, and processor seconds are compared.
 
 Beside each ratio is the one that an operation count allows: the peer's operations over the engine's, of the blocks and
-the head, 2 for a weight and token forward and as many for the gradient. The rotations of training are left out of the
-count.
+the head, 2 for a weight and token forward and as many for the gradient. Both peers run the head for every token. The
+rotations of training are left out of the count. The share is that of the ratio to plain hooks.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -31,6 +32,7 @@ from workers.engine.model import LanguageModel
 from workers.engine.reference import ReferenceEngine
 from workers.engine.suffix import SuffixEngine
 from workers.files.place import Place
+from workers.job.measures import Question, Tally
 from workers.methods.base import to_device
 
 N_TOKENS: Final = 18
@@ -135,12 +137,28 @@ def operations(model: LanguageModel, case: Case) -> tuple[float, float]:
     peer = engine = 0.0
     for layer, position in case.points:
         n_after, n_tokens = n_layers - 1 - layer, N_TOKENS - position
-        peer += 2 * N_TOKENS * n_layers * block + 2 * head
-        peer += (again - 1) * (N_TOKENS * n_after * block + head)
+        peer += 2 * N_TOKENS * (n_layers * block + head)  # base and source
+        peer += (again - 1) * N_TOKENS * (n_after * block + head)
         tail = (n_after - 1) * n_tokens * block + n_tokens * keys_values + block - keys_values if n_after else 0
         engine += again * (tail + head)
     engine += N_TOKENS * (n_layers + max(case.layers) + 1) * block + 2 * head
     return 2 * peer, 2 * engine
+
+
+@torch.no_grad()
+def evaluation_s(model: LanguageModel, pairs: PairSet) -> dict[str, float]:
+    """Processor seconds of the parts of an evaluation of `interchange` at every layer of the last token."""
+    own_answers = replace(pairs, base_answer_B=pairs.label_B + 1, source_answer_B=pairs.label_B)
+    batch = to_device(own_answers, model.device)
+    places = [Place(layer=layer, position=N_TOKENS - 1) for layer in range(model.n_layers)]
+    marks = [time.process_time()]
+    forward = SuffixEngine(model, places=places).forward(batch.base, batch.source)
+    marks.append(time.process_time())
+    logits_CMV = forward.intervene(places, lambda _base, source: source)
+    marks.append(time.process_time())
+    Tally().add(Question.of(batch, forward.base_logits()), logits_CMV)
+    marks.append(time.process_time())
+    return dict(zip(("shared forward", "tails", "measures"), np.diff(marks).tolist(), strict=True))
 
 
 def main() -> int:
@@ -172,6 +190,9 @@ def main() -> int:
         figures = f"{np.median(own):12.3f}{medians['hooks']:12.1f}{medians['pyvene']:12.1f}{allowed:12.1f}"
         sys.stdout.write(f"{case.name:34}{figures}{medians['hooks'] / allowed:12.0%}\n")
         sys.stdout.flush()
+    pairs = pairs_of((N_TOKENS,), 2 * N_PAIRS, vocab_size, indexed=True)
+    parts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in evaluation_s(model, pairs).items())
+    sys.stdout.write(f"evaluation of {len(pairs)} pairs, interchange, all layers x 1, last token: {parts}\n")
     return 0
 
 

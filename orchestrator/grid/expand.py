@@ -38,9 +38,9 @@ _UNGATED: Final = "the model's task accuracy is measured where they are given, a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strand:
-    """The cells of one experiment, in the model of this name, that share a data stream. `n_tokens` (of the longest) and
-    `n_prefix` describe its prompts; `first_tokens` has the first token at which a position lies, where that is not its
-    own number.
+    """The cells of one experiment, in the model of this name, that share a data stream. `n_tokens` (of the longest),
+    `mean_tokens` (None: all are as long) and `n_prefix` describe its prompts; `tail_tokens` has the mean number of
+    tokens from a position to the prompt's end, where the position is no token's index.
 
     `is_trained`: what the cells learned is saved, and they are only to be evaluated. `inapplicable`: why the method has
     no meaning for the cells, so that there is nothing to run. `after`: the label of the method at whose `best` places
@@ -53,7 +53,8 @@ class Strand:
     n_tokens: int
     n_prefix: int
     cells: tuple[JobCell, ...]
-    first_tokens: Mapping[int, int] = field(default_factory=dict)
+    mean_tokens: float | None = None
+    tail_tokens: Mapping[int, float] = field(default_factory=dict)
     is_trained: bool = False
     inapplicable: str = ""
     after: str = ""
@@ -170,6 +171,7 @@ def _strands(
     data, science = prompts.data_of(source, hypothesis), source.science()
     places = places_of(spec, model, layout)
     positions = {point.position for place in places for point in place.points}
+    n_answer = layout.n_answer_tokens - 1  # tokens that follow the prompt
     for step in methods:
         parts = by_applicability(source, hypothesis, step.method, model, places)
         for seed in step.seeds:
@@ -192,9 +194,12 @@ def _strands(
                     after=step.after,
                     best=step.best,
                     model=read.choice.name,
-                    n_tokens=layout.n_tokens + layout.n_answer_tokens - 1,  # which follow the prompt
+                    n_tokens=layout.n_tokens + n_answer,
+                    mean_tokens=layout.mean_tokens + n_answer,
                     n_prefix=layout.n_prefix,
-                    first_tokens={at: layout.first_tokens[at] for at in sorted(positions) if not layout.is_index(at)},
+                    tail_tokens={
+                        at: layout.tail_tokens[at] + n_answer for at in sorted(positions) if not layout.is_index(at)
+                    },
                     cells=tuple(
                         JobCell(key=key_of(place), place=place, token=_tokens(place, layout)) for place in chosen
                     ),

@@ -105,7 +105,8 @@ def write_grid(grid: Grid, path: Path, spec: PlannedSpec | None = None) -> None:
             "variables": list(strand.variables),
             "n_tokens": strand.n_tokens,
             "n_prefix": strand.n_prefix,
-            "first_tokens": list(strand.first_tokens.items()),
+            "mean_tokens": strand.mean_tokens,
+            "tail_tokens": list(strand.tail_tokens.items()),
             "inapplicable": strand.inapplicable,
             "after": strand.after,
             "best": strand.best,
@@ -185,6 +186,13 @@ def _info(raw: Mapping[str, Any]) -> ModelInfo:
     return ModelInfo(**{name: value for name, value in raw.items() if name in known} | {"path": Path(raw["path"])})
 
 
+def _tail_tokens(raw: Mapping[str, Any]) -> dict[int, float]:
+    """Files of the version before have the first token at which a position lies."""
+    if "tail_tokens" in raw:
+        return dict(raw["tail_tokens"])
+    return {at: float(raw["n_tokens"] - first) for at, first in raw.get("first_tokens", ())}
+
+
 def _grid(table: pa.Table, models: tuple[GridModel, ...], strands_text: str) -> Grid:
     """The grid of a file's rows and metadata. Raises: AttributeError, KeyError, TypeError, ValueError (torn)."""
     cells = _cells_by_strand(table)
@@ -195,7 +203,8 @@ def _grid(table: pa.Table, models: tuple[GridModel, ...], strands_text: str) -> 
             variables=tuple(raw["variables"]),
             n_tokens=raw["n_tokens"],
             n_prefix=raw["n_prefix"],
-            first_tokens=dict(raw.get("first_tokens", ())),
+            mean_tokens=raw.get("mean_tokens"),
+            tail_tokens=_tail_tokens(raw),
             inapplicable=raw.get("inapplicable", ""),
             after=raw.get("after", ""),
             best=raw.get("best", 0),

@@ -6,7 +6,8 @@ and T tokens. The reference runs source and base through everything and the grad
     2 T N + T (N - 1 - l)
 
 The suffix engine runs, once for all cells of a cohort, what no intervention changes (K tokens are the prompts' common
-prefix, computed once a job), and for each cell forward and backward through what follows the intervention:
+prefix, computed once a job), and for each cell forward and backward through what follows the intervention. T - K and
+T - p are means where prompts differ in length:
 
     (T - K) (N + l_max + 1)   +   sum over cells of 2 (T - p) (N - 1 - l)
 
@@ -125,9 +126,9 @@ class StrandCosts:
     def column_s(self, places: Sequence[AnyPlace]) -> float:
         """Seconds that cells at these places, all of one position, add to a cohort."""
         n_after = [self.last_layer - place.first_layer for place in places]
-        first_tokens = self.strand.first_tokens
+        tail_tokens, n_tokens = self.strand.tail_tokens, _mean_tokens(self.strand)
         positions = {point.position for point in places[0].points}
-        n_tail_tokens = self.strand.n_tokens - min(first_tokens.get(position, position) for position in positions)
+        n_tail_tokens = max(tail_tokens.get(position, n_tokens - position) for position in positions)
         if len(self.sites) == 1:
             at = [*self.sites.values()] * len(places)
         else:
@@ -184,7 +185,11 @@ class CostModel:
         block, head = 2.0 * model.n_layer_parameters, 2.0 * model.vocab_size * model.hidden_size
         shared_blocks = model.n_layers + max(point.layer for cell in strand.cells for point in cell.place.points) + 1
         shared = (
-            (pairs + test_pairs / _EVALUATIONS) * block * (strand.n_tokens - strand.n_prefix) * shared_blocks / rate
+            (pairs + test_pairs / _EVALUATIONS)
+            * block
+            * (_mean_tokens(strand) - strand.n_prefix)
+            * shared_blocks
+            / rate
         )
         trains = self._fits(strand) == "by gradient"  # else no tail and no rotation before it is evaluated
         tail_pairs = (test_pairs if self._method(strand).changes_model else 0) + (2 * pairs if trains else 0)
@@ -285,3 +290,8 @@ def _kind(place: AnyPlace) -> tuple[str, bool]:
     """What cells of equal cost have in common but layer and position: the site, and whether they are at the whole of
     it; the name of a set of places."""
     return (place.name, False) if isinstance(place, PlaceSet) else (place.site, place.unit is None)
+
+
+def _mean_tokens(strand: Strand) -> float:
+    """The suffix engine runs each prompt's own tokens, and no more."""
+    return strand.n_tokens if strand.mean_tokens is None else strand.mean_tokens

@@ -51,14 +51,15 @@ class EncodedPrompts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLayout:
     """`tokens[p]` is the text at point p, `digit` or `*` where prompts differ there, or its name; `named` gives the
-    points by name. `first_tokens[p]` is the first token at which it was seen. No prompt differs in the first `n_prefix`
-    tokens. `is_indexed`: all prompts have `n_tokens`, and the first points are their indices."""
+    points by name. `tail_tokens[p]` is the mean number of tokens from it to its prompt's end. No prompt differs in the
+    first `n_prefix` tokens. `is_indexed`: all prompts have `n_tokens`, and the first points are their indices."""
 
     n_tokens: int  # the longest prompt's
+    mean_tokens: float
     is_indexed: bool
     tokens: tuple[str, ...]
     named: dict[str, int]
-    first_tokens: tuple[int, ...]
+    tail_tokens: tuple[float, ...]
     n_prefix: int
     answer_tokens: dict[Any, int]  # output value of the causal model -> the first token's id
     answer_rest: dict[Any, tuple[int, ...]] = field(
@@ -113,7 +114,7 @@ def layout_of(
     length_B = encoded.rows.length_B
     is_indexed = bool((length_B == length_B[0]).all())
     tokens = [_label(encoded.rows.column(at), tokenizer) for at in range(int(length_B[0]))] if is_indexed else []
-    first_tokens = list(range(len(tokens)))
+    tail_tokens = [float(len(tokens) - at) for at in range(len(tokens))]
     points: dict[str, int] = {}
     for name, place_B in encoded.named.items():
         if is_indexed and (place_B == place_B[0]).all():
@@ -121,13 +122,14 @@ def layout_of(
         else:
             points[name] = len(tokens)
             tokens.append(name)
-            first_tokens.append(int(place_B.min()))
+            tail_tokens.append(float((length_B - place_B).mean()))
     return PromptLayout(
         n_tokens=int(length_B.max()),
+        mean_tokens=float(length_B.mean()),
         is_indexed=is_indexed,
         tokens=tuple(tokens),
         named=points,
-        first_tokens=tuple(first_tokens),
+        tail_tokens=tuple(tail_tokens),
         n_prefix=encoded.rows.n_common,
         answer_tokens={value: tokens[0] for value, tokens in answers.items()},
         answer_rest={value: tuple(tokens[1:]) for value, tokens in answers.items() if len(tokens) > 1},

@@ -86,7 +86,8 @@ def layout_of(tokens: list[str], named: dict[str, int], *, is_indexed: bool = Tr
         is_indexed=is_indexed,
         tokens=(*tokens, *(name for name, point in named.items() if point >= len(tokens))),
         named=named,
-        first_tokens=(*range(len(tokens)), *(1 for point in named.values() if point >= len(tokens))),
+        mean_tokens=len(tokens),
+        tail_tokens=(*range(len(tokens), 0, -1), *(2 for point in named.values() if point >= len(tokens))),
         n_prefix=0,
         answer_tokens={},
     )

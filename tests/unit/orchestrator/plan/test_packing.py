@@ -118,6 +118,16 @@ def test_shared_forward_spares_the_prefix() -> None:
     assert costs.of(strand_of()).shared_s == pytest.approx(expected)
 
 
+def test_prompts_of_unequal_length_cost_their_own_tokens() -> None:
+    """Prompts of up to 82 tokens, 70 on average, whose position 200 lies 1.5 tokens before the end: the means count."""
+    costs = CostModel(SMALL, COUNTER, dtype="float32")
+    strand = replace(strand_of(), mean_tokens=70.0, tail_tokens={200: 1.5})
+    block = 2 * SMALL.n_layer_parameters
+    assert costs.of(strand).shared_s == pytest.approx(block * (70 - 38) * (4 + 3 + 1) * (PAIRS + 1000))
+    named, last = (costs.of(strand).column_s([Place(layer=1, position=at)]) for at in (200, 69))
+    assert named - last == pytest.approx(block * 2 * 0.5 * (2 * PAIRS + 3000))
+
+
 def test_trained_cells_cost_their_further_settings_only() -> None:
     """No training step and no training pair: three forward passes a setting through the test pairs' tails."""
     costs = CostModel(SMALL, COUNTER, dtype="float32", n_settings={"left_boundary": 2})

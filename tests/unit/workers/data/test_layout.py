@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from workers.causal_model import CausalModel, Hypothesis
-from workers.data.layout import PromptLayout, read_layout
+from workers.data.layout import EncodedPrompts, PromptLayout, read_layout
+from workers.data.layout import layout_of as shared_layout
 from workers.data.model_info import ModelError
+from workers.data.token_ids import TokenRows
 from workers.data.tokenizer import Tokenizer
 from workers.tasks import TaskError, load_task
 from workers.tasks.price_tagging import PriceTagging
@@ -92,6 +95,14 @@ def test_prompts_of_unequal_length_are_shown(tokenizer: Tokenizer) -> None:
     """Both counts and the ends of both prompts, and what to do."""
     with pytest.raises(TaskError, match=r"unequal token count \(\d+ and \d+\): '.*' and '.*'; word the prompt"):
         read_layout(Wordy(), tokenizer)
+
+
+def test_the_tokens_behind_a_moving_position_are_counted_on_average(tokenizer: Tokenizer) -> None:
+    """Prompts of 3 and 6 tokens: a name that lies before two and before three of them, and the last token."""
+    encoded = EncodedPrompts.of(TokenRows.of([[5, 6, 7], [5, 6, 7, 8, 9, 10]]), {"name": np.array([1, 3])})
+    layout = shared_layout(encoded, tokenizer, {True: [3], False: [4]})
+    assert (layout.n_tokens, layout.mean_tokens) == (6, 4.5)
+    assert {name: layout.tail_tokens[point] for name, point in layout.named.items()} == {"name": 2.5, "last": 1.0}
 
 
 class Failing(PriceTagging):
