@@ -77,7 +77,7 @@ def cases(n_layers: int) -> list[Case]:
         for name, layers in some.items()
     ]
     return found + [
-        Case(name=f"{method}, all layers x 1", method=method, layers=every, positions=POSITIONS[1:2])
+        Case(name=f"{method}, all layers x 1", method=method, layers=every, positions=POSITIONS[-1:])
         for method in ("das", "boundless_das")
     ]
 
