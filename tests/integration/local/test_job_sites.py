@@ -79,7 +79,7 @@ def test_a_job_that_is_killed_at_sites_resumes_with_the_same_rows(tmp_path: Path
     assert code == EXIT_FINISHED, log
     killed = write_job(tmp_path / "b", demo_model, [cohort])
     process = start(killed)
-    wait_for_steps(process, killed, 6 * len(places))  # of 24 a cell
+    wait_for_steps(process, killed, 6 * len(places))  # there are 24 a cell
     process.kill()
     process.communicate()
     assert list((tmp_path / "b" / "checkpoints").iterdir())
