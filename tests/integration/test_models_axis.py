@@ -158,7 +158,7 @@ def test_the_report_has_the_maps_of_each_model(folder: Path) -> None:
     causalsweep(folder, "report", "pair")
     figures = folder / "sweeps" / "pair" / "report" / "figures"
     for model in ("shallow", "deep", "shallow-untrained"):
-        assert (figures / f"iia_{model}_das_main_raw_maximum.png").exists()
+        assert (figures / f"iia_{model}_das_k1_main_raw_maximum.png").exists()
 
 
 def mib(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
