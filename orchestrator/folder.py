@@ -45,7 +45,7 @@ class Found:
 
 
 # May be set on a sweep that is planned.
-_FREE: Final = ("gate", "jobs", "run", "cluster", *BACKEND_KEYS)
+_FREE: Final = ("gate", "jobs", "run", "cluster", "notify", *BACKEND_KEYS)
 
 
 def find(source: str | Path, sweeps: Path, overrides: Sequence[str]) -> Found:

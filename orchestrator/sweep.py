@@ -33,6 +33,7 @@ from orchestrator.jobs.beforehand import unchecked
 from orchestrator.jobs.budget import set_budget
 from orchestrator.jobs.control import jobs_matching, pass_on, set_limit
 from orchestrator.jobs.faults import Fault, faults_of
+from orchestrator.jobs.notifying import tell
 from orchestrator.jobs.retry import Mode, repeated_faults, select
 from orchestrator.jobs.submit import Receipt, Sender
 from orchestrator.learned import find_alignment, with_alignment, write_index
@@ -179,7 +180,9 @@ class Sweep:
             if heal and repeated_faults(status):
                 self.cancel()
                 select(status, self._reader.keys_of, Mode.AUTO)  # raises with the bug's name
-            if status.is_quiet and not (heal and self._healed(where)):
+            is_over = status.is_quiet and not (heal and self._healed(where))
+            tell(self.folder, status, is_over=is_over)
+            if is_over:
                 self._learn(status)
                 return
             time.sleep(poll_s)

@@ -31,9 +31,12 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return FailureClass.BAD_INPUT.exit_code
+    from workers.job.notifying import after_attempt
     from workers.job.run import run_job  # torch is imported only once there is a job to run
 
-    return run_job(job, stop)
+    code = run_job(job, stop)
+    after_attempt(job)
+    return code
 
 
 if __name__ == "__main__":

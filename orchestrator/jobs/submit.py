@@ -41,6 +41,7 @@ from orchestrator.grid.expand import Grid, matching_keys
 from orchestrator.grid.model import check_runnable, chosen_models, model_folder
 from orchestrator.jobs.budget import affordable, keep_spec_budget
 from orchestrator.jobs.inapplicable import write_inapplicable
+from orchestrator.jobs.notifying import keep_spec_command
 from orchestrator.jobs.provenance import changed_since, provenance
 from orchestrator.jobs.retry import Mode, Selection, select
 from orchestrator.plan.machines import machines
@@ -93,6 +94,7 @@ class Sender:
         planner = Planner(self._spec, self._folder, self._grid, machines(self._spec, backend, self._folder))
         only = matching_keys(self._grid, where)
         keep_spec_budget(self._folder, self._spec.jobs.max_gpu_hours)
+        keep_spec_command(self._folder, self._spec.notify)
         changed = changed_since(self._folder, read_submissions(self._folder))
         submission = self._claimed(backend, options, mode)
         try:

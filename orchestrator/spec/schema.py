@@ -263,6 +263,7 @@ class SweepSpec(_BackendSections):
     jobs: JobsSection = JobsSection()
     run: RunSection = RunSection()
     cluster: ClusterSection | None = None
+    notify: str = ""  # a shell command, run at the end, at a failure and when the budget is spent
 
     _source: str = PrivateAttr(default="sweep.yaml")
 

@@ -90,6 +90,16 @@ class SweepFolder:
         return self.root / "budget.json"
 
     @property
+    def notify(self) -> Path:
+        """The command that is run for the sweep's events."""
+        return self.root / "notify.json"
+
+    @property
+    def notified(self) -> Path:
+        """One empty file for each event that somebody was told of."""
+        return self.root / "notified"
+
+    @property
     def jobs(self) -> Path:
         """Job files."""
         return self.root / "jobs"
