@@ -24,14 +24,14 @@ from cluster.backend import Control, Finding
 from orchestrator import folder as sweep_folder
 from orchestrator.backends.opening import open_configured
 from orchestrator.backends.submissions import read_submissions
-from orchestrator.errors import BudgetReached, SpecError, SweepBusy, SweepNotFound
+from orchestrator.errors import BudgetReached, SweepBusy
 from orchestrator.export.mib import Exported, MibNames, export_mib
 from orchestrator.grid.expand import Grid, expand, matching_keys
 from orchestrator.grid.file import read_grid
 from orchestrator.grid.model import pinned
-from orchestrator.jobs.beforehand import unchecked
+from orchestrator.jobs.beforehand import check_planned, unchecked
 from orchestrator.jobs.budget import set_budget
-from orchestrator.jobs.control import jobs_matching, pass_on, set_limit
+from orchestrator.jobs.control import jobs_matching, log_of, pass_on, set_limit
 from orchestrator.jobs.faults import Fault, faults_of
 from orchestrator.jobs.notifying import tell
 from orchestrator.jobs.retry import Mode, repeated_faults, select
@@ -43,13 +43,12 @@ from orchestrator.plan.plan import Plan, Planner, n_settings
 from orchestrator.report import frames, pictures
 from orchestrator.report.frames import Check
 from orchestrator.report.notebook import Page
-from orchestrator.spec.schema import BACKEND_KEYS, SweepSpec
+from orchestrator.spec.schema import SweepSpec
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.reader import StatusReader
 from orchestrator.status.states import JobStatus, SweepStatus
 from orchestrator.store.metrics import Metric
 from workers.files.folder import SweepFolder
-from workers.files.traces import read_traces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,15 +132,8 @@ class Sweep:
         Raises: RepeatedBug, SweepBusy, StorageError, SweepNotFound (never submitted), ClusterError.
         """
         known = read_submissions(self.folder)
-        # A planned sweep without a submission is done by another one's rows, or its `submit` was killed.
-        if not known and not (self.folder.spec.exists() or self.folder.cells.exists()):
-            raise SweepNotFound(f"{self.folder.root}: never submitted; causalsweep submit does so")
-        clusters = [key for key in BACKEND_KEYS[1:] if getattr(self.spec, key)]
-        if not known and not on and clusters and not self.status().is_done:
-            raise SweepNotFound(
-                f"{self.folder.root}: never submitted, and its spec is for more than this machine "
-                f"(key `{clusters[0]}`): say where it is to run, as in --on {clusters[0].replace('_', '-')}"
-            )
+        if not known:
+            check_planned(self.spec, self.folder, on, lambda: self.status().is_done)
         with self._in_place():
             self._sender.confirm(known)
             backend = on or (known[-1].backend if known else "local")
@@ -213,10 +205,7 @@ class Sweep:
 
     def log(self, job: str) -> Path:
         """The log of a job, all its attempts in it. Raises: SweepNotFound naming the jobs that there are."""
-        if not self.folder.job_file(job).exists():
-            names = sorted(file.stem for file in self.folder.jobs.glob("*.json"))
-            raise SweepNotFound(f"{self.spec.name}: no job {job!r}; there are {', '.join(names[:20]) or 'none'}")
-        return self.folder.logs / f"{job}.log"
+        return log_of(self.folder, self.spec.name, job)
 
     def errors(self, status: SweepStatus | None = None) -> list[Fault]:
         """What went wrong, equal faults together, the most frequent first; of `status`, or as it is now."""
@@ -242,10 +231,8 @@ class Sweep:
 
     def report(self, folder: Path | None = None, *, metric: Metric = Metric.IIA) -> Path:
         """The path of the HTML page, written anew with its pictures of that metric. Raises: StorageError."""
-        from orchestrator.report.traces import Traces
-
         rows, cells, target = self.results(), self.cells(), folder or self.folder.report
-        traces = Traces(cells=read_traces(self.folder), aligned=with_alignment(self.folder, self.grid))
+        traces = frames.traces(self.folder, aligned=with_alignment(self.folder, self.grid))
         return frames.report(
             rows, cells, target, spec=self.spec, baselines=self._baselines, metric=metric, traces=traces
         )
@@ -257,19 +244,8 @@ class Sweep:
 
         Raises: SpecError where both are one sweep, StorageError.
         """
-        if other.folder.root.resolve() == self.folder.root.resolve():
-            raise SpecError(f"report: both sweeps are {self.folder.root}; expected two")
-        names = [self.spec.name, other.spec.name]
-        if names[0] == names[1]:
-            names = [str(self.folder.root), str(other.folder.root)]
-        from orchestrator.report.comparison import Side
-
-        sides = [
-            Side(name=name, spec=one.spec.model_dump(mode="json"), rows=one.results(), cells=one.cells())
-            for name, one in zip(names, (self, other), strict=True)
-        ]
-        target = folder or self.folder.report / f"vs-{other.folder.root.name}"
-        return frames.compare(sides[0], sides[1], target, metric=metric)
+        first, second = ((one.spec, one.folder, one.results(), one.cells()) for one in (self, other))
+        return frames.compare(first, second, folder, metric=metric)
 
     def figures(
         self,
@@ -303,16 +279,8 @@ class Sweep:
     ) -> Any:
         """Draw one map into `ax`, matplotlib's axes (default: new ones), and return them. `scale`: value, normalised or
         excess; `over`: maximum or mean over seeds. Raises: SpecError, also where several maps fit: it names them."""
-        maps = pictures.chosen(
-            self.results(),
-            self.cells(),
-            experiments=[experiment] if experiment else [],
-            methods=[method] if method else [],
-            models=[model] if model else [],
-            setting=setting,
-            site=site,
-        )
-        return pictures.into(pictures.only(maps), ax, scale=scale, over=over)
+        asked = {"experiment": experiment, "method": method, "model": model, "setting": setting, "site": site}
+        return pictures.into(pictures.only(self.results(), self.cells(), asked), ax, scale=scale, over=over)
 
     def page(self, *, height: int = 700) -> Page:
         """The report's page, written anew; a notebook shows it inline, `height` pixels high. Raises: StorageError."""

@@ -1,13 +1,14 @@
-"""What a backend would refuse of a plan, before anything is submitted."""
+"""What would be refused before anything is submitted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cluster.backend import ChecksRequests, ClusterUnavailable, JobRequest
 from orchestrator.backends.opening import open_configured
+from orchestrator.errors import SweepNotFound
 from orchestrator.plan.packing import PlannedJob
-from orchestrator.spec.schema import SweepSpec
+from orchestrator.spec.schema import BACKEND_KEYS, SweepSpec
 from workers.files.folder import SweepFolder
 
 
@@ -27,3 +28,19 @@ def unchecked(spec: SweepSpec, folder: SweepFolder, backend: str, jobs: Sequence
     except ClusterUnavailable as error:
         return (f"not checked against {backend}, which submit does: {error}",)
     return ()
+
+
+def check_planned(spec: SweepSpec, folder: SweepFolder, backend: str, is_done: Callable[[], bool]) -> None:
+    """That a sweep without a submission can be resumed on `backend`, empty where nobody said.
+
+    Raises: SweepNotFound where it was never planned, or where its spec is for another machine than this one.
+    """
+    # A planned sweep without a submission is done by another one's rows, or its `submit` was killed.
+    if not (folder.spec.exists() or folder.cells.exists()):
+        raise SweepNotFound(f"{folder.root}: never submitted; causalsweep submit does so")
+    clusters = [key for key in BACKEND_KEYS[1:] if getattr(spec, key)]
+    if not backend and clusters and not is_done():
+        raise SweepNotFound(
+            f"{folder.root}: never submitted, and its spec is for more than this machine "
+            f"(key `{clusters[0]}`): say where it is to run, as in --on {clusters[0].replace('_', '-')}"
+        )

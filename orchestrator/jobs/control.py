@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from cluster.backend import Control
 from orchestrator.backends.opening import open_cluster
@@ -59,6 +60,14 @@ def set_limit(folder: SweepFolder, n_jobs: int | None) -> tuple[str, ...]:
         for submission in places:
             open_cluster(submission.backend, folder, submission.options).limit(n_jobs)
     return tuple(dict.fromkeys(submission.backend for submission in places))
+
+
+def log_of(folder: SweepFolder, sweep: str, job: str) -> Path:
+    """The log of a job. Raises: SweepNotFound naming the jobs that there are."""
+    if not folder.job_file(job).exists():
+        names = sorted(file.stem for file in folder.jobs.glob("*.json"))
+        raise SweepNotFound(f"{sweep}: no job {job!r}; there are {', '.join(names[:20]) or 'none'}")
+    return folder.logs / f"{job}.log"
 
 
 @contextlib.contextmanager

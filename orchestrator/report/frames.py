@@ -19,15 +19,20 @@ from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import SweepStatus
 from orchestrator.store.metrics import NUMBERS, Metric
 from orchestrator.store.store import Store
+from workers.files.folder import SweepFolder
 from workers.files.metrics import IIA, METRICS
 from workers.files.place import AXES
+from workers.files.traces import read_traces
 from workers.methods.settings import METHODS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from orchestrator.report.comparison import Comparison, Side
+    from orchestrator.report.comparison import Comparison
     from orchestrator.report.traces import Traces
+
+    # A sweep in a comparison: its spec, its folder, its rows and its planned cells.
+    Found = tuple[SweepSpec, SweepFolder, pd.DataFrame, pd.DataFrame]
 
 # The controls of a row as shares of its pairs, and their counts, the last one first.
 CONTROL_RATES = {"iia_full": "n_correct_full", "iia_random": "n_correct_random", "iia_none": "n_correct_none"}
@@ -166,12 +171,35 @@ def report(
         raise StorageError(f"{folder}: cannot write the report: {error.strerror}") from error
 
 
-def compare(first: Side, second: Side, folder: Path, *, metric: Metric = Metric.IIA) -> tuple[Comparison, Path]:
-    """The comparison of two sweeps, and the path of its page in `folder`. Raises: StorageError."""
-    from orchestrator.report.comparison import compare
+def traces(folder: SweepFolder, *, aligned: set[str]) -> Traces:
+    """How the sweep's cells learned; those of `aligned` have an alignment."""
+    from orchestrator.report.traces import Traces
+
+    return Traces(cells=read_traces(folder), aligned=aligned)
+
+
+def compare(
+    first: Found, second: Found, folder: Path | None, *, metric: Metric = Metric.IIA
+) -> tuple[Comparison, Path]:
+    """The comparison of two sweeps, and the path of its page in `folder` (default: the first one's report/vs-NAME).
+
+    Raises: SpecError where both are one sweep, StorageError.
+    """
+    from orchestrator.report.comparison import Side, compare
     from orchestrator.report.comparison_page import write_comparison
 
-    found = compare(first, second, metric=metric)
+    roots = [first[1].root, second[1].root]
+    if roots[0].resolve() == roots[1].resolve():
+        raise SpecError(f"report: both sweeps are {roots[0]}; expected two")
+    names = [first[0].name, second[0].name]
+    if names[0] == names[1]:
+        names = list(map(str, roots))
+    sides = [
+        Side(name=name, spec=spec.model_dump(mode="json"), rows=rows, cells=cells)
+        for name, (spec, _, rows, cells) in zip(names, (first, second), strict=True)
+    ]
+    folder = folder or first[1].report / f"vs-{roots[1].name}"
+    found = compare(*sides, metric=metric)
     try:
         return found, write_comparison(found, folder)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,8 +58,21 @@ def chosen(
     return at_blocks or drawn_maps(maps)
 
 
-def only(maps: Sequence[HeatMap]) -> HeatMap:
-    """The one map that there is. Raises: SpecError, which says what tells several apart."""
+def only(rows: pd.DataFrame, cells: pd.DataFrame, asked: Mapping[str, str]) -> HeatMap:
+    """The one map of the experiment, method, model, setting and site that `asked` names; empty where all will do.
+
+    Raises: SpecError, which says what tells several apart.
+    """
+    listed = {name: [value] if value else [] for name, value in asked.items()}
+    maps = chosen(
+        rows,
+        cells,
+        experiments=listed["experiment"],
+        methods=listed["method"],
+        models=listed["model"],
+        setting=asked["setting"],
+        site=asked["site"],
+    )
     if len(maps) == 1:
         return maps[0]
     apart = []

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -249,22 +250,15 @@ def evaluate_setting(
     except (TaskError, NotApplicable) as error:
         raise TaskError(f"setting {setting.name!r}: {error}") from error
     if pairs.rest and isinstance(columns[0].learned, Steering):  # to the first token alone, which is another answer
-        if setting.name == MAIN_SETTING:
-            raise NotApplicable(ONE_TOKEN)
-        raise TaskError(f"setting {setting.name!r}: {ONE_TOKEN}")
-    own_layout, layout = (source.layout(stream.hypothesis) for source in (own.source, data.source))
-    positions = sorted(set().union(*(column.positions for column in columns)))
-    moved = moved_positions(own_layout, layout, positions, setting.name)
-    read_at = settings_object(stream.method).positions
-    moved = moved_positions(own_layout, layout, read_at, setting.name, from_beginning=True) | moved
-    if isinstance(columns[0].learned, AbstractReading):
-        states = bench.states.of(
-            cohort,
-            pairs,
-            setting.name,
-            micro_batch=_EVALUATION_BATCH,
-            moved=lambda place: moved_place(place, moved),
+        raise (
+            NotApplicable(ONE_TOKEN)
+            if setting.name == MAIN_SETTING
+            else TaskError(f"setting {setting.name!r}: {ONE_TOKEN}")
         )
+    moved = _moved(stream, columns, setting, own=own.source, other=data.source)
+    if isinstance(columns[0].learned, AbstractReading):
+        move = partial(moved_place, positions=moved)
+        states = bench.states.of(cohort, pairs, setting.name, micro_batch=_EVALUATION_BATCH, moved=move)
         read = count_read(states, columns, moved=moved)
         return Evaluated(data=data, pairs=pairs, counts=read, n_dropped=n_dropped)
     places = [place for column in columns for place in column.places(moved)]
@@ -282,6 +276,17 @@ def evaluate_setting(
         full_swaps=bench.full_swaps.setdefault(test_data, {}),
     )
     return Evaluated(data=data, pairs=pairs, counts=counts, n_dropped=n_dropped)
+
+
+def _moved(
+    stream: Stream, columns: Sequence[Column], setting: Setting, *, own: AbstractPairSource, other: AbstractPairSource
+) -> dict[int, int]:
+    """Where the positions of the columns and of the method lie in the setting's prompts. Raises: TaskError."""
+    layouts = own.layout(stream.hypothesis), other.layout(stream.hypothesis)
+    positions = sorted(set().union(*(column.positions for column in columns)))
+    moved = moved_positions(*layouts, positions, setting.name)
+    read_at = settings_object(stream.method).positions
+    return moved_positions(*layouts, read_at, setting.name, from_beginning=True) | moved
 
 
 def save_alignments(bench: Workbench, cohort: Cohort, columns: Sequence[Column]) -> None:
