@@ -24,6 +24,7 @@ from orchestrator.grid.file import TornCells, read_grid
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import SweepStatus
 from orchestrator.sweep import SWEEPS, Sweep
+from orchestrator.wording import counted
 from workers.files.folder import SweepFolder
 from workers.files.versions import NewerFile
 
@@ -108,7 +109,7 @@ def _named(keys: list[str]) -> str:
     """Some cells by the beginnings of their keys."""
     names = ", ".join(key[:12] for key in keys[:_MOST])
     more = f" and {len(keys) - _MOST:,} more" if len(keys) > _MOST else ""
-    return f"{'1 cell' if len(keys) == 1 else f'{len(keys):,} cells'} ({names}{more})"
+    return f"{counted(len(keys), 'cell')} ({names}{more})"
 
 
 def _torn(evidence: Evidence, findings: list[Finding], status: SweepStatus | None) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.render import duration, out
+from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from orchestrator.audit.explain import Explanation, JobFound, RowFound
@@ -23,7 +24,7 @@ def explanations_view(found: Sequence[Explanation], n_all: int) -> Iterator[str]
     if n_all > len(found):
         yield ""
         n_more = n_all - len(found)
-        yield f"{n_more:,} more {'cell' if n_more == 1 else 'cells'}: --limit 0 explains all"
+        yield f"{counted(n_more, 'more cell')}: --limit 0 explains all"
 
 
 def _cell(one: Explanation) -> Iterator[str]:
@@ -77,7 +78,7 @@ def audit_view(audit: Audit) -> Iterator[str]:
     for finding in audit.findings:
         yield from _finding(finding)
     counts = {"row": audit.n_rows, "shard": audit.n_shards, "job": audit.n_jobs, "submission": audit.n_submissions}
-    files = ", ".join(f"{count:,} {what if count == 1 else what + 's'}" for what, count in counts.items())
+    files = ", ".join(counted(count, what) for what, count in counts.items())
     if audit.is_proven:
         yield from _wrapped(
             f"{audit.sweep}: proven: each of {audit.n_cells:,} planned cells is settled exactly once "

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.status.cell_state import CellState
+from orchestrator.wording import counted
 from workers.files.failure import FailureClass
 from workers.files.place import BLOCK_OUTPUT
 from workers.files.progress import AttemptState
@@ -119,7 +120,8 @@ def receipt_view(receipt: Receipt, name: str) -> Group:
     submission = receipt.submission
     if submission is None:
         return Group(f"{name}: nothing to run; every cell is done, skipped, failed or in a job")
-    lines = [f"{name}: {receipt.n_cells:,} cells in {len(submission.handles):,} jobs submitted to {receipt.backend}"]
+    cells, jobs = counted(receipt.n_cells, "cell"), counted(len(submission.handles), "job")
+    lines = [f"{name}: {cells} in {jobs} submitted to {receipt.backend}"]
     lines += [submission.message] if submission.message else []
     lines += [f"follow-up job {submission.followup} will retry what may succeed"] if submission.followup else []
     lines += [f"note: {note}" for note in receipt.notes]
@@ -211,7 +213,7 @@ def status_line(status: SweepStatus) -> str:
     starting = sum(job.is_starting for job in status.jobs)
     running = sum(job.state == "RUNNING" for job in status.jobs) - starting
     begin = f", {starting} starting" if starting else ""
-    return f"{status.name}: {counts}; {running} jobs running{begin}; about {duration(status.eta_s)} left"
+    return f"{status.name}: {counts}; {counted(running, 'job')} running{begin}; about {duration(status.eta_s)} left"
 
 
 def jobs_table(jobs: Sequence[JobStatus]) -> Table:
@@ -257,7 +259,7 @@ def _shown_state(job: JobStatus) -> str:
 def skipped_lines(status: SweepStatus) -> list[str]:
     """One line for each reason why cells were skipped, with what would run them."""
     remedy = "they run under a lower gate.task_accuracy"
-    return [f"{n_cells:,} cells skipped: {why}; {remedy}" for why, n_cells in status.skipped.items()]
+    return [f"{counted(n_cells, 'cell')} skipped: {why}; {remedy}" for why, n_cells in status.skipped.items()]
 
 
 def faults_view(faults: Sequence[Fault], *, with_traceback: bool) -> Group:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.options import DEFAULT_SWEEPS, Json, Source, Sweeps, Where, Yes, bounded, load, print_json
+from orchestrator.wording import counted
 
 ASK_ABOVE = 10
 
@@ -115,7 +116,7 @@ def _limit_jobs(source: str, n_jobs: str, sweeps: Path, as_json: bool) -> dict[s
     sweep = load(source, sweeps)
     backends = sweep.limit(wanted)
     if not as_json:
-        number = "as many jobs as fit" if wanted is None else f"at most {wanted} jobs"
+        number = "as many jobs as fit" if wanted is None else f"at most {counted(wanted, 'job')}"
         print(f"limit: {number} of {sweep.spec.name} at once, on {' and '.join(backends)}; running jobs continue")
     return {"limit": wanted, "backends": list(backends)}
 
@@ -130,7 +131,7 @@ def _steer(source: str, action: object, where: list[str] | None, yes: bool, swee
     meant = {Control.HOLD: (JobState.PENDING,), Control.RELEASE: (JobState.HELD,)}.get(action, tuple(JobState))
     names = [job.name for job in jobs if job.state in meant]
     if len(names) > ASK_ABOVE and not yes:
-        question = f"{action} {len(names)} jobs of {sweep.spec.name}?"
+        question = f"{action} {counted(len(names), 'job')} of {sweep.spec.name}?"
         try:
             agreed = typer.confirm(question)
         except typer.Abort:  # the input ended
@@ -144,6 +145,6 @@ def _steer(source: str, action: object, where: list[str] | None, yes: bool, swee
         print_json({"action": str(action), "jobs": names})
     else:
         print(
-            f"{action}: {len(names)} jobs"
+            f"{action}: {counted(len(names), 'job')}"
             + (f" ({', '.join(names[:8])}{' ...' if len(names) > 8 else ''})" if names else "")
         )

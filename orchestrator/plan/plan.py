@@ -17,6 +17,7 @@ from orchestrator.plan.packing import Load, Part, PlannedJob, makespan_s, pack_m
 from orchestrator.spec.schema import SweepSpec
 from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import JobStatus, SweepStatus
+from orchestrator.wording import counted
 from workers.files.checkpoints import checkpoints, cohort_name
 from workers.files.folder import SweepFolder
 from workers.files.job import Cohort, JobCell, RunOptions
@@ -188,7 +189,7 @@ class Planner:
 def _inapplicable(status: SweepStatus) -> list[str]:
     """How many cells have nothing to run, by reason."""
     reasons = Counter(cell.reason for cell in status.cells.values() if cell.state is CellState.INAPPLICABLE)
-    return [f"{n_cells:,} cells are inapplicable: {reason}" for reason, n_cells in reasons.items()]
+    return [f"{counted(n_cells, 'cell')} inapplicable: {reason}" for reason, n_cells in reasons.items()]
 
 
 def n_settings(spec: SweepSpec, grid: Grid) -> dict[str, int]:

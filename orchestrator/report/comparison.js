@@ -13,6 +13,7 @@ function toolbar() {
 }
 
 function choose(kind) {
+  if (!data.maps.length) return; // sets of places alone have no map
   chosen.kind = kind;
   hide_card();
   toolbar();
@@ -105,7 +106,7 @@ function told(record) {
     line(NAMES.a, record.a, record.a_low, record.a_high, fixed), line(NAMES.b, record.b, record.b_low, record.b_high, fixed),
     data.is_one_model ? line("difference", record.difference, record.difference_low, record.difference_high, signed) : "");
   const states = ["a", "b"].filter((side) => record[side] === null).map((side) => `${NAMES[side]}: ${data.texts[record[`${side}_state`]] || "not planned"}`);
-  const said = [`seed ${record.seed} · token `, element("code", {}, data.texts[record.token]), record.is_same ? " · the same cell in both" : "", states.length ? ` · ${states.join(", ")}` : ""];
+  const said = [`seed ${record.seed} · token `, element("code", {}, data.texts[record.token]), record.is_same ? " · the same key in both" : "", states.length ? ` · ${states.join(", ")}` : ""];
   return [element("div", { class: "foot" }, said), found];
 }
 

@@ -220,7 +220,7 @@ def _maps_line(found: Comparison, line: Mapping[str, Any]) -> list[str]:
     parts += [shown_name(line["site"])] if line["site"] != BLOCK_OUTPUT else []
     parts += [shown_name(line["setting"])] if line["setting"] != MAIN_SETTING else []
     parts.append(METRICS[line["metric"]].title)
-    counts = [f"{line['n_same_key']:,} the same cell in both"] if line["n_same_key"] else []
+    counts = [f"{line['n_same_key']:,} with the same key"] if line["n_same_key"] else []
     counts += [alone] if (alone := only_in_one(line, names)) else []
     told = [
         with_detail(html.escape(shown_name(line["experiment"])), html.escape(", ".join(parts))),

@@ -19,6 +19,7 @@ from orchestrator.status.cell_state import CellState
 from orchestrator.status.states import SweepStatus
 from orchestrator.store.metrics import NUMBERS, Metric
 from orchestrator.store.store import Store
+from orchestrator.wording import counted
 from workers.files.folder import SweepFolder
 from workers.files.metrics import IIA, METRICS
 from workers.files.place import AXES
@@ -223,7 +224,7 @@ def check(status: SweepStatus, store: Store) -> Check:
         if state is not CellState.DONE and n_cells:
             reasons = {cell.reason for cell in status.cells.values() if cell.state is state and cell.reason}
             why = f", for instance: {sorted(reasons)[0]}" if reasons else ""
-            said[state] = f"{n_cells} cells are {state.label}{why}"
+            said[state] = f"{counted(n_cells, 'cell')} {state.label}{why}"
     settled = [line for state, line in said.items() if state.is_remark]
     problems = [line for state, line in said.items() if not state.is_remark]
     problems += _not_gathered(store) if status.is_done else ()

@@ -230,4 +230,4 @@ def test_model_that_fails_the_gate_is_skipped(tmp_path: Path, demo_model: Path) 
     assert causalsweep(tmp_path, "run", "tiny.yaml").returncode == 1
     checked = causalsweep(tmp_path, "check", "tiny")
     assert checked.returncode == 1
-    assert "8 cells are skipped, for instance: task accuracy" in checked.stdout
+    assert "8 cells skipped, for instance: task accuracy" in checked.stdout

@@ -57,7 +57,7 @@ def test_a_cell_that_cannot_be_does_not_keep_the_sweep_from_being_done(folder: P
     checked = causalsweep(folder, "check", "methods")
     assert checked.returncode == 0
     assert "2 of 3 cells done" in checked.stdout
-    assert "1 cells are inapplicable, for instance: k: 2 x 40 dimensions do not fit" in checked.stdout
+    assert "1 cell inapplicable, for instance: k: 2 x 40 dimensions do not fit" in checked.stdout
     assert "nothing to run" in causalsweep(folder, "resume", "methods").stdout
 
 
