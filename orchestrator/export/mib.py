@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -64,13 +64,17 @@ class Exported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unit:
-    """One unit of one folder: an orthonormal basis, or None for the whole vector of `width` numbers."""
+    """One unit of one folder: an orthonormal basis, or None for the whole vector of `width` numbers.
+
+    `what` names its cell to people. `is_in_part`: some direction is taken over in part.
+    """
 
     folder: str
     name: str
-    basis_DK: NDArray[np.float32] | None
     width: int
-    is_in_part: bool
+    what: str
+    basis_DK: NDArray[np.float32] | None = None
+    is_in_part: bool = False
 
 
 def export_mib(
@@ -87,8 +91,9 @@ def export_mib(
     cells = [(strand, cell) for strand, cell in cells if cell.key in done]
     if not cells:
         raise SweepNotFound(f"{folder.root}: no cell of these is done; run the sweep, or give another --where")
-    units = [unit for strand, cell in cells for unit in _units(folder, grid, strand, cell, names)]
-    _check_apart(units)
+    named = [unit for strand, cell in cells for unit in _units(grid, strand, cell, names)]
+    _check_apart(unit for _, _, _, unit in named)
+    units = [_with_basis(folder, *one) for one in named]
     try:
         _write(units, target)
     except OSError as error:
@@ -97,8 +102,8 @@ def export_mib(
     return Exported(folders=folders, n_units=len(units), notes=tuple(_notes(units)))
 
 
-def _units(folder: SweepFolder, grid: Grid, strand: Strand, cell: JobCell, names: MibNames) -> Iterator[_Unit]:
-    """The unit of the cell for each variable of its hypothesis. Raises: SpecError."""
+def _units(grid: Grid, strand: Strand, cell: JobCell, names: MibNames) -> Iterator[tuple[Strand, JobCell, str, _Unit]]:
+    """The unit of the cell for each variable of its hypothesis, still without a basis. Raises: SpecError."""
     what = f"{strand.experiment} {span_label([cell.place])}"
     if isinstance(cell.place, PlaceSet) or cell.place.site not in _SITES:
         site = cell.place.name if isinstance(cell.place, PlaceSet) else cell.place.site
@@ -110,15 +115,15 @@ def _units(folder: SweepFolder, grid: Grid, strand: Strand, cell: JobCell, names
     width, task = width_of(model.info, cell.place), names.task or str(strand.stream.task["name"])
     unit = _unit_name(cell.place, _token(cell.place, cell.token, names))
     for variable in strand.variables:
-        basis, is_in_part = None, False
-        if not METHODS[strand.stream.method["name"]].whole_vector:
-            basis, is_in_part = _basis(folder, cell, variable, what)
         parts = (task, _class_of(model.info.path), names.variables.get(variable, variable))
-        yield _Unit(folder="_".join(parts), name=unit, basis_DK=basis, width=width, is_in_part=is_in_part)
+        yield strand, cell, variable, _Unit(folder="_".join(parts), name=unit, width=width, what=what)
 
 
-def _basis(folder: SweepFolder, cell: JobCell, variable: str, what: str) -> tuple[NDArray[np.float32], bool]:
-    """The variable's subspace, and whether the cell takes a direction over in part. Raises: SpecError."""
+def _with_basis(folder: SweepFolder, strand: Strand, cell: JobCell, variable: str, unit: _Unit) -> _Unit:
+    """The unit with the variable's subspace, where its method learns one. Raises: SpecError."""
+    if METHODS[strand.stream.method["name"]].whole_vector:
+        return unit
+    what = unit.what
     path = alignment_path(folder.alignments, cell.key)
     try:
         found: LearnedAlignment = load_alignment(path)
@@ -131,7 +136,7 @@ def _basis(folder: SweepFolder, cell: JobCell, variable: str, what: str) -> tupl
     if basis.shape[1] == 0:
         raise SpecError(f"export: {what}: it has learned no direction for {variable!r}; leave the cell out")
     mask = found.mask_VK[found.index_of(variable)]
-    return basis, bool(((mask > _IN_PART) & (mask < 1 - _IN_PART)).any())
+    return replace(unit, basis_DK=basis, is_in_part=bool(((mask > _IN_PART) & (mask < 1 - _IN_PART)).any()))
 
 
 def _unit_name(place: Place, token: str) -> str:

@@ -32,13 +32,17 @@ PLACE = re.compile(r"# (?P<path>[\w/]+\.(?:py|yaml))(?:, (?P<where>.+))?\n")
 
 
 def blocks(project: Path) -> dict[tuple[str, str], str]:
-    """The page's blocks that name their file, by path and place in it; the line that names them is left out."""
+    """The page's blocks that name their file, by path and place in it; the line that names them is left out. Those of
+    one place follow each other."""
     text = (project / "docs" / "extending.md").read_text(encoding="utf-8")
     found: dict[tuple[str, str], str] = {}
     for block in re.findall(r"^```(?:python|yaml)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE):
         place = PLACE.match(block)
         assert place, f"a block does not say where it belongs: {block[:60]!r}"
-        found[place["path"], place["where"] or ""] = block[place.end() :]
+        key, text = (place["path"], place["where"] or ""), block[place.end() :]
+        assert key not in found or key[1], f"{place['path']} is there twice"
+        between = "\n\n" if key[1].startswith("before") and key in found else ""
+        found[key] = found.get(key, "") + between + text
     return found
 
 

@@ -28,7 +28,7 @@ def gate_result(prompts: PromptSet, answers_right: AnswersRight, *, threshold: f
     n_all = len(prompts.label_B)
     if threshold > 0:
         n_correct, n_seen = _first_look(prompts, answers_right, threshold=threshold)
-        if n_seen < n_all and fails(n_correct, n_seen, n_all, threshold=threshold):
+        if 0 < n_seen < n_all and fails(n_correct, n_seen, n_all, threshold=threshold):
             return GateResult(n_correct=n_correct, n_total=n_seen, n_all=n_all)
     return GateResult(n_correct=int(answers_right(prompts).sum()), n_total=n_all, n_all=n_all)
 

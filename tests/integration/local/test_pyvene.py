@@ -111,11 +111,12 @@ def test_logits_and_gradients_equal_pyvenes(
     assert (wanted["logits"] - untouched).abs().max() > 1e-2  # the intervention does something at all
 
 
-SITES = {  # ours, and pyvene's name of it
+# Ours, and pyvene's name of it. Its `mlp_activation` is what the gate's activation function gives, before the product
+# with the up projection: no input of the down projection, which `mlp_neurons` is.
+SITES = {
     "block_input": "block_input",
     "attention_output": "attention_output",
     "mlp_output": "mlp_output",
-    "mlp_neurons": "mlp_activation",
     "head_output": "head_attention_value_output",
     "query": "head_query_output",
 }
