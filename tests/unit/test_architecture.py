@@ -59,7 +59,8 @@ ARROWS: dict[str, dict[str, set[str]]] = {
         "backends": {"spec"},
         "spec": {"store"},
         "store": {"errors"},
-        "errors": set(),
+        "errors": {"wording"},
+        "wording": set(),
     },
     "workers": {
         "__main__": {"job"},

@@ -221,7 +221,7 @@ def test_what_has_no_meaning_is_inapplicable_in_the_plan_and_costs_nothing(load:
     plan = load(grid=grid, method={"name": "das", "k": [1, 40]}).plan()
     assert (plan.n_to_run, plan.n_inapplicable) == (4, 4)
     assert plan.notes == (
-        "4 cells are inapplicable: k: 2 x 40 dimensions do not fit into a vector of 64; expected 32 or less",
+        "4 cells inapplicable: k: 2 x 40 dimensions do not fit into a vector of 64; expected 32 or less",
     )
     alone = load(grid=grid, method={"name": "das", "k": 1}).plan()
     assert plan.totals.gpu_hours == pytest.approx(alone.totals.gpu_hours)

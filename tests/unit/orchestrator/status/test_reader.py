@@ -275,7 +275,7 @@ def test_a_cell_that_its_method_has_no_meaning_for_is_settled(sweep: Sweep, load
     assert sweep.resume().n_cells == 0
     found = sweep.check()
     assert (found.is_done, found.n_done, found.problems) == (True, 4, ())
-    assert found.remarks == ("4 cells are inapplicable, for instance: k: 2 x 40 dimensions do not fit",)
+    assert found.remarks == ("4 cells inapplicable, for instance: k: 2 x 40 dimensions do not fit",)
     grown = load(settings=[{"name": "right", "keep": "correct"}])
     assert grown.status().counts == {CellState.MISSING: 4, CellState.INAPPLICABLE: 4}
 
