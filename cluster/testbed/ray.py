@@ -45,6 +45,7 @@ SETTINGS: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_worker_prestart": "0",  # two cores: no process ahead of need
     "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_niceness": "0",  # not 15: beside other tests the jobs would get no processor
     "RAY_worker_register_timeout_seconds": "180",
     "RAY_raylet_start_wait_time_s": "60",
     "RAY_health_check_period_ms": "1000",  # a lost node is seen after 5 s rather than 15 s
