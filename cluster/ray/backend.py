@@ -32,6 +32,7 @@ SILENT_S: Final = 30.0  # meanwhile a busy head may leave questions of ours with
 LOST_S: Final = 120.0  # as QUIET_S, when Ray does not answer: its processes outlive their head by 60 s
 SKEW_S: Final = 5.0
 _DROP_TRIES: Final = 50
+_MONITOR_S: Final = 3.0  # Ray's own monitor looks at each job once a second
 _ENDS: Final = (Control.CANCEL, Control.KILL)
 
 
@@ -155,6 +156,7 @@ class RayCluster(AbstractCluster):
             for _ in range(_DROP_TRIES):  # Ray hears of a process's end some tenths of a second later
                 job = self._api.job(name)
                 if job is None or job.status.is_over():
+                    time.sleep(_MONITOR_S)  # a monitor that has not seen the end yet fails the next job of this name
                     self._api.delete_job(name)
                     break
                 time.sleep(0.2)
